@@ -1,0 +1,69 @@
+# Everything here needs nothing but Python: the first target that is made creates .venv and installs into it.
+#
+#   make demo    train LeNet on MNIST                  make lint    style and types
+#   make test    all tests                             make bench   speed beside PyTorch (downloads it)
+#   make quick   the tests that take no time           make clean   remove what was built, keep .venv and runs
+#
+# PYTHON=python3.12 make test   chooses the interpreter for a new .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.PHONY: demo test quick lint format bench clean
+.NOTPARALLEL:
+
+demo: install
+	$(BIN)/convc train examples/lenet.cnn
+
+test: install-test
+	$(BIN)/python -m pytest
+
+quick: install-test
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: install-dev
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m pyright
+
+format: install-dev
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+bench: install-bench
+	$(BIN)/python -m benchmarks.run
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find convc tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp holds the place and the pyproject.toml that it was made from. Where both are the same nothing is installed, so
+# an existing environment works off line; a moved or copied checkout is installed anew.
+.PHONY: python install install-test install-dev install-bench
+install: EXTRAS :=
+install-test: EXTRAS := [test]
+install-dev: EXTRAS := [dev]
+install-bench: EXTRAS := [bench]
+
+install install-test install-dev install-bench: python
+	@if ! { pwd; cat pyproject.toml; } | cmp -s - $(VENV)/$@; then \
+	    set -e; \
+	    echo "installing convc$(EXTRAS) into $(VENV)"; \
+	    $(BIN)/python -m pip install --quiet --editable '.$(EXTRAS)'; \
+	    { pwd; cat pyproject.toml; } > $(VENV)/$@; \
+	fi
+
+python:
+	@if ! $(BIN)/python -m pip --version > /dev/null 2>&1; then \
+	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2> /dev/null || { \
+	        echo "convc needs Python 3.10 or newer; '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)" >&2; \
+	        echo "name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+	        exit 1; }; \
+	    echo "creating $(VENV) with $$($(PYTHON) --version 2>&1)"; \
+	    $(PYTHON) -m venv --clear $(VENV) || { \
+	        echo "'$(PYTHON)' cannot create environments (Debian, Ubuntu: apt-get install python3-venv)" >&2; \
+	        exit 1; }; \
+	fi

@@ -1,0 +1,233 @@
+"""The same net for PyTorch: a forward graph of convc as a `torch.fx` module.
+
+The module is straight-line Python over `torch.nn.functional`, what a user of PyTorch would write by hand, with the
+usual habits (in-place ReLU after a convolution), so that the comparison is with the peer's best. Parameters carry
+convc's names: `load` and `gradients` make it an independent check of results, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from torch import fx
+
+from convc.ir.graph import Graph, Initializer, Node, Value
+
+Mode = Literal["train", "infer"]
+Rule = Callable[["_Builder", Node, tuple[fx.Node, ...]], fx.Node]
+
+
+class TorchPeer:
+    """`module(x)` gives the logits (`infer`); `module(x, labels)` the weighted loss (`train`).
+
+    x is float32 (N, C, H, W), labels int64 (N,). Parameters start as convc's initialisers say, drawn by PyTorch's
+    generator. Raises NotImplementedError for an op that has no rule here.
+    """
+
+    def __init__(self, graph: Graph, mode: Mode) -> None:
+        builder = _Builder(graph, mode)
+        self.module: fx.GraphModule = builder.build()
+        self._attributes = builder.attributes
+
+    def load(self, parameters: Mapping[str, np.ndarray]) -> None:
+        """Take over values, running statistics included, by convc's names."""
+        for name, array in parameters.items():
+            with torch.no_grad():
+                self._tensor(name).copy_(torch.from_numpy(np.array(array, np.float32)))
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """All parameters and running statistics by convc's names."""
+        return {name: self._tensor(name).detach().numpy().copy() for name in self._attributes}
+
+    def gradients(self) -> dict[str, np.ndarray]:
+        """What the last `backward` left, by convc's names."""
+        found = {name: self._tensor(name).grad for name in self._attributes}
+        return {name: gradient.numpy().copy() for name, gradient in found.items() if gradient is not None}
+
+    def _tensor(self, name: str) -> torch.Tensor:
+        return getattr(self.module, self._attributes[name])
+
+
+class _Builder:
+    """Walks the nodes that the result depends on and emits the corresponding PyTorch calls."""
+
+    def __init__(self, graph: Graph, mode: Mode) -> None:
+        self.graph = graph
+        self.training = mode == "train"
+        self.attributes: dict[str, str] = {}
+        self.root = torch.nn.Module()
+        self.fx = fx.Graph()
+
+    def build(self) -> fx.GraphModule:
+        result = self.graph.outputs["loss" if self.training else "logits"]
+        needed = self.graph.ancestors([result])
+        used = {operand for node in needed for operand in node.operands}
+        values = {
+            value: self.fx.placeholder(name)
+            for name, value in self.graph.inputs.items()
+            if value in used or self.training
+        }
+        for name, parameter in self.graph.parameters.items():
+            if parameter.value in used:
+                attribute = name.replace(".", "__")
+                tensor = initial_tensor(parameter.initial, parameter.value.shape)
+                if parameter.trainable and not parameter.frozen:
+                    self.root.register_parameter(attribute, torch.nn.Parameter(tensor))
+                else:
+                    self.root.register_buffer(attribute, tensor)
+                self.attributes[name] = attribute
+                values[parameter.value] = self.fx.get_attr(attribute)
+        for node in self.graph.nodes:
+            if node in needed:
+                if node.op.name not in RULES:
+                    raise NotImplementedError(f"no PyTorch rule for {node.op.name} ({node.label})")
+                operands = tuple(values[operand] for operand in node.operands)
+                values[node.result] = RULES[node.op.name](self, node, operands)
+        self.fx.output(values[result])
+        module = fx.GraphModule(self.root, self.fx)
+        return module.train(self.training)
+
+    def call(self, function: Callable[..., Any], *operands: Any, **options: Any) -> fx.Node:
+        return self.fx.call_function(function, operands, options)
+
+    def spread(self, operand: fx.Node, value: Value, rank: int) -> fx.Node:
+        """A per-channel vector (C,) as (1, C, 1, …); everything else unchanged."""
+        if value.type.rank != 1 or rank < 2:
+            return operand
+        return self.call(torch.reshape, operand, (1, -1, *(1,) * (rank - 2)))
+
+
+def initial_tensor(initial: Initializer, shape: tuple[int, ...]) -> torch.Tensor:
+    """A start of the right scale. Only the distribution's width matters to a benchmark; `load` sets exact values."""
+    if initial.kind in ("zeros", "const"):
+        return torch.full(shape, float(initial.value) if initial.kind == "const" else 0.0)
+    if initial.kind in ("gauss", "uniform"):
+        return torch.randn(shape) * float(initial.value)
+    fan = initial.fan_in if initial.kind == "he" else (initial.fan_in + initial.fan_out) / 2
+    return torch.randn(shape) * math.sqrt((2 if initial.kind == "he" else 1) / fan)
+
+
+def _constant(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    name = f"constant_{len(list(builder.root.buffers()))}"
+    builder.root.register_buffer(name, torch.from_numpy(np.array(node.op.reference())))
+    return builder.fx.get_attr(name)
+
+
+def _conv2d(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    x, w, *bias = operands
+    op: Any = node.op
+    x, padding = _padded(builder, x, op.padding, 0.0)
+    b = bias[0] if bias else None
+    return builder.call(functional.conv2d, x, w, b, op.stride, padding, op.dilation, op.groups)
+
+
+def _max_pool(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    op: Any = node.op
+    x, padding = _padded(builder, operands[0], op.padding, -math.inf)
+    return builder.call(functional.max_pool2d, x, op.kernel, op.stride, padding, ceil_mode=op.ceil)
+
+
+def _avg_pool(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    op: Any = node.op
+    if op.padding[:2] != op.padding[2:] and not op.count_padding:
+        raise NotImplementedError("PyTorch has no average that leaves out an asymmetric padding")
+    x, padding = _padded(builder, operands[0], op.padding, 0.0)
+    count = op.count_padding
+    return builder.call(
+        functional.avg_pool2d, x, op.kernel, op.stride, padding, ceil_mode=op.ceil, count_include_pad=count
+    )
+
+
+def _padded(builder: _Builder, x: fx.Node, sides: tuple[int, ...], fill: float) -> tuple[fx.Node, tuple[int, int]]:
+    """PyTorch pads both ends alike; anything else is a step of its own."""
+    top, left, bottom, right = sides
+    if (top, left) == (bottom, right):
+        return x, (top, left)
+    return builder.call(functional.pad, x, (left, right, top, bottom), value=fill), (0, 0)
+
+
+def _batch_norm(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    x, gamma, beta, mean, var = operands
+    op: Any = node.op
+    training = builder.training and not op.frozen
+    return builder.call(functional.batch_norm, x, mean, var, gamma, beta, training, op.momentum, op.eps)
+
+
+def _relu(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    # In place where PyTorch allows it: nobody else reads the input, and its producer's backward does not need it.
+    value = node.operands[0]
+    producer = value.producer
+    overwrite = producer is not None and producer.op.name in ("conv2d", "linear", "batch_norm", "add")
+    return builder.call(functional.relu, operands[0], inplace=overwrite and len(value.users) == 1)
+
+
+def _dropout(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    op: Any = node.op
+    return builder.call(functional.dropout, operands[0], op.rate, builder.training)
+
+
+def _cross_entropy(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    op: Any = node.op
+    return builder.call(functional.cross_entropy, *operands, label_smoothing=op.smooth)
+
+
+def _prelu(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    return builder.call(functional.prelu, *operands)
+
+
+def _maxout(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    op: Any = node.op
+    _, c, *rest = node.operands[0].shape
+    grouped = builder.call(torch.reshape, operands[0], (-1, c // op.group, op.group, *rest))
+    return builder.call(torch.amax, grouped, 2)
+
+
+def _with(function: Callable[..., Any], *attributes: str, **options: object) -> Rule:
+    """A rule for a function that takes the operands and then these attributes of the op."""
+
+    def rule(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+        return builder.call(function, *operands, *(getattr(node.op, name) for name in attributes), **options)
+
+    return rule
+
+
+def _elementwise(function: Callable[..., Any]) -> Rule:
+    """A rule for a function of operands that spread as convc's element-wise ops do."""
+
+    def rule(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+        rank = node.result.type.rank
+        spread = (builder.spread(operand, value, rank) for operand, value in zip(operands, node.operands, strict=True))
+        return builder.call(function, *spread)
+
+    return rule
+
+
+RULES: dict[str, Rule] = {
+    "constant": _constant,
+    "conv2d": _conv2d,
+    "linear": _with(functional.linear),
+    "max_pool": _max_pool,
+    "avg_pool": _avg_pool,
+    "batch_norm": _batch_norm,
+    "dropout": _dropout,
+    "flatten": _with(torch.flatten, start_dim=1),
+    "relu": _relu,
+    "relu6": _with(functional.relu6),
+    "leaky_relu": _with(functional.leaky_relu, "alpha"),
+    "prelu": _prelu,
+    "elu": _with(functional.elu, "alpha"),
+    "sigmoid": _with(torch.sigmoid),
+    "tanh": _with(torch.tanh),
+    "softmax": _with(torch.softmax, dim=1),
+    "maxout": _maxout,
+    "add": _elementwise(torch.add),
+    "sub": _elementwise(torch.sub),
+    "mul": _elementwise(torch.mul),
+    "div": _elementwise(torch.div),
+    "softmax_cross_entropy": _cross_entropy,
+}

@@ -1,0 +1,48 @@
+"""Loops over pixels and vectors of channels: the skeleton of everything that is not a product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from convc.codegen.llvm.kernel import KernelBuilder, Spot
+from convc.codegen.llvm.vocabulary import Function, Index
+from convc.passes.layout import ImageLayout
+from convc.passes.machine import split_lanes
+
+
+def channel_vectors(f: Function, layout: ImageLayout, lanes: int) -> Iterator[tuple[Index, int, int]]:
+    """(first channel, lanes, real lanes) of each vector of a pixel, for code that treats them one after the other.
+
+    Full vectors without padding share one loop; the rest, and vectors with padding lanes, are written out.
+    """
+    full = layout.channels // lanes
+    if full > 1:
+        with f.loop(0, full) as group:
+            yield f.multiply(group.index, lanes), lanes, lanes
+    elif full:
+        yield 0, lanes, lanes
+    first = full * lanes
+    for piece in split_lanes(layout.stored - first, lanes):
+        yield first, piece, max(0, min(piece, layout.channels - first))
+        first += piece
+
+
+def each_pixel(
+    k: KernelBuilder, f: Function, layout: ImageLayout, visit: Callable[[Index, Index, Index, int, int], None]
+) -> None:
+    """Call `visit(row, pixel, channel, lanes, real)` for every vector of every pixel of this thread's share."""
+    start, stop = f.share(f.multiply(k.rows(f), layout.pixels))
+    with f.loop(start, stop) as unit:
+        row, pixel = f.divide(unit.index, layout.pixels), f.remainder(unit.index, layout.pixels)
+        for channel, lanes, real in channel_vectors(f, layout, k.machine.lanes):
+            visit(row, pixel, channel, lanes, real)
+
+
+def spot_at(
+    f: Function, layout: ImageLayout, row: Index, pixel: Index, channel: Index, lanes: int, real: int
+) -> Spot:
+    """The spot of a vector given where it is."""
+    base = f.sum(f.multiply(row, layout.size), f.multiply(pixel, layout.stored))
+    if isinstance(channel, int):
+        return Spot(row, pixel, channel, base, channel, lanes, real)
+    return Spot(row, pixel, channel, f.add(base, channel), 0, lanes, real)

@@ -1,0 +1,399 @@
+"""Direct convolution, forward and backward by the data: no im2col, no halo, no multiplication by padding.
+
+Both directions are the same loop nest. An output pixel is the sum over taps (r, s) and input channels of
+input[a·step + row_offset(r), b·step + column_offset(s), c] · weights[r, s, c, ·]; forward the step is the stride and
+the offset r·dilation − padding; backward by the data the "input" is the cotangent, outputs are handled by phases
+(u mod stride, v mod stride), and within a phase the step is 1 and the offset (u + padding − r·dilation)/stride.
+
+What falls outside the image is skipped exactly: rows by run-time bounds of the loop over r, columns at compile time,
+because the place of a tile within the row says which of its pixels a tap reaches. Tiles away from the border have all
+taps for all pixels, and where the layout allows run over a whole filter row as one loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from convc.codegen.llvm.kernel import KernelBuilder, Spot
+from convc.codegen.llvm.register_tile import Piece, Sums, column_pieces, unroll_factor
+from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.ir.graph import Value
+from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
+from convc.passes.arrange import pixels_collapse
+from convc.passes.layout import ImageLayout, WeightLayout
+from convc.passes.tiling import choose_tile, even_split, most_rows
+
+# Weights up to this size stay in the second-level cache, so that all column blocks may be done row by row.
+_RESIDENT_WEIGHTS = 256 << 10
+_MOST_PIXELS = 16
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One dimension of a phase: `count` outputs at first, first + step, …; output number a reads input
+    a·stride + offset for each (tap, offset) of `taps`, where that lies in [0, limit)."""
+
+    count: int
+    first: int
+    step: int
+    stride: int
+    limit: int
+    taps: tuple[tuple[int, int], ...]
+
+    def reached(self, output: int, offset: int) -> bool:
+        return 0 <= output * self.stride + offset < self.limit
+
+    @property
+    def always_inside(self) -> bool:
+        return all(self.reached(a, offset) for _, offset in self.taps for a in (0, self.count - 1))
+
+
+def forward_axis(size: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> Axis:
+    return Axis(outputs, 0, 1, stride, size, tuple((r, r * dilation - padding) for r in range(kernel)))
+
+
+def backward_axes(size: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> Iterator[Axis]:
+    """The phases of one dimension; `size` is that of the images, `outputs` that of the cotangent."""
+    for phase in range(min(stride, size)):
+        offsets = [(r, phase + padding - r * dilation) for r in range(kernel)]
+        taps = tuple((r, offset // stride) for r, offset in offsets if offset % stride == 0)
+        yield Axis(-(-(size - phase) // stride), phase, stride, 1, outputs, taps)
+
+
+@dataclass(frozen=True)
+class Run:
+    """`tiles` adjacent tiles of `pixels` outputs from `first` on, each reached by the same taps:
+    `active[s]` are the pixels of a tile that tap number s reaches."""
+
+    first: int
+    pixels: int
+    tiles: int
+    active: tuple[tuple[int, ...], ...]
+
+
+def tile_runs(axis: Axis, most: int) -> list[Run]:
+    """Cut a row into tiles and group neighbours that need the same code."""
+    tiles: list[tuple[int, int, tuple[tuple[int, ...], ...]]] = []
+    first = 0
+    for pixels in even_split(axis.count, most):
+        active = tuple(
+            tuple(m for m in range(pixels) if axis.reached(first + m, offset)) for _, offset in axis.taps
+        )
+        tiles.append((first, pixels, active))
+        first += pixels
+    runs: list[Run] = []
+    for (pixels, active), group in groupby(tiles, key=lambda tile: tile[1:]):
+        members = list(group)
+        runs.append(Run(members[0][0], pixels, len(members), active))
+    return runs
+
+
+@dataclass(frozen=True)
+class Direct:
+    """One phase of one group: geometry, layouts, and which channels are read and written."""
+
+    rows: Axis
+    columns: Axis
+    source: ImageLayout
+    target: ImageLayout
+    weights: WeightLayout
+    group: int
+
+    @property
+    def channels(self) -> int:
+        """Channels that an output is summed over."""
+        return self.weights.rows.channels
+
+
+def lower_conv2d(k: KernelBuilder) -> None:
+    """conv2d with bias and a chain."""
+    op: Conv2d = k.op
+    x, w = k.kernel.anchor.operands[:2]
+    bias = k.kernel.anchor.operands[2] if len(k.kernel.anchor.operands) == 3 else None
+    y = k.kernel.anchor.result
+    source, target, weights = k.image(x), k.image(y), k.layout(w)
+    assert isinstance(weights, WeightLayout)
+    kernel = (w.shape[2], w.shape[3])
+    if pixels_collapse(op, kernel):
+        source, target = _as_row(source), _as_row(target)
+    top, left = op.padding[:2]
+    rows = forward_axis(source.height, target.height, kernel[0], op.stride[0], top, op.dilation[0])
+    columns = forward_axis(source.width, target.width, kernel[1], op.stride[1], left, op.dilation[1])
+
+    def body(f: Function) -> None:
+        for group in range(op.groups):
+            direct = Direct(rows, columns, source, target, weights, group)
+            _Emitter(k, f, direct, k.pointer(x), k.pointer(w), None if bias is None else k.pointer(bias)).emit()
+
+    k.phase("conv2d", body)
+    _clear_padding(k, op.groups)
+
+
+def backward_data_weights(k: KernelBuilder) -> WeightLayout:
+    """The layout of the transposed filters: outputs are the input channels, rows (r, s, output channel of the group)."""
+    op: Conv2dBackwardData = k.op
+    w, dx = k.kernel.anchor.operands[1], k.kernel.anchor.result
+    out_channels, c_group, r, s = w.shape
+    width = dx.shape[2] * dx.shape[3] if pixels_collapse(op, (r, s)) else -(-dx.shape[3] // op.stride[1])
+    block = choose_tile(k.machine, width, c_group).block
+    own = out_channels // op.groups
+    layout = WeightLayout(c_group * op.groups, ImageLayout(own, r, s, own), 1 << 30, op.groups)
+    return WeightLayout(layout.outputs, layout.rows, min(block, layout.columns), op.groups)
+
+
+def scratch_backward_data(k: KernelBuilder) -> int:
+    return backward_data_weights(k).size * 4
+
+
+def lower_conv2d_backward_data(k: KernelBuilder) -> None:
+    """Transposes the filters into scratch space, then runs the phases of the stride."""
+    op: Conv2dBackwardData = k.op
+    dy, w = k.kernel.anchor.operands
+    dx = k.kernel.anchor.result
+    packed, transposed = k.layout(w), backward_data_weights(k)
+    assert isinstance(packed, WeightLayout)
+    k.phase("transpose_filters", lambda f: _transpose_filters(f, k.pointer(w), packed, k.scratch_pointer(), transposed))
+    source, target = k.image(dy), k.image(dx)
+    kernel = (w.shape[2], w.shape[3])
+    if pixels_collapse(op, kernel):
+        source, target = _as_row(source), _as_row(target)
+    top, left = op.padding[:2]
+    down = list(backward_axes(target.height, source.height, kernel[0], op.stride[0], top, op.dilation[0]))
+    across = list(backward_axes(target.width, source.width, kernel[1], op.stride[1], left, op.dilation[1]))
+
+    def body(f: Function) -> None:
+        for rows in down:
+            for columns in across:
+                for group in range(op.groups):
+                    direct = Direct(rows, columns, source, target, transposed, group)
+                    _Emitter(k, f, direct, k.pointer(dy), k.scratch_pointer(), None).emit()
+
+    k.phase("conv2d_backward_data", body)
+    _clear_padding(k, op.groups)
+
+
+def _clear_padding(k: KernelBuilder, groups: int) -> None:
+    """Groups write exactly their own channels, so the padding lanes after the last one are cleared apart."""
+    for value in k.kernel.writes:
+        layout = k.image(value)
+        if groups > 1 and layout.stored > layout.channels:
+            k.phase("clear_padding", lambda f, value=value: _clear_lanes(k, f, value))
+
+
+def _clear_lanes(k: KernelBuilder, f: Function, value: Value) -> None:
+    layout = k.image(value)
+    start, stop = f.share(f.multiply(k.rows(f), layout.pixels))
+    with f.loop(start, stop) as pixel:
+        place = f.address(k.pointer(value), f.multiply(pixel.index, layout.stored))
+        for lane in range(layout.channels, layout.stored):
+            f.store(f.constant(0.0), f.address(place, lane))
+
+
+def _as_row(layout: ImageLayout) -> ImageLayout:
+    return ImageLayout(layout.channels, 1, layout.pixels, layout.stored)
+
+
+class _Emitter:
+    """Writes the loop nest of one phase of one group."""
+
+    def __init__(self, k: KernelBuilder, f: Function, d: Direct, source: V, weights: V, bias: V | None) -> None:
+        self.k, self.f, self.d = k, f, d
+        self.source, self.weights, self.bias = source, weights, bias
+        own = d.weights.outputs // d.weights.groups
+        self.first_channel = d.group * own
+        self.own_channels = own
+        self.source_channel = d.group * d.channels
+        vectors = len(column_pieces(min(d.weights.block, d.weights.columns), k.machine.lanes))
+        self.runs = tile_runs(d.columns, min(most_rows(k.machine, vectors), _MOST_PIXELS))
+
+    def emit(self) -> None:
+        f, d = self.f, self.d
+        units = f.multiply(self.k.rows(f), d.rows.count)
+        start, stop = f.share(units)
+        full, rest = divmod(d.weights.columns, d.weights.block)
+        if full and not rest and d.weights.columns != self.own_channels:
+            full, rest = full - 1, d.weights.block  # the block with padding lanes gets code of its own
+        resident = d.weights.size * 4 <= _RESIDENT_WEIGHTS
+        if resident:
+            with f.loop(start, stop) as unit:
+                self._blocks(full, rest, lambda block, width: self._row(unit.index, block, width))
+        else:
+            self._blocks(full, rest, lambda block, width: self._all_rows(start, stop, block, width))
+
+    def _blocks(self, full: int, rest: int, visit) -> None:  # noqa: ANN001
+        if full:
+            with self.f.loop(0, full) as block:
+                visit(block.index, self.d.weights.block)
+        if rest:
+            visit(full, rest)
+
+    def _all_rows(self, start: Index, stop: Index, block: Index, width: int) -> None:
+        with self.f.loop(start, stop) as unit:
+            self._row(unit.index, block, width)
+
+    def _row(self, unit: Index, block: Index, width: int) -> None:
+        """All tiles of one row of outputs, for one block of channels."""
+        f, d = self.f, self.d
+        image, row = f.divide(unit, d.rows.count), f.remainder(unit, d.rows.count)
+        pieces = column_pieces(width, self.k.machine.lanes)
+        for run in self.runs:
+            with f.loop(0, run.tiles) as tile:
+                first = f.add(run.first, f.multiply(tile.index, run.pixels))
+                self._tile(run, image, row, first, block, pieces, width)
+
+    def _tile(
+        self, run: Run, image: Index, row: Index, first: Index, block: Index, pieces: tuple[Piece, ...], width: int
+    ) -> None:
+        f, d = self.f, self.d
+        channel = f.add(self.first_channel, f.multiply(block, d.weights.block))
+        sums = Sums.zeros(f, run.pixels, pieces)
+        if self.bias is not None:
+            loaded = [f.load(f.address(self.bias, f.add(channel, p.offset)), p.lanes) for p in pieces]
+            sums.flat = loaded * run.pixels
+        panel = f.address(
+            self.weights,
+            f.add(
+                d.group * d.weights.columns * d.weights.rows.size,
+                f.multiply(block, d.weights.block * d.weights.rows.size),
+            ),
+        )
+        # The address of the pixel that tap offset 0 reads for the tile's first output.
+        pixel = f.add(
+            f.multiply(image, d.source.size),
+            f.add(
+                f.multiply(f.multiply(row, d.rows.stride), d.source.width * d.source.stored),
+                f.add(f.multiply(f.multiply(first, d.columns.stride), d.source.stored), self.source_channel),
+            ),
+        )
+        corner = f.address(self.source, pixel)
+        if d.rows.taps and any(run.active):
+            self._taps(run, row, corner, panel, sums, width)
+        self._finish(run, image, row, first, channel, block, pieces, sums)
+
+    def _taps(self, run: Run, row: Index, corner: V, panel: V, sums: Sums, width: int) -> None:
+        """The loop over filter rows; which of them the image has depends on the row of the output."""
+        f, d = self.f, self.d
+        taps = d.rows.taps
+        offset_step = taps[1][1] - taps[0][1] if len(taps) > 1 else 1
+        tap_step = taps[1][0] - taps[0][0] if len(taps) > 1 else 1
+        if d.rows.always_inside:
+            low, high = 0, len(taps)
+        else:
+            low, high = self._inside(row, taps[0][1], offset_step, len(taps))
+        line = d.source.width * d.source.stored
+        filter_row = d.weights.rows.width * d.channels * width
+        with f.loop(low, high, carried=sums.flat) as tap:
+            sums.flat = tap.carried
+            source = f.address(corner, f.add(taps[0][1] * line, f.multiply(tap.index, offset_step * line)))
+            filters = f.address(panel, f.add(taps[0][0] * filter_row, f.multiply(tap.index, tap_step * filter_row)))
+            self._filter_row(run, source, filters, sums, width)
+            tap.carried = sums.flat
+        sums.flat = tap.carried
+
+    def _inside(self, row: Index, first_offset: int, step: int, count: int) -> tuple[Index, Index]:
+        """Bounds of t such that 0 <= row·stride + first_offset + t·step < limit."""
+        f, axis = self.f, self.d.rows
+        start = f.add(f.multiply(row, axis.stride), first_offset)
+        if step > 0:
+            under, over = f.subtract(0, start), f.subtract(axis.limit - 1, start)
+        else:
+            under, over = f.subtract(start, axis.limit - 1), start
+        size = abs(step)
+        low = f.divide(f.add(f.maximum(under, 0), size - 1), size)
+        high = f.divide(f.maximum(f.add(over, size), 0), size)
+        high = f.minimum(high, count)
+        return f.minimum(low, high), high
+
+    def _filter_row(self, run: Run, source: V, filters: V, sums: Sums, width: int) -> None:
+        """One filter row: all its taps, all channels."""
+        d = self.d
+        everyone = tuple(range(run.pixels))
+        taps = d.columns.taps
+        adjacent = all(t[1] - taps[0][1] == t[0] - taps[0][0] == i for i, t in enumerate(taps))
+        if adjacent and d.channels == d.source.stored and all(active == everyone for active in run.active):
+            # Neighbouring taps are neighbours in memory, too: the filter row is one run of taps x channels.
+            self._channels(source, taps[0][1], filters, taps[0][0], len(taps) * d.channels, everyone, sums, width)
+            return
+        for (tap, offset), active in zip(taps, run.active, strict=True):
+            if active:
+                self._channels(source, offset, filters, tap, d.channels, active, sums, width)
+
+    def _channels(
+        self, source: V, offset: int, filters: V, tap: int, count: int, active: tuple[int, ...], sums: Sums, width: int
+    ) -> None:
+        f, d = self.f, self.d
+        pixel = d.columns.stride * d.source.stored
+        start, columns = offset * d.source.stored, tap * d.channels * width
+        short = count * len(active) <= 64
+        unroll = count if short else unroll_factor(count)
+        with f.loop(0, count, unroll, carried=sums.flat) as loop:
+            sums.flat = loop.carried
+            scalars = f.address(source, f.add(loop.index, 0))
+            rows = f.address(filters, f.multiply(loop.index, width))
+            for step in range(unroll):
+                sums.multiply_add(
+                    f, rows, columns + step * width, lambda m, step=step: (scalars, start + m * pixel + step), active
+                )
+            loop.carried = sums.flat
+        sums.flat = loop.carried
+
+    def _finish(
+        self, run: Run, image: Index, row: Index, first: Index, channel: Index, block: Index,
+        pieces: tuple[Piece, ...], sums: Sums,
+    ) -> None:  # fmt: skip
+        f, d = self.f, self.d
+        target_row = f.add(d.rows.first, f.multiply(row, d.rows.step))
+        target_column = f.add(d.columns.first, f.multiply(first, d.columns.step))
+        pixel = f.add(f.multiply(target_row, d.target.width), target_column)
+        base = f.sum(f.multiply(image, d.target.size), f.multiply(pixel, d.target.stored), channel)
+        for m in range(run.pixels):
+            for number, piece in enumerate(pieces):
+                real = piece.lanes
+                if isinstance(block, int):
+                    real = max(0, min(piece.lanes, self.own_channels - block * d.weights.block - piece.offset))
+                spot = Spot(
+                    image,
+                    f.add(pixel, m * d.columns.step) if self.k.needs_position else 0,
+                    f.add(channel, piece.offset),
+                    base,
+                    m * d.columns.step * d.target.stored + piece.offset,
+                    piece.lanes,
+                    real,
+                )
+                self.k.finish(f, spot, sums.at(m, number))
+
+
+def _transpose_filters(f: Function, source: V, packed: WeightLayout, target: V, transposed: WeightLayout) -> None:
+    """[group][block of k][r][s][c][k]  ->  [group][block of c][r][s][k][c], split over the threads by (group, tap, k)."""
+    taps, c_group, own = packed.rows.pixels, packed.rows.channels, transposed.rows.channels
+    start, stop = f.share(packed.groups * taps * own)
+    with f.loop(start, stop) as unit:
+        k = f.remainder(unit.index, own)
+        group, tap = f.divide(f.divide(unit.index, own), taps), f.remainder(f.divide(unit.index, own), taps)
+        first_k = f.multiply(f.divide(k, packed.block), packed.block)
+        width_k = f.minimum(packed.block, f.subtract(packed.columns, first_k))
+        inside = f.sum(
+            f.multiply(group, packed.columns * packed.rows.size),
+            f.multiply(first_k, packed.rows.size),
+            f.multiply(f.multiply(tap, c_group), width_k),
+            f.subtract(k, first_k),
+        )
+        blocks = -(-transposed.columns // transposed.block)
+        with f.loop(0, blocks) as block:
+            first_c = f.multiply(block.index, transposed.block)
+            width_c = f.minimum(transposed.block, f.subtract(transposed.columns, first_c))
+            real = f.minimum(width_c, f.subtract(c_group, first_c))
+            into = f.sum(
+                f.multiply(group, transposed.columns * transposed.rows.size),
+                f.multiply(first_c, transposed.rows.size),
+                f.multiply(f.add(f.multiply(tap, own), k), width_c),
+            )
+            row = f.address(target, into)
+            with f.loop(0, real) as c:
+                origin = f.add(inside, f.multiply(f.add(c.index, first_c), width_k))
+                f.store(f.load(f.address(source, origin)), f.address(row, c.index))
+            if transposed.columns != c_group:
+                with f.loop(real, width_c) as c:
+                    f.store(f.constant(0.0), f.address(row, c.index))

@@ -1,0 +1,196 @@
+"""What the lowering of one kernel works with: its operands in memory, and the chain that rides in its epilogue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from convc.codegen.llvm.elementwise import ELEMENTWISE
+from convc.codegen.llvm.mathematics import philox_word
+from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.ir.graph import Node, Value
+from convc.ir.ops.constant import Constant
+from convc.ir.ops.random import DropoutTraining
+from convc.passes.fusion import Kernel, is_boolean, is_immediate, resolve
+from convc.passes.layout import ImageLayout, Layout
+from convc.passes.plan import Plan
+
+# The argument block of a step: one 64-bit word each.
+CONTROL, SECTIONS, ROWS, ARENA, PERSISTENT, INPUT, LABELS, SEED, STEP, RATE, FIRST, LAST, WORDS = range(13)
+REGION_WORDS = {"arena": ARENA, "persistent": PERSISTENT, "input": INPUT, "labels": LABELS}
+
+
+def context_word(f: Function, word: int, type: str = "i64") -> V:
+    """Read a word of the argument block (a float lies in its lower half)."""
+    return f.load(f.address(f.context, word, "i64"), 1, type)
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where a vector of channels of a batched value is: image `row`, `pixel`, first `channel`.
+
+    `base + extra` is the element offset: a part computed once per tile and a constant, which becomes an address mode.
+    `real` lanes exist; the others are padding and must be stored as zero.
+    """
+
+    row: Index
+    pixel: Index
+    channel: Index
+    base: Index
+    extra: int
+    lanes: int
+    real: int
+
+
+Body = Callable[[Function, "KernelBuilder"], None]
+
+
+class KernelBuilder:
+    """Turns one planned kernel into phases: functions that all threads run, with a barrier after each.
+
+    A phase's text depends on the kernel's shape only, so kernels of equal `signature` share functions.
+    """
+
+    def __init__(self, plan: Plan, kernel: Kernel, fma: str) -> None:
+        self.plan = plan
+        self.kernel = kernel
+        self.machine = plan.machine
+        self.values = tuple(dict.fromkeys((*kernel.reads, *kernel.writes)))
+        self.scratch = plan.memory.scratch.get(kernel)
+        self.phases: list[Function] = []
+        self._fma = fma
+        self._f: Function | None = None
+
+    @property
+    def op(self):  # noqa: ANN201 - the type is that of the anchor's class, which the lowering knows
+        return self.kernel.anchor.op
+
+    def layout(self, value: Value) -> Layout:
+        return self.plan.layouts[value]
+
+    def image(self, value: Value) -> ImageLayout:
+        layout = self.layout(value)
+        assert isinstance(layout, ImageLayout), f"{value!r} is {layout}"
+        return layout
+
+    def is_batched(self, value: Value) -> bool:
+        return value in self.plan.batched
+
+    def phase(self, name: str, body: Callable[[Function], None]) -> None:
+        """Append a function; `body` writes it."""
+        pointers = len(self.values) + (1 if self.scratch else 0)
+        f = Function(name, pointers, comment=f"{self.kernel.name} {self.kernel.label}")
+        f.fma_name = self._fma
+        self._f = f
+        body(f)
+        self.phases.append(f)
+
+    def pointer(self, value: Value) -> V:
+        """The address of a value's first element."""
+        assert self._f is not None
+        return self._f.pointers[self.values.index(resolve(value))]
+
+    def scratch_pointer(self) -> V:
+        assert self._f is not None and self.scratch is not None
+        return self._f.pointers[-1]
+
+    def rows(self, f: Function) -> Index:
+        """How many images this run has."""
+        return context_word(f, ROWS)
+
+    def scalar(self, f: Function, value: Value) -> V:
+        """A rank-0 value: a constant in the code, or a number in memory."""
+        if is_immediate(value):
+            assert isinstance(value.producer.op, Constant)  # type: ignore[union-attr]
+            return f.constant(value.producer.op.values[0])  # type: ignore[union-attr]
+        return f.load(self.pointer(value))
+
+    def signature(self) -> str:
+        """Text that determines the phases: ops, shapes, layouts and structure, but no places or names."""
+        numbers = {value: f"r{index}" for index, value in enumerate(self.values)}
+        lines: list[str] = []
+        for node in self.kernel.nodes:
+            operands = [self._describe(resolve(value), numbers) for value in node.operands]
+            for result in node.results:
+                numbers.setdefault(result, f"v{len(numbers)}")
+            results = [self._describe(value, numbers) for value in node.results]
+            lines.append(f"{', '.join(results)} = {node.op}({', '.join(operands)})")
+        stored = " ".join(numbers[value] for value in self.kernel.writes)
+        return "\n".join([*lines, f"stored {stored}", f"chain {len(self.kernel.chain)}", str(self.aliased), str(self.machine)])
+
+    def _describe(self, value: Value, numbers: dict[Value, str]) -> str:
+        if is_immediate(value):
+            assert value.producer is not None
+            return str(value.producer.op)
+        if value.producer is None and value not in numbers:
+            return f"context.{value.name}"
+        return f"{numbers.get(value, '?')}:{value.type}:{self.plan.layouts.get(value)}:{self.is_batched(value)}"
+
+    @property
+    def aliased(self) -> bool:
+        """Whether a value is written where another one is read (updates in place)."""
+        slots = self.plan.memory.slots
+        read = {(slots[v].region, slots[v].offset) for v in self.kernel.reads if v in slots}
+        return any((slots[v].region, slots[v].offset) in read for v in self.kernel.writes if v in slots)
+
+    # The chain
+
+    @property
+    def has_chain(self) -> bool:
+        return bool(self.kernel.chain)
+
+    @property
+    def needs_position(self) -> bool:
+        """Whether the chain asks which element it works on."""
+        return any(isinstance(node.op, DropoutTraining) for node in self.kernel.chain)
+
+    def finish(self, f: Function, spot: Spot, start: V | None) -> None:
+        """Apply the chain to the anchor's result `start` at a spot, and store what the kernel writes."""
+        known: dict[Value, V] = {}
+        if start is not None:
+            known[self.kernel.anchor.results[0]] = start
+        for node in self.kernel.chain:
+            known[node.results[0]] = self._apply(f, node, spot, known)
+        for value, vector in known.items():
+            if value in self.kernel.writes:
+                if self.has_chain and spot.real < spot.lanes:
+                    mask = f.integers([lane < spot.real for lane in range(spot.lanes)], "i1")
+                    vector = f.select(mask, vector, f.constant(0.0, spot.lanes))
+                f.store(vector, self._address(f, value, spot))
+
+    def _apply(self, f: Function, node: Node, spot: Spot, known: dict[Value, V]) -> V:
+        if isinstance(node.op, DropoutTraining):
+            x = known.get(node.operands[0]) or self._fetch(f, node.operands[0], spot)
+            return self._dropout(f, node.op, x, node.operands[0], spot)
+        operands = [known[value] if value in known else self._fetch(f, value, spot) for value in node.operands]
+        return ELEMENTWISE[type(node.op)](f, node.op, *operands)
+
+    def _fetch(self, f: Function, value: Value, spot: Spot) -> V:
+        if is_immediate(value):
+            op = value.producer.op  # type: ignore[union-attr]
+            assert isinstance(op, Constant)
+            return f.constant(op.values[0], spot.lanes)
+        assert not (value.producer and is_boolean(value.producer)), "booleans are computed where they are used"
+        if value.type.rank == 0:
+            return f.splat(f.load(self.pointer(value)), spot.lanes)
+        return f.load(self._address(f, value, spot), spot.lanes)
+
+    def _address(self, f: Function, value: Value, spot: Spot) -> V:
+        pointer = self.pointer(value)
+        if not self.is_batched(value) and value.type.rank == 1 and self.is_batched(self.kernel.anchor.results[0]):
+            return f.address(pointer, spot.channel)
+        return f.address(f.address(pointer, spot.base), spot.extra)
+
+    def _dropout(self, f: Function, op: DropoutTraining, x: V, operand: Value, spot: Spot) -> V:
+        """Elements are numbered in NCHW order: ((row·C + channel)·pixels + pixel)."""
+        layout = self.image(resolve(operand))
+        channel = f.add(f.multiply(spot.row, layout.channels), spot.channel)
+        first = f.add(f.multiply(channel, layout.pixels), spot.pixel)
+        offsets = f.integers([lane * layout.pixels for lane in range(spot.lanes)], "i64") if spot.lanes > 1 else None
+        base = f.splat(V(str(first), "i64") if isinstance(first, int) else first, spot.lanes)
+        element = base if offsets is None else f.binary("add", base, offsets)
+        seed, step = context_word(f, SEED), context_word(f, STEP)
+        bits = philox_word(f, element, seed, step, op.stream)
+        threshold = f.splat(V(str(op.threshold), "i64"), spot.lanes)
+        scaled = f.binary("fmul", x, f.constant(1 / (1 - op.rate), spot.lanes))
+        return f.select(f.compare("uge", bits, threshold), scaled, f.constant(0.0, spot.lanes))

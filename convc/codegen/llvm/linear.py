@@ -1,0 +1,293 @@
+"""Fully connected layers and their gradients, all three on the weights as they lie packed: no copy of them is ever made.
+
+    y  = x·wᵀ    a tile of rows of x by a block of outputs:   scalars x[n, d], vectors w[block][d]
+    dw = dyᵀ·x   a tile of rows d of the gradient by a block:  scalars x[n, d], vectors dy[n, block]
+    dx = dy·w    a tile of features d by a vector of images:   scalars w[block][d][o], vectors dyᵀ[o, n]
+
+The last one works on transposed cotangents, because activations are far smaller than weights.
+"""
+
+from __future__ import annotations
+
+from convc.codegen.llvm.control import maybe
+from convc.codegen.llvm.kernel import KernelBuilder, Spot
+from convc.codegen.llvm.register_tile import Sums, column_pieces, unroll_factor
+from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.ir.graph import Value
+from convc.passes.layout import ImageLayout, WeightLayout, padded
+from convc.passes.tiling import even_split, most_rows
+
+_MOST_ROWS = 14
+
+
+def _weights(k: KernelBuilder, value: Value) -> WeightLayout:
+    layout = k.layout(value)
+    assert isinstance(layout, WeightLayout)
+    return layout
+
+
+def _vectors(k: KernelBuilder, weights: WeightLayout) -> int:
+    return len(column_pieces(min(weights.block, weights.columns), k.machine.lanes))
+
+
+def _blocks(weights: WeightLayout) -> tuple[int, int]:
+    """Full column blocks, and the width of the last one if it needs code of its own (a rest, or padding lanes)."""
+    full, rest = divmod(weights.columns, weights.block)
+    if full and not rest and weights.columns != weights.outputs:
+        return full - 1, weights.block
+    return full, rest
+
+
+def lower_linear(k: KernelBuilder) -> None:
+    """linear with bias and a chain. Threads split (block of outputs, tile of rows)."""
+    anchor = k.kernel.anchor
+    x, w = anchor.operands[:2]
+    bias = anchor.operands[2] if len(anchor.operands) == 3 else None
+    weights = _weights(k, w)
+    tile_rows = even_split(k.plan.batch, min(most_rows(k.machine, _vectors(k, weights)), _MOST_ROWS))[0]
+
+    def body(f: Function) -> None:
+        rows = k.rows(f)
+        full, rest = _blocks(weights)
+        blocks = full + (1 if rest else 0)
+        tiles = f.divide(f.add(rows, tile_rows - 1), tile_rows)
+        start, stop = f.share(f.multiply(tiles, blocks))
+        with f.loop(start, stop) as unit:
+            block, tile = f.divide(unit.index, tiles), f.remainder(unit.index, tiles)
+            first = f.multiply(tile, tile_rows)
+            for width, is_rest in ((weights.block, False), (rest, True)):
+                if (not is_rest and not full) or (is_rest and not rest):
+                    continue
+                condition = None if blocks == 1 or not (full and rest) else (
+                    f.equal(block, full) if is_rest else f.less(block, full)
+                )  # fmt: skip
+                with maybe(f, condition):
+                    here: Index = full if is_rest else block
+                    whole = f.less(f.add(first, tile_rows - 1), rows)
+                    with f.when(whole):
+                        _forward_tile(k, f, x, w, bias, weights, first, tile_rows, here, width)
+                    with f.when(f.emit("i1", f"xor i1 {whole.ref}, true")), f.loop(first, rows) as row:
+                        _forward_tile(k, f, x, w, bias, weights, row.index, 1, here, width)
+
+    k.phase("linear", body)
+
+
+def _forward_tile(
+    k: KernelBuilder, f: Function, x: Value, w: Value, bias: Value | None, weights: WeightLayout,
+    first: Index, rows: int, block: Index, width: int,
+) -> None:  # fmt: skip
+    pieces = column_pieces(width, k.machine.lanes)
+    channel = f.multiply(block, weights.block)
+    sums = Sums.zeros(f, rows, pieces)
+    if bias is not None:
+        sums.flat = [f.load(f.address(k.pointer(bias), f.add(channel, p.offset)), p.lanes) for p in pieces] * rows
+    depth = weights.rows.size
+    panel = f.address(k.pointer(w), f.multiply(channel, depth))
+    source = f.address(k.pointer(x), f.multiply(first, depth))
+    unroll = unroll_factor(depth)
+    with f.loop(0, depth, unroll, carried=sums.flat) as loop:
+        sums.flat = loop.carried
+        scalars, columns = f.address(source, loop.index), f.address(panel, f.multiply(loop.index, width))
+        for step in range(unroll):
+            sums.multiply_add(
+                f, columns, step * width, lambda m, step=step: (scalars, m * depth + step), range(rows)
+            )
+        loop.carried = sums.flat
+    sums.flat = loop.carried
+    target = k.image(k.kernel.anchor.result)
+    base = f.add(f.multiply(first, target.size), channel)
+    for m in range(rows):
+        for number, piece in enumerate(pieces):
+            real = piece.lanes
+            if isinstance(block, int):
+                real = max(0, min(piece.lanes, weights.outputs - block * weights.block - piece.offset))
+            spot = Spot(
+                f.add(first, m) if k.needs_position else 0, 0, f.add(channel, piece.offset),
+                base, m * target.size + piece.offset, piece.lanes, real,
+            )  # fmt: skip
+            k.finish(f, spot, sums.at(m, number))
+
+
+def lower_linear_backward_weights(k: KernelBuilder) -> None:
+    """Gradient of the weights, packed like them; the bias gradient is the row whose scalars are 1."""
+    anchor = k.kernel.anchor
+    x, dy = anchor.operands
+    weights = _weights(k, anchor.result)
+    bias = k.kernel.riders[0].result if k.kernel.riders else None
+    spare = 1 if bias is not None else 0
+    depth = weights.rows.size
+    runs = even_split(depth, min(most_rows(k.machine, _vectors(k, weights)) - spare, _MOST_ROWS))
+    larger = sum(run == runs[0] for run in runs)
+
+    def tile(f: Function, block: Index, width: int, first: Index, count: int, with_bias: V | None) -> None:
+        pieces = column_pieces(width, k.machine.lanes)
+        channel = f.multiply(block, weights.block)
+        total = count + (1 if with_bias is not None else 0)
+        sums = Sums.zeros(f, total, pieces)
+        source, vectors = f.address(k.pointer(x), first), f.address(k.pointer(dy), channel)
+        stored = k.image(dy).size
+        with f.loop(0, k.rows(f), carried=sums.flat) as image:
+            sums.flat = image.carried
+            scalars = f.address(source, f.multiply(image.index, depth))
+            columns = f.address(vectors, f.multiply(image.index, stored))
+            sums.multiply_add(f, columns, 0, lambda m: (scalars, m), range(count))
+            if with_bias is not None:
+                for number, p in enumerate(pieces):
+                    place = count * len(pieces) + number
+                    value = f.load(f.address(columns, p.offset), p.lanes)
+                    sums.flat[place] = f.binary("fadd", sums.flat[place], value)
+            image.carried = sums.flat
+        sums.flat = image.carried
+        panel = f.address(k.pointer(anchor.result), f.add(f.multiply(channel, depth), f.multiply(first, width)))
+        for m in range(count):
+            for number, p in enumerate(pieces):
+                f.store(sums.at(m, number), f.address(panel, m * width + p.offset))
+        if with_bias is not None and bias is not None:
+            with f.when(with_bias):
+                for number, p in enumerate(pieces):
+                    f.store(sums.at(count, number), f.address(k.pointer(bias), f.add(channel, p.offset)))
+
+    def body(f: Function) -> None:
+        full, rest = divmod(weights.columns, weights.block)
+        blocks = full + (1 if rest else 0)
+        start, stop = f.share(blocks * len(runs))
+        with f.loop(start, stop) as unit:
+            block, run = f.divide(unit.index, len(runs)), f.remainder(unit.index, len(runs))
+            for width, is_rest in ((weights.block, False), (rest, True)):
+                if (not is_rest and not full) or (is_rest and not rest):
+                    continue
+                condition = None if not (full and rest) else (f.equal(block, full) if is_rest else f.less(block, full))
+                with maybe(f, condition):
+                    first_tile = f.equal(run, 0) if bias is not None else None
+                    with maybe(f, None if larger == len(runs) else f.less(run, larger)):
+                        tile(f, block, width, f.multiply(run, runs[0]), runs[0], first_tile)
+                    if larger < len(runs):
+                        with f.when(f.less(larger - 1, run)):
+                            shift = larger * (runs[0] - runs[-1])
+                            tile(f, block, width, f.add(shift, f.multiply(run, runs[-1])), runs[-1], None)
+
+    k.phase("linear_backward_weights", body)
+
+
+def scratch_linear_backward_data(k: KernelBuilder) -> int:
+    dy, w = k.kernel.anchor.operands
+    weights = _weights(k, w)
+    images = padded(k.plan.batch)
+    return 4 * images * (weights.columns + weights.rows.size)
+
+
+def lower_linear_backward_data(k: KernelBuilder) -> None:
+    """dxᵀ = wᵀ·dyᵀ: transposes the cotangents, multiplies with images as vectors, and transposes back under the chain."""
+    dy, w = k.kernel.anchor.operands
+    weights, target = _weights(k, w), k.image(k.kernel.anchor.result)
+    images = padded(k.plan.batch)
+    depth, outputs = weights.rows.size, weights.columns
+
+    def transpose(f: Function) -> None:
+        # Images beyond those of this run count as zero: they fill up the last vector.
+        rows = k.rows(f)
+        start, stop = f.share(outputs)
+        with f.loop(start, stop) as o:
+            line = f.address(k.scratch_pointer(), f.multiply(o.index, images))
+            with f.loop(0, rows) as n:
+                place = f.add(f.multiply(n.index, k.image(dy).size), o.index)
+                f.store(f.load(f.address(k.pointer(dy), place)), f.address(line, n.index))
+            with f.loop(rows, images) as n:
+                f.store(f.constant(0.0), f.address(line, n.index))
+
+    vectors = min(2, len(column_pieces(images, k.machine.lanes)))
+    block = vectors * k.machine.lanes
+    runs = even_split(depth, min(most_rows(k.machine, vectors), _MOST_ROWS))
+    larger = sum(run == runs[0] for run in runs)
+
+    def tile(f: Function, first: Index, count: int, image: Index, width: int) -> None:
+        pieces = column_pieces(width, k.machine.lanes)
+        sums = Sums.zeros(f, count, pieces)
+        cotangents = f.address(k.scratch_pointer(), image)
+        full, rest = divmod(outputs, weights.block)
+        for start, blocks, wide in ((0, full, weights.block), (full, 1 if rest else 0, rest)):
+            if not blocks:
+                continue
+            with f.loop(start, start + blocks, carried=sums.flat) as out:
+                sums.flat = out.carried
+                panel = f.address(
+                    k.pointer(w), f.add(f.multiply(out.index, weights.block * depth), f.multiply(first, wide))
+                )
+                lines = f.address(cotangents, f.multiply(out.index, weights.block * images))
+                unroll = unroll_factor(wide)
+                with f.loop(0, wide, unroll, carried=sums.flat) as lane:
+                    sums.flat = lane.carried
+                    scalars, columns = f.address(panel, lane.index), f.address(lines, f.multiply(lane.index, images))
+                    for step in range(unroll):
+                        sums.multiply_add(
+                            f, columns, step * images, lambda m, step=step: (scalars, m * wide + step), range(count)
+                        )
+                    lane.carried = sums.flat
+                sums.flat = lane.carried
+                out.carried = sums.flat
+            sums.flat = out.carried
+        result = f.address(k.scratch_pointer(), f.add(outputs * images, f.add(f.multiply(first, images), image)))
+        for m in range(count):
+            for number, p in enumerate(pieces):
+                f.store(sums.at(m, number), f.address(result, m * images + p.offset))
+
+    def multiply(f: Function) -> None:
+        full, rest = divmod(images, block)
+        columns = full + (1 if rest else 0)
+        start, stop = f.share(len(runs) * columns)
+        with f.loop(start, stop) as unit:
+            run, column = f.divide(unit.index, columns), f.remainder(unit.index, columns)
+            for width, is_rest in ((block, False), (rest, True)):
+                if (not is_rest and not full) or (is_rest and not rest):
+                    continue
+                here = None if not (full and rest) else (f.equal(column, full) if is_rest else f.less(column, full))
+                with maybe(f, here):
+                    image = f.multiply(column, block)
+                    with maybe(f, None if larger == len(runs) else f.less(run, larger)):
+                        tile(f, f.multiply(run, runs[0]), runs[0], image, width)
+                    if larger < len(runs):
+                        with f.when(f.less(larger - 1, run)):
+                            shift = larger * (runs[0] - runs[-1])
+                            tile(f, f.add(shift, f.multiply(run, runs[-1])), runs[-1], image, width)
+
+    def finish(f: Function) -> None:
+        # Image by image, so that stores are contiguous; the strided reads come from the cache that was just written.
+        start, stop = f.share(f.multiply(k.rows(f), target.pixels))
+        with f.loop(start, stop) as unit:
+            image, pixel = f.divide(unit.index, target.pixels), f.remainder(unit.index, target.pixels)
+            line = f.multiply(pixel, target.stored)
+            source = f.address(k.scratch_pointer(), f.sum(outputs * images, f.multiply(line, images), image))
+            base = f.add(f.multiply(image, target.size), line)
+            _transposed_row(k, f, source, images, target, image, pixel, base)
+
+    k.phase("transpose_cotangents", transpose)
+    k.phase("linear_backward_data", multiply)
+    k.phase("transpose_result", finish)
+
+
+def _transposed_row(
+    k: KernelBuilder, f: Function, source: V, stride: int, target: ImageLayout, image: Index, pixel: Index, base: Index
+) -> None:
+    """All channels of one pixel: gather four (or one) at a time, apply the chain, store."""
+    lanes = 4 if target.stored % 4 == 0 else 1
+    full, rest = divmod(target.channels, lanes)
+
+    def vector(channel: Index, real: int) -> None:
+        place = f.address(source, f.multiply(channel, stride))
+        value = f.load(place)
+        if lanes > 1:
+            type = f"<{lanes} x float>"
+            gathered = V("poison", type)
+            for lane in range(lanes):
+                element = f.load(f.address(place, lane * stride))
+                gathered = f.emit(type, f"insertelement {type} {gathered.ref}, float {element.ref}, i32 {lane}")
+            value = gathered
+        extra = channel if isinstance(channel, int) else 0
+        here = base if isinstance(channel, int) else f.add(base, channel)
+        k.finish(f, Spot(image, pixel, channel, here, extra, lanes, real), value)
+
+    if full:
+        with f.loop(0, full) as group:
+            vector(f.multiply(group.index, lanes), lanes)
+    if rest:
+        vector(full * lanes, rest)

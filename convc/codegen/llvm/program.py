@@ -1,0 +1,71 @@
+"""From a graph to loaded machine code, through the object cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from convc.codegen.llvm.link import Library, link
+from convc.codegen.llvm.lowering import ModuleText, PhaseCall, generate, scratch_bytes
+from convc.codegen.llvm.object_cache import cache_key, shared_cache
+from convc.codegen.llvm.spmd import load_runtime
+from convc.codegen.llvm.target import CpuTarget, compile_object, emit_assembly, host_target
+from convc.ir.graph import Graph
+from convc.passes.machine import Machine
+from convc.passes.plan import Plan, make_plan
+
+
+@dataclass
+class CompiledStep:
+    """A linked program: its plan, and the library that exports `step`. `cached` tells where the object came from."""
+
+    plan: Plan
+    target: CpuTarget
+    library: Library
+    cached: bool
+
+    @cached_property
+    def module(self) -> ModuleText:
+        """The module's LLVM IR before LLVM's own passes, and its phases (generated again if the object was cached)."""
+        return generate(self.plan, _fma(self.target))
+
+    @property
+    def phases(self) -> tuple[PhaseCall, ...]:
+        return self.module.phases
+
+    def assembly(self) -> str:
+        return emit_assembly(self.module.text, self.target)
+
+
+def machine_of(target: CpuTarget) -> Machine:
+    """The target as plans see it."""
+    return Machine(target.tier, target.lanes, target.registers, broadcast_operand=target.tier == "avx512")
+
+
+def _fma(target: CpuTarget) -> str:
+    # Without the instruction, `llvm.fma` is a call per element; `fmuladd` then rounds twice, the same on every host.
+    return "fma" if target.has_fma else "fmuladd"
+
+
+def compile_step(graph: Graph, dump_dir: Path | None = None, target: CpuTarget | None = None) -> CompiledStep:
+    """Plan, generate (unless the cache has the object), link. `graph` gains `relayout` nodes."""
+    target = target or host_target()
+    plan = make_plan(graph, machine_of(target), scratch_bytes)
+    text = plan.dump()
+    key = cache_key(text, target, {"fma": _fma(target)})
+    image = shared_cache().get(key)
+    cached = image is not None
+    module: ModuleText | None = None
+    if image is None:
+        module = generate(plan, _fma(target))
+        image = compile_object(module.text, target)
+        shared_cache().put(key, image)
+    step = CompiledStep(plan, target, link(image, ["step"], load_runtime().imports), cached)
+    if module is not None:
+        step.module = module
+    if dump_dir is not None:
+        dump_dir.mkdir(parents=True, exist_ok=True)
+        (dump_dir / "plan.txt").write_text(text)
+        (dump_dir / "program.ll").write_text(step.module.text)
+    return step

@@ -1,0 +1,69 @@
+"""The inner loop of every product: scalars of one operand spread over vectors of the other, sums kept in registers.
+
+    for t in reduction:  for m in rows:  for v in pieces:  sum[m, v] += a[m, t] · b[t, v]
+
+Direct convolution, its two gradients and fully connected layers differ only in where a[m, t] and b[t, v] lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from convc.codegen.llvm.vocabulary import Function, V
+from convc.passes.machine import split_lanes
+
+# Where a scalar lies: a base address in registers and a constant number of elements beyond it.
+ScalarPlace = tuple[V, int]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """`lanes` adjacent columns, the first of them `offset` columns into the block."""
+
+    offset: int
+    lanes: int
+
+
+def column_pieces(width: int, lanes: int) -> tuple[Piece, ...]:
+    """A block of `width` columns as vectors."""
+    pieces: list[Piece] = []
+    offset = 0
+    for piece in split_lanes(width, lanes):
+        pieces.append(Piece(offset, piece))
+        offset += piece
+    return tuple(pieces)
+
+
+class Sums:
+    """The accumulators of a tile, row by row; `flat` is the form in which loops carry them."""
+
+    def __init__(self, rows: int, pieces: Sequence[Piece], flat: Sequence[V]) -> None:
+        self.rows = rows
+        self.pieces = tuple(pieces)
+        self.flat = list(flat)
+
+    @classmethod
+    def zeros(cls, f: Function, rows: int, pieces: Sequence[Piece]) -> Sums:
+        return cls(rows, pieces, [f.constant(0.0, piece.lanes) for _ in range(rows) for piece in pieces])
+
+    def at(self, row: int, piece: int) -> V:
+        return self.flat[row * len(self.pieces) + piece]
+
+    def multiply_add(
+        self, f: Function, columns: V, columns_offset: int, scalar: Callable[[int], ScalarPlace], active: Sequence[int]
+    ) -> None:
+        """One step of the reduction: load the row of columns at `columns + columns_offset` and add its products with
+        the scalars of the `active` rows."""
+        loaded = [f.load(f.address(columns, columns_offset + p.offset), p.lanes) for p in self.pieces]
+        for row in active:
+            base, offset = scalar(row)
+            value = f.load(f.address(base, offset))
+            for number, piece in enumerate(self.pieces):
+                index = row * len(self.pieces) + number
+                self.flat[index] = f.fma(f.splat(value, piece.lanes), loaded[number], self.flat[index])
+
+
+def unroll_factor(count: int, most: int = 4) -> int:
+    """The largest divisor of `count` up to `most` (a remainder loop costs more than a shorter body)."""
+    return next(factor for factor in range(min(most, count), 0, -1) if count % factor == 0)

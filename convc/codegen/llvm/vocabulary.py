@@ -1,0 +1,325 @@
+"""The words in which kernels are written: loops, vectors, fused multiply-adds, addresses.
+
+This is the one place where the text of LLVM IR is made. Building text directly is several times faster than building
+llvmlite's objects, and compile time is a feature. A `Function` appends instructions; loops and conditions are context
+managers; indices are Python integers as long as they are known, and become instructions only when they are not.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class V:
+    """A value in registers: LLVM's name for it, and its type."""
+
+    ref: str
+    type: str
+
+    @property
+    def lanes(self) -> int:
+        """Elements of a vector, 1 for a scalar."""
+        return int(self.type[1 : self.type.index(" ")]) if self.type[0] == "<" else 1
+
+    @property
+    def element(self) -> str:
+        return self.type[self.type.index("x ") + 2 : -1] if self.type[0] == "<" else self.type
+
+
+Index = int | V
+
+
+def vector(element: str, lanes: int) -> str:
+    """The type of `lanes` elements; one lane is a scalar."""
+    return element if lanes == 1 else f"<{lanes} x {element}>"
+
+
+def float_literal(value: float) -> str:
+    """LLVM's exact spelling of a float32 constant: the bits of the equal double."""
+    return double_literal(float(np.float32(value)))
+
+
+def double_literal(value: float) -> str:
+    """LLVM's exact spelling of a double constant."""
+    return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
+
+
+class Loop:
+    """A loop under construction. Assign to `carried` at the end of the body what the next round shall start with;
+    after the loop it holds the final values."""
+
+    def __init__(self, index: Index, carried: list[V]) -> None:
+        self.index = index
+        self.carried = carried
+
+
+class Function:
+    """A function `void name(ptr context, i64 rank, i64 parties, ptr…)` under construction."""
+
+    fma_name = "fma"
+    # Set when a pointer is written through while another one reads the same memory (updates in place).
+    may_alias = False
+
+    def __init__(self, name: str, pointers: int, comment: str = "") -> None:
+        self.name = name
+        self.comment = comment
+        self.lines: list[str] = []
+        self.declarations: dict[str, str] = {}
+        self._count = 0
+        self._block = "entry"
+        self.context = V("%context", "ptr")
+        self.rank = V("%rank", "i64")
+        self.parties = V("%parties", "i64")
+        self.pointers = [V(f"%p{number}", "ptr") for number in range(pointers)]
+
+    # Text
+
+    def _name(self) -> str:
+        self._count += 1
+        return f"%v{self._count}"
+
+    def emit(self, type: str, text: str) -> V:
+        """Append an instruction that gives a value."""
+        name = self._name()
+        self.lines.append(f"  {name} = {text}")
+        return V(name, type)
+
+    def do(self, text: str) -> None:
+        """Append an instruction without a value."""
+        self.lines.append(f"  {text}")
+
+    def _label(self) -> str:
+        self._count += 1
+        return f"b{self._count}"
+
+    def _start(self, label: str) -> None:
+        self.lines.append(f"{label}:")
+        self._block = label
+
+    def text(self, exported: bool = False) -> str:
+        """The whole definition."""
+        kind = "ptr" if self.may_alias else "ptr noalias"
+        arguments = ", ".join(
+            ["ptr %context", "i64 %rank", "i64 %parties", *(f"{kind} {p.ref}" for p in self.pointers)]
+        )
+        linkage = "" if exported else "internal "
+        head = f"; {self.comment}\ndefine {linkage}void @{self.name}({arguments}) nounwind noinline {{\nentry:"
+        return "\n".join([head, *self.lines, "  ret void", "}"])
+
+    # Indices: 64-bit integers, folded while they are constants
+
+    def _integer(self, operation: str, left: Index, right: Index) -> V:
+        return self.emit("i64", f"{operation} i64 {ref(left)}, {ref(right)}")
+
+    def add(self, left: Index, right: Index) -> Index:
+        if isinstance(left, int) and isinstance(right, int):
+            return left + right
+        if left == 0:
+            return right
+        if right == 0:
+            return left
+        return self._integer("add nsw", left, right)
+
+    def subtract(self, left: Index, right: Index) -> Index:
+        if isinstance(left, int) and isinstance(right, int):
+            return left - right
+        return left if right == 0 else self._integer("sub nsw", left, right)
+
+    def multiply(self, left: Index, right: Index) -> Index:
+        if isinstance(left, int) and isinstance(right, int):
+            return left * right
+        for one, other in ((left, right), (right, left)):
+            if one == 0:
+                return 0
+            if one == 1:
+                return other
+        return self._integer("mul nsw", left, right)
+
+    def divide(self, left: Index, right: Index) -> Index:
+        """Quotient of non-negative integers."""
+        if isinstance(left, int) and isinstance(right, int):
+            return left // right
+        return left if right == 1 else self._integer("udiv", left, right)
+
+    def remainder(self, left: Index, right: Index) -> Index:
+        if isinstance(left, int) and isinstance(right, int):
+            return left % right
+        return 0 if right == 1 else self._integer("urem", left, right)
+
+    def minimum(self, left: Index, right: Index) -> Index:
+        if isinstance(left, int) and isinstance(right, int):
+            return min(left, right)
+        return self.intrinsic("llvm.smin.i64", "i64", V(ref(left), "i64"), V(ref(right), "i64"))
+
+    def maximum(self, left: Index, right: Index) -> Index:
+        if isinstance(left, int) and isinstance(right, int):
+            return max(left, right)
+        return self.intrinsic("llvm.smax.i64", "i64", V(ref(left), "i64"), V(ref(right), "i64"))
+
+    def sum(self, *terms: Index) -> Index:
+        total: Index = 0
+        for term in sorted(terms, key=lambda term: isinstance(term, V)):
+            total = self.add(total, term)
+        return total
+
+    def less(self, left: Index, right: Index) -> V:
+        return self.emit("i1", f"icmp slt i64 {ref(left)}, {ref(right)}")
+
+    def equal(self, left: Index, right: Index) -> V:
+        return self.emit("i1", f"icmp eq i64 {ref(left)}, {ref(right)}")
+
+    # Control
+
+    @contextmanager
+    def loop(self, start: Index, stop: Index, step: int = 1, carried: Sequence[V] = ()) -> Iterator[Loop]:
+        """`for index in range(start, stop, step)`, with values carried from round to round in registers."""
+        static = isinstance(start, int) and isinstance(stop, int)
+        if static and stop - start <= step:  # type: ignore[operator]
+            assert stop > start, "an empty loop cannot be written"  # type: ignore[operator]
+            once = Loop(start, list(carried))
+            yield once
+            return
+        before, body, leave = self._block, self._label(), self._label()
+        head = body if static else self._label()
+        self.do(f"br label %{head}")
+        self._start(head)
+        index = V(self._name(), "i64")
+        phis = [V(self._name(), value.type) for value in carried]
+        patch = len(self.lines)
+        self.lines += [""] * (1 + len(phis))
+        if not static:
+            self.do(f"br i1 {self.less(index, stop).ref}, label %{body}, label %{leave}")
+            self._start(body)
+        loop = Loop(index, list(phis))
+        yield loop
+        following = self.emit("i64", f"add nsw i64 {index.ref}, {step}")
+        latch = self._block
+        if static:
+            again = self.less(following, stop)
+            self.do(f"br i1 {again.ref}, label %{body}, label %{leave}")
+        else:
+            self.do(f"br label %{head}")
+        self.lines[patch] = f"  {index.ref} = phi i64 [{ref(start)}, %{before}], [{following.ref}, %{latch}]"
+        for number, (phi, first, last) in enumerate(zip(phis, carried, loop.carried, strict=True)):
+            self.lines[patch + 1 + number] = f"  {phi.ref} = phi {phi.type} [{first.ref}, %{before}], [{last.ref}, %{latch}]"
+        self._start(leave)
+        if not static:
+            loop.carried = phis
+
+    @contextmanager
+    def when(self, condition: V) -> Iterator[None]:
+        """Run the body only if the condition (i1) holds."""
+        then, leave = self._label(), self._label()
+        self.do(f"br i1 {condition.ref}, label %{then}, label %{leave}")
+        self._start(then)
+        yield
+        self.do(f"br label %{leave}")
+        self._start(leave)
+
+    def share(self, total: Index) -> tuple[Index, Index]:
+        """This thread's contiguous part of `total` units of work."""
+        first = self.divide(self.multiply(total, self.rank), self.parties)
+        last = self.divide(self.multiply(total, self.add(self.rank, 1)), self.parties)
+        return first, last
+
+    # Memory
+
+    def address(self, pointer: V, index: Index, element: str = "float") -> V:
+        """The address of the element at `index`."""
+        if index == 0:
+            return pointer
+        return self.emit("ptr", f"getelementptr {element}, ptr {pointer.ref}, i64 {ref(index)}")
+
+    def load(self, pointer: V, lanes: int = 1, element: str = "float") -> V:
+        type = vector(element, lanes)
+        return self.emit(type, f"load {type}, ptr {pointer.ref}, align {ALIGN[element]}")
+
+    def store(self, value: V, pointer: V) -> None:
+        self.do(f"store {value.type} {value.ref}, ptr {pointer.ref}, align {ALIGN[value.element]}")
+
+    # Arithmetic on scalars and vectors
+
+    def constant(self, value: float, lanes: int = 1) -> V:
+        literal = float_literal(value)
+        return V(literal, "float") if lanes == 1 else V(f"splat (float {literal})", vector("float", lanes))
+
+    def integers(self, values: Sequence[int], element: str = "i32") -> V:
+        """A constant vector of integers."""
+        return V("<" + ", ".join(f"{element} {int(value)}" for value in values) + ">", vector(element, len(values)))
+
+    def splat(self, value: V, lanes: int) -> V:
+        """The scalar in every lane."""
+        if lanes == 1 or value.lanes == lanes:
+            return value
+        type = vector(value.type, lanes)
+        single = self.emit(type, f"insertelement {type} poison, {value.type} {value.ref}, i32 0")
+        return self.emit(type, f"shufflevector {type} {single.ref}, {type} poison, <{lanes} x i32> zeroinitializer")
+
+    def binary(self, operation: str, left: V, right: V) -> V:
+        return self.emit(left.type, f"{operation} {left.type} {left.ref}, {right.ref}")
+
+    def compare(self, predicate: str, left: V, right: V) -> V:
+        kind = "fcmp" if left.element == "float" else "icmp"
+        return self.emit(vector("i1", left.lanes), f"{kind} {predicate} {left.type} {left.ref}, {right.ref}")
+
+    def select(self, condition: V, yes: V, no: V) -> V:
+        return self.emit(yes.type, f"select {condition.type} {condition.ref}, {yes.type} {yes.ref}, {no.type} {no.ref}")
+
+    def convert(self, operation: str, value: V, element: str) -> V:
+        """A cast instruction such as sitofp, bitcast, zext."""
+        type = vector(element, value.lanes)
+        return self.emit(type, f"{operation} {value.type} {value.ref} to {type}")
+
+    def negate(self, value: V) -> V:
+        return self.emit(value.type, f"fneg {value.type} {value.ref}")
+
+    def intrinsic(self, name: str, type: str, *operands: V) -> V:
+        """Call a function without side effects, such as `llvm.sqrt.v16f32`."""
+        self.declarations[name] = f"declare {type} @{name}({', '.join(value.type for value in operands)})"
+        return self.emit(type, f"call {type} @{name}({', '.join(f'{value.type} {value.ref}' for value in operands)})")
+
+    def unary(self, name: str, value: V) -> V:
+        """An LLVM intrinsic of one float operand: sqrt, fabs, floor, …"""
+        return self.intrinsic(f"llvm.{name}.{suffix(value)}", value.type, value)
+
+    def fma(self, left: V, right: V, addend: V) -> V:
+        """left·right + addend: rounded once where the machine can (`llvm.fmuladd` elsewhere would be slow in software)."""
+        name = f"llvm.{self.fma_name}.{suffix(addend)}"
+        return self.intrinsic(name, addend.type, left, right, addend)
+
+    def shuffle(self, left: V, right: V, mask: Sequence[int]) -> V:
+        type = vector(left.element, len(mask))
+        lanes = ", ".join(f"i32 {lane}" for lane in mask)
+        return self.emit(type, f"shufflevector {left.type} {left.ref}, {left.type} {right.ref}, <{len(mask)} x i32> <{lanes}>")
+
+    def extract(self, value: V, lane: int) -> V:
+        if value.lanes == 1:
+            return value
+        return self.emit(value.element, f"extractelement {value.type} {value.ref}, i32 {lane}")
+
+    def total(self, value: V) -> V:
+        """The sum of the lanes, as a tree: the same bits at every call."""
+        while value.lanes > 2:
+            half = value.lanes // 2
+            low, high = (self.shuffle(value, value, range(part, part + half)) for part in (0, half))
+            value = self.binary("fadd", low, high)
+        return value if value.lanes == 1 else self.binary("fadd", self.extract(value, 0), self.extract(value, 1))
+
+
+ALIGN = {"float": 4, "i32": 4, "i64": 8, "ptr": 8, "double": 8, "i8": 1}
+
+
+def ref(value: Index) -> str:
+    return str(value) if isinstance(value, int) else value.ref
+
+
+def suffix(value: V) -> str:
+    """How intrinsics name the type of a value: v16f32, f32, f64, v8i32."""
+    kind = {"float": "f32", "double": "f64", "i32": "i32", "i64": "i64"}[value.element]
+    return kind if value.lanes == 1 else f"v{value.lanes}{kind}"

@@ -1,0 +1,423 @@
+"""Gradient of convolution by its filters:  dw[r,s,c,k] = Σ_{n,i,j} x[n, i·sh + r·dh − top, j·sw + s·dw − left, c] · dy[n,i,j,k].
+
+A register tile holds some rows (r, s, c) by a block of outputs k while loops run over all positions: scalars from x,
+vectors from dy, both read in place. The gradient comes out packed like the weights. Images are taken in chunks that
+fit the second-level cache, each of which is added to what the chunks before left in memory.
+
+Two kinds of tiles. With channels enough, a tile holds channels of one tap (r, s), and the positions that the tap reaches
+are bounds of loops. With few channels (first layers) a tile spans the taps of a filter row, or all of them; positions
+near the border, which only some of its rows reach, get code of their own.
+
+The bias gradient is one more row of a tile whose tap reaches every position; its scalar is 1.
+
+Threads split tiles, not sums, so results do not depend on their number. Where there are too few tiles, the images are
+cut into a fixed number of parts, whose partial gradients are added up in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from convc.codegen.llvm.control import maybe
+from convc.codegen.llvm.kernel import KernelBuilder
+from convc.codegen.llvm.register_tile import Sums, column_pieces
+from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.ir.graph import Value
+from convc.ir.ops.conv import Conv2dBackwardWeights
+from convc.passes.arrange import pixels_collapse
+from convc.passes.layout import ImageLayout, WeightLayout
+from convc.passes.tiling import even_split, most_rows
+
+_ENOUGH_UNITS = 8
+_MOST_PARTS = 8
+_MOST_ROWS = 14
+_FEW_CHANNELS = 8
+_CHUNK_BYTES = 256 << 10
+
+Row = tuple[int, int, int]  # (r, s, c) of the gradient, relative to the tile's run-time tap and channel
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One convolution's geometry, as seen by this kernel."""
+
+    op: Conv2dBackwardWeights
+    kernel: tuple[int, int]
+    source: ImageLayout
+    cotangent: ImageLayout
+    weights: WeightLayout
+    vectors: int
+    most: int  # rows of a tile
+
+    @classmethod
+    def of(cls, k: KernelBuilder) -> Shape:
+        op: Conv2dBackwardWeights = k.op
+        x, dy = k.kernel.anchor.operands
+        source, cotangent = k.image(x), k.image(dy)
+        if pixels_collapse(op, op.kernel):
+            source = ImageLayout(source.channels, 1, source.pixels, source.stored)
+            cotangent = ImageLayout(cotangent.channels, 1, cotangent.pixels, cotangent.stored)
+        weights = k.layout(k.kernel.anchor.result)
+        assert isinstance(weights, WeightLayout)
+        vectors = len(column_pieces(min(weights.block, weights.columns), k.machine.lanes))
+        # One row less than fits: the bias gradient may join.
+        most = max(1, min(most_rows(k.machine, vectors) - (1 if k.kernel.riders else 0), _MOST_ROWS))
+        return cls(op, op.kernel, source, cotangent, weights, vectors, most)
+
+    @property
+    def channels(self) -> int:
+        return self.weights.rows.channels
+
+    def offset(self, axis: int, tap: int) -> int:
+        return tap * self.op.dilation[axis] - self.op.padding[axis]
+
+    def reach(self, axis: int, tap: int) -> tuple[int, int]:
+        """The positions along an axis (a range) whose tap lies inside the image."""
+        size, count = ((self.source.height, self.cotangent.height), (self.source.width, self.cotangent.width))[axis]
+        inside = [i for i in range(count) if 0 <= i * self.op.stride[axis] + self.offset(axis, tap) < size]
+        return (inside[0], inside[-1] + 1) if inside else (0, 0)
+
+    def tap_everywhere(self) -> tuple[int, int] | None:
+        """A tap that lies inside the image at every position."""
+        everywhere = [
+            [t for t in range(self.kernel[axis]) if self.reach(axis, t) == (0, count)]
+            for axis, count in ((0, self.cotangent.height), (1, self.cotangent.width))
+        ]
+        return (everywhere[0][0], everywhere[1][0]) if all(everywhere) else None
+
+    @property
+    def merged(self) -> bool:
+        return self.channels < _FEW_CHANNELS and self.kernel != (1, 1)
+
+    @property
+    def all_rows_merged(self) -> bool:
+        """Whether one list of rows may span the filter rows as well: every filter row reaches every position."""
+        everywhere = all(self.reach(0, r) == (0, self.cotangent.height) for r in range(self.kernel[0]))
+        return self.merged and everywhere and self.channels * self.kernel[0] * self.kernel[1] <= 8 * self.most
+
+    def merged_tiles(self) -> list[tuple[Row, ...]]:
+        """The tiles of a filter row (or of the whole filter), each a list of rows."""
+        filter_rows = self.kernel[0] if self.all_rows_merged else 1
+        rows = [(r, s, c) for r in range(filter_rows) for s in range(self.kernel[1]) for c in range(self.channels)]
+        tiles: list[tuple[Row, ...]] = []
+        for count in even_split(len(rows), self.most):
+            start = sum(map(len, tiles))
+            tiles.append(tuple(rows[start : start + count]))
+        return tiles
+
+    @property
+    def units(self) -> int:
+        """Independent pieces of work in one part."""
+        blocks = len(self.weights.blocks) * self.op.groups
+        if self.merged:
+            return blocks * len(self.merged_tiles()) * (1 if self.all_rows_merged else self.kernel[0])
+        return blocks * self.kernel[0] * self.kernel[1] * len(even_split(self.channels, self.most))
+
+    def parts(self, batch: int) -> int:
+        return 1 if self.units >= _ENOUGH_UNITS else min(_MOST_PARTS, -(-_ENOUGH_UNITS // self.units), batch)
+
+    @property
+    def chunk(self) -> int:
+        """Images whose data stay in the cache while all tiles pass over them."""
+        return max(1, _CHUNK_BYTES // (4 * (self.source.size + self.cotangent.size)))
+
+
+def _part_size(k: KernelBuilder, shape: Shape) -> int:
+    """Floats of one partial result: the gradient, and the bias gradient behind it."""
+    return shape.weights.size + sum(k.layout(rider.result).size for rider in k.kernel.riders)
+
+
+def scratch_backward_weights(k: KernelBuilder) -> int:
+    shape = Shape.of(k)
+    parts = shape.parts(k.plan.batch)
+    return parts * _part_size(k, shape) * 4 if parts > 1 else 0
+
+
+def lower_conv2d_backward_weights(k: KernelBuilder) -> None:
+    shape = Shape.of(k)
+    parts = shape.parts(k.plan.batch)
+    k.phase("conv2d_backward_weights", lambda f: _Emitter(k, f, shape, parts).emit())
+    targets = [k.kernel.anchor.result, *(rider.result for rider in k.kernel.riders)]
+    if parts > 1:
+        k.phase("add_parts", lambda f: _add_parts(k, f, targets, parts, _part_size(k, shape)))
+
+
+def _add_parts(k: KernelBuilder, f: Function, targets: list[Value], parts: int, part_size: int) -> None:
+    """target[i] = part 0[i] + part 1[i] + …, in order."""
+    first = 0
+    for target in targets:
+        size = k.layout(target).size
+        lanes = 4 if size % 4 == 0 else 1
+        start, stop = f.share(size // lanes)
+        with f.loop(start, stop) as position:
+            place = f.multiply(position.index, lanes)
+            source = f.address(k.scratch_pointer(), f.add(place, first))
+            total = f.load(source, lanes)
+            for part in range(1, parts):
+                total = f.binary("fadd", total, f.load(f.address(source, part * part_size), lanes))
+            f.store(total, f.address(k.pointer(target), place))
+        first += size
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tile lies, in values of the generated code."""
+
+    scalars: V  # x, shifted by tap and channel
+    vectors: V  # dy, shifted to the block of outputs
+    target: V  # the tile's first row of the gradient
+    bias_target: V | None
+    rows: tuple[Index, Index]
+    columns: tuple[Index, Index]
+    width: int
+
+
+class _Emitter:
+    def __init__(self, k: KernelBuilder, f: Function, shape: Shape, parts: int) -> None:
+        self.k, self.f, self.s, self.parts = k, f, shape, parts
+        x, dy = k.kernel.anchor.operands
+        self.x, self.dy = k.pointer(x), k.pointer(dy)
+        self.bias = k.kernel.riders[0].result if k.kernel.riders else None
+        self.bias_tap = shape.tap_everywhere()
+        if parts == 1:
+            self.weights_target = k.pointer(k.kernel.anchor.result)
+            self.bias_target = k.pointer(self.bias) if self.bias is not None else None
+        else:
+            self.weights_target = k.scratch_pointer()
+            self.bias_target = f.address(k.scratch_pointer(), shape.weights.size) if self.bias is not None else None
+
+    def emit(self) -> None:
+        """Part by part (usually one), chunk by chunk, this thread's units."""
+        f, s = self.f, self.s
+        start, stop = f.share(self.parts * s.units)
+        rows = self.k.rows(f)
+        in_part = f.divide(f.add(rows, self.parts - 1), self.parts)
+        with f.loop(0, in_part, s.chunk) as chunk:
+            with f.loop(start, stop) as unit:
+                part, inner = f.divide(unit.index, s.units), f.remainder(unit.index, s.units)
+                first = f.minimum(f.add(f.multiply(part, in_part), chunk.index), rows)
+                end = f.minimum(f.multiply(f.add(part, 1), in_part), rows)
+                images = first, f.minimum(f.add(first, s.chunk), end)
+                self._unit(part, inner, images, f.equal(chunk.index, 0))
+        if self.bias is not None and self.bias_tap is None:
+            self._bias_alone(in_part, rows)
+
+    def _unit(self, part: Index, inner: Index, images: tuple[Index, Index], fresh: V) -> None:
+        f, s = self.f, self.s
+        full, rest = divmod(s.weights.columns, s.weights.block)
+        blocks = full + (1 if rest else 0)
+        block, inner = f.remainder(inner, blocks), f.divide(inner, blocks)
+        group, inner = f.remainder(inner, s.op.groups), f.divide(inner, s.op.groups)
+        for width, first_block, count in ((s.weights.block, 0, full), (rest, full, 1 if rest else 0)):
+            if count:
+                condition = None if count == blocks else (f.less(block, full) if first_block == 0 else f.equal(block, full))
+                with maybe(f, condition):
+                    self._block(part, group, block, width, inner, images, fresh)
+
+    def _block(
+        self, part: Index, group: Index, block: Index, width: int, inner: Index, images: tuple[Index, Index], fresh: V
+    ) -> None:
+        f, s = self.f, self.s
+        channel = f.add(f.multiply(group, s.weights.outputs // s.op.groups), f.multiply(block, s.weights.block))
+        vectors = f.address(self.dy, channel)
+        scalars = f.address(self.x, f.multiply(group, s.channels))
+        offset = f.sum(
+            f.multiply(part, _part_size(self.k, s)) if self.parts > 1 else 0,
+            f.multiply(group, s.weights.columns * s.weights.rows.size),
+            f.multiply(block, s.weights.block * s.weights.rows.size),
+        )
+        target = f.address(self.weights_target, offset)
+        bias_target = None
+        if self.bias_target is not None:
+            shift = f.multiply(part, _part_size(self.k, s)) if self.parts > 1 else 0
+            bias_target = f.address(self.bias_target, f.add(shift, channel))
+        if s.merged:
+            self._merged(scalars, vectors, target, bias_target, width, inner, images, fresh)
+        else:
+            self._single_tap(scalars, vectors, target, bias_target, width, inner, images, fresh)
+
+    def _single_tap(
+        self, scalars: V, vectors: V, target: V, bias_target: V | None, width: int, inner: Index,
+        images: tuple[Index, Index], fresh: V,
+    ) -> None:  # fmt: skip
+        """Tiles of channels of one tap; tap and first channel are known at run time only."""
+        f, s = self.f, self.s
+        runs = even_split(s.channels, s.most)
+        tile, inner = f.remainder(inner, len(runs)), f.divide(inner, len(runs))
+        tap_s, tap_r = f.remainder(inner, s.kernel[1]), f.divide(inner, s.kernel[1])
+        larger = sum(run == runs[0] for run in runs)
+        for count, condition, base in (
+            (runs[0], None if larger == len(runs) else f.less(tile, larger), 0),
+            (runs[-1], f.less(larger - 1, tile), larger * (runs[0] - runs[-1])),
+        ):
+            if base == 0 and count != runs[0]:
+                continue
+            with maybe(f, condition):
+                first_channel = f.add(base, f.multiply(tile, count))
+                tap = f.add(f.multiply(tap_r, s.kernel[1]), tap_s)
+                row = f.add(f.multiply(tap, s.channels), first_channel)
+                place = _Place(
+                    f.address(scalars, f.add(self._tap_offset(tap_r, tap_s), first_channel)),
+                    vectors,
+                    f.address(target, f.multiply(row, width)),
+                    bias_target,
+                    self._inside(0, tap_r),
+                    self._inside(1, tap_s),
+                    width,
+                )
+                tile_rows = tuple((0, 0, c) for c in range(count))
+                rides = None
+                if self.bias is not None and self.bias_tap is not None and count == runs[0]:
+                    here = f.equal(tap, self.bias_tap[0] * s.kernel[1] + self.bias_tap[1])
+                    rides = f.binary("and", here, f.equal(first_channel, 0))
+                self._tile(tile_rows, place, images, fresh, rides)
+            if larger == len(runs):
+                break
+
+    def _merged(
+        self, scalars: V, vectors: V, target: V, bias_target: V | None, width: int, inner: Index,
+        images: tuple[Index, Index], fresh: V,
+    ) -> None:  # fmt: skip
+        """Tiles over the taps of a filter row (or of the whole filter); each tile has code of its own."""
+        f, s = self.f, self.s
+        tiles = s.merged_tiles()
+        number, tap_r = f.remainder(inner, len(tiles)), f.divide(inner, len(tiles))
+        for index, rows in enumerate(tiles):
+            with maybe(f, f.equal(number, index) if len(tiles) > 1 else None):
+                place = _Place(
+                    f.address(scalars, self._tap_offset(tap_r, 0)),
+                    vectors,
+                    f.address(target, f.multiply(tap_r, s.kernel[1] * s.channels * width)),
+                    bias_target,
+                    (0, s.cotangent.height) if s.all_rows_merged else self._inside(0, tap_r),
+                    (0, s.cotangent.width),
+                    width,
+                )
+                rides = None
+                if self.bias is not None and self.bias_tap is not None:
+                    r, tap_s = self.bias_tap if s.all_rows_merged else (0, self.bias_tap[1])
+                    if (r, tap_s, 0) in rows:
+                        rides = f.equal(tap_r, 0 if s.all_rows_merged else self.bias_tap[0])
+                self._tile(rows, place, images, fresh, rides)
+
+    def _tap_offset(self, r: Index, column: Index) -> Index:
+        """Elements from the pixel at (i·sh, j·sw) to what tap (r, s) reads."""
+        f, s = self.f, self.s
+        down = f.add(f.multiply(r, s.op.dilation[0]), -s.op.padding[0])
+        across = f.add(f.multiply(column, s.op.dilation[1]), -s.op.padding[1])
+        return f.multiply(f.add(f.multiply(down, s.source.width), across), s.source.stored)
+
+    def _inside(self, axis: int, tap: Index) -> tuple[Index, Index]:
+        """Bounds of the positions that a tap, known at run time, reaches."""
+        f, s = self.f, self.s
+        size, count = ((s.source.height, s.cotangent.height), (s.source.width, s.cotangent.width))[axis]
+        if all(s.reach(axis, t) == (0, count) for t in range(s.kernel[axis])):
+            return 0, count
+        stride = s.op.stride[axis]
+        offset = f.add(f.multiply(tap, s.op.dilation[axis]), -s.op.padding[axis])
+        low = f.divide(f.add(f.maximum(f.subtract(0, offset), 0), stride - 1), stride)
+        high = f.divide(f.maximum(f.add(f.subtract(size - 1, offset), stride), 0), stride)
+        high = f.minimum(high, count)
+        return f.minimum(low, high), high
+
+    def _tile(
+        self, rows: tuple[Row, ...], place: _Place, images: tuple[Index, Index], fresh: V, rides: V | None
+    ) -> None:
+        """All positions of the images for one tile. `rides` (i1) tells whether the bias row's sums count."""
+        f, s = self.f, self.s
+        pieces = column_pieces(place.width, self.k.machine.lanes)
+        count = len(rows) + (1 if rides is not None else 0)
+        places = [((r * s.kernel[1] + column) * s.channels + c) * place.width for r, column, c in rows]
+
+        def stored(m: int, offset: int) -> V:
+            if m < len(rows):
+                return f.address(place.target, places[m] + offset)
+            assert place.bias_target is not None
+            return f.address(place.bias_target, offset)
+
+        # The first chunk starts from zero, whatever the memory holds.
+        start: list[V] = []
+        for m in range(count):
+            for p in pieces:
+                zero = f.constant(0.0, p.lanes)
+                start.append(f.select(fresh, zero, f.load(stored(m, p.offset), p.lanes)))
+        sums = Sums(count, pieces, start)
+        with f.loop(*images, carried=sums.flat) as image:
+            sums.flat = image.carried
+            x_image = f.address(place.scalars, f.multiply(image.index, s.source.size))
+            dy_image = f.address(place.vectors, f.multiply(image.index, s.cotangent.size))
+            with f.loop(*place.rows, carried=sums.flat) as row:
+                sums.flat = row.carried
+                line = s.op.stride[0] * s.source.width * s.source.stored
+                x_row = f.address(x_image, f.multiply(row.index, line))
+                dy_row = f.address(dy_image, f.multiply(row.index, s.cotangent.width * s.cotangent.stored))
+                for first, last, active in self._segments(rows, place, count):
+                    self._positions(rows, x_row, dy_row, first, last, active, sums)
+                row.carried = sums.flat
+            sums.flat = row.carried
+            image.carried = sums.flat
+        sums.flat = image.carried
+        for m in range(count):
+            with maybe(f, rides if m == len(rows) else None):
+                for number, p in enumerate(pieces):
+                    f.store(sums.at(m, number), stored(m, p.offset))
+
+    def _segments(self, rows: tuple[Row, ...], place: _Place, count: int) -> list[tuple[Index, Index, list[int]]]:
+        """Ranges of columns, each with the rows that the image has for all of it; the bias row is always there."""
+        everyone = list(range(count))
+        s = self.s
+        if not s.merged:
+            return [(*place.columns, everyone)]
+        reaches = [s.reach(1, row[1]) for row in rows]
+        borders = sorted({0, s.cotangent.width, *(edge for reach in reaches for edge in reach)})
+        segments: list[tuple[Index, Index, list[int]]] = []
+        for first, last in zip(borders, borders[1:], strict=False):
+            active = [m for m, (low, high) in enumerate(reaches) if low <= first and last <= high]
+            active += everyone[len(rows) :]
+            if active:
+                segments.append((first, last, active))
+        return segments
+
+    def _positions(
+        self, rows: tuple[Row, ...], x_row: V, dy_row: V, first: Index, last: Index, active: list[int], sums: Sums
+    ) -> None:
+        f, s = self.f, self.s
+        taps = [m for m in active if m < len(rows)]
+        bias = [m for m in active if m >= len(rows)]
+        offsets = [
+            (r * s.op.dilation[0] * s.source.width + column * s.op.dilation[1]) * s.source.stored + c
+            for r, column, c in rows
+        ]
+        with f.loop(first, last, carried=sums.flat) as column:
+            sums.flat = column.carried
+            x_pixel = f.address(x_row, f.multiply(column.index, s.op.stride[1] * s.source.stored))
+            dy_pixel = f.address(dy_row, f.multiply(column.index, s.cotangent.stored))
+            if taps:
+                sums.multiply_add(f, dy_pixel, 0, lambda m: (x_pixel, offsets[m]), taps)
+            for m in bias:
+                for number, piece in enumerate(sums.pieces):
+                    index = m * len(sums.pieces) + number
+                    value = f.load(f.address(dy_pixel, piece.offset), piece.lanes)
+                    sums.flat[index] = f.binary("fadd", sums.flat[index], value)
+            column.carried = sums.flat
+        sums.flat = column.carried
+
+    def _bias_alone(self, in_part: Index, rows: Index) -> None:
+        """No tap reaches every position: the bias gradient takes a sweep of its own, split by channels."""
+        f, s = self.f, self.s
+        assert self.bias_target is not None
+        lanes = 4 if s.cotangent.stored % 4 == 0 else 1
+        vectors = s.cotangent.stored // lanes
+        start, stop = f.share(self.parts * vectors)
+        with f.loop(start, stop) as unit:
+            part, channel = f.divide(unit.index, vectors), f.multiply(f.remainder(unit.index, vectors), lanes)
+            first = f.minimum(f.multiply(part, in_part), rows)
+            last = f.minimum(f.add(first, in_part), rows)
+            pixels = s.cotangent.pixels
+            start_sum = [f.constant(0.0, lanes)]
+            with f.loop(f.multiply(first, pixels), f.multiply(last, pixels), carried=start_sum) as pixel:
+                place = f.add(f.multiply(pixel.index, s.cotangent.stored), channel)
+                value = f.load(f.address(self.dy, place), lanes)
+                pixel.carried = [f.binary("fadd", pixel.carried[0], value)]
+            shift = f.multiply(part, _part_size(self.k, s)) if self.parts > 1 else 0
+            f.store(pixel.carried[0], f.address(self.bias_target, f.add(shift, channel)))

@@ -1,0 +1,152 @@
+"""`convc compile`: what the compiler makes of a net."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convc.commands.options import (
+    add_batch,
+    add_json,
+    add_net_options,
+    add_precision,
+    add_target,
+    add_threads,
+    open_net,
+)
+from convc.commands.output import format_count, print_json
+from convc.commands.parser import OneOf, UsageError, similar
+from convc.commands.reports import REPORTS
+
+if TYPE_CHECKING:
+    from convc.runtime.program import Program
+
+_SUFFIXES = {"ir": ".ir", "llvm": ".ll", "asm": ".s", "obj": ".o"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds, reports = OneOf(*_SUFFIXES, several=True), OneOf(*REPORTS)
+    parser.add_argument("file", metavar="FILE", help="a .cnn file")
+    add_net_options(parser)
+    parser.add_argument("--mode", type=OneOf("train", "infer"), default="infer", help="train or infer (the default)")
+    add_batch(parser, "the file's, else 64")
+    add_precision(parser)
+    add_target(parser)
+    add_threads(parser)
+    parser.add_argument("--dump-dir", type=Path, metavar="D", help="write the graph after every pass, and what changed")
+    parser.add_argument("--print-after", metavar="PASS", help="print the graph as a pass leaves it")
+    parser.add_argument(
+        "--emit", type=kinds, metavar=kinds.metavar, default=[], help="write these, into --dump-dir or beside -o"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="PATH", help="where to write what --emit asks for")
+    parser.add_argument(
+        "--report", type=reports, metavar=reports.metavar, action="append", default=[], help="print; may be repeated"
+    )
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import convc
+
+    _check(arguments)
+    net = open_net(arguments)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        # What a pass left is known from its dump.
+        dump = arguments.dump_dir or (Path(scratch) if arguments.print_after else None)
+        with convc.compile(
+            net,
+            batch=arguments.batch,
+            mode=arguments.mode,
+            target=arguments.target,
+            precision=arguments.precision,
+            threads=arguments.threads,
+            dump_dir=dump,
+        ) as program:
+            seconds = time.perf_counter() - started
+            if arguments.print_after:
+                assert dump is not None
+                print(_after(arguments.print_after, program, dump), end="")
+            written = _emit(arguments, program)
+            if arguments.json:
+                print_json(_as_json(program, seconds, written, arguments.report))
+            else:
+                quiet = arguments.print_after or arguments.emit
+                _print(program, seconds, written, arguments.report, brief=not quiet)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.output and not arguments.emit:
+        raise UsageError("-o needs --emit", f"--emit {','.join(_SUFFIXES)}")
+    homeless = [kind for kind in arguments.emit if not (arguments.output or arguments.dump_dir)]
+    if "obj" in homeless or len(homeless) > 1:
+        raise UsageError(f"--emit {','.join(homeless)} needs -o PATH or --dump-dir D", "a single text may be printed")
+    if arguments.json and (homeless or arguments.print_after):
+        raise UsageError("--json and the text of a graph cannot both be printed", "-o PATH writes the graph to a file")
+
+
+def _after(name: str, program: Program, dump: Path) -> str:
+    from convc.ir.diagnostic import fail
+
+    names = [report.name for report in program.reports]
+    if name not in names:
+        near = similar(name, names)
+        fail(
+            "name-pass",
+            f"no pass {name!r} ran",
+            hint=f"did you mean {near}?" if near else f"these ran: {', '.join(names)}",
+        )
+    texts = [
+        (dump / f"{number:02d}-{ran}.ir").read_text(encoding="utf-8")
+        for number, ran in enumerate(names, start=1)
+        if ran == name
+    ]
+    return "\n".join(texts)
+
+
+def _emit(arguments: argparse.Namespace, program: Program) -> list[Path]:
+    """Write or print what `--emit` asks for; returns the files."""
+    from convc.runtime.artifacts import artifact, write_artifact
+
+    contents = {kind: artifact(program, kind) for kind in arguments.emit}
+    if contents and not (arguments.output or arguments.dump_dir):
+        (text,) = contents.values()
+        print(text.decode(), end="")
+        return []
+    written: list[Path] = []
+    for kind, content in contents.items():
+        stem = arguments.output or arguments.dump_dir / program.graph.name
+        # The name of a single file is taken as it is given.
+        path = stem if arguments.output and len(contents) == 1 else stem.with_name(stem.name + _SUFFIXES[kind])
+        written += write_artifact(program, kind, content, path)
+    return written
+
+
+def _as_json(program: Program, seconds: float, written: list[Path], reports: list[str]) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "net": program.graph.name,
+        "mode": program.mode,
+        "target": program.target,
+        "batch": program.batch,
+        "seconds": seconds,
+        "nodes": len(program.graph.nodes),
+        "files": [str(path) for path in written],
+    }
+    return result | {report: REPORTS[report].content(program) for report in reports}
+
+
+def _print(program: Program, seconds: float, written: list[Path], reports: list[str], brief: bool) -> None:
+    if brief:
+        print(
+            f"{program.graph.name}: {program.mode}, batch {program.batch}, target {program.target}: "
+            f"{format_count(len(program.graph.nodes))} nodes in {seconds:.2f} s"
+        )
+    for path in written:
+        print(f"wrote {path}")
+    for report in reports:
+        print()
+        print(REPORTS[report].text(program))

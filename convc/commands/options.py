@@ -1,0 +1,79 @@
+"""Options that several verbs share, and the net that they describe."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from convc.commands.parser import OneOf, positive
+
+if TYPE_CHECKING:
+    from convc.frontend.net import Net
+
+TARGETS = ("cpu", "reference")
+PRECISIONS = ("fp32",)
+
+
+def add_net_options(parser: argparse.ArgumentParser, strict: bool = True) -> None:
+    """`--net`, `--set`, `--strict`: which net of a file, and what to change in it."""
+    parser.add_argument("--net", metavar="NAME", help="which net, where a file has several")
+    parser.add_argument(
+        "--set",
+        metavar="K=V",
+        action="append",
+        default=[],
+        type=assignment,
+        help="set a parameter of the net (classes=100) or a setting (train.optim.lr=0.01); may be repeated",
+    )
+    if strict:
+        parser.add_argument("--strict", action="store_true", help="take warnings as errors")
+
+
+def add_batch(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--batch", type=positive, metavar="N", help=f"images at a time (default: {default})")
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    kind = OneOf(*TARGETS)
+    text = "cpu (the default) or reference, the slow interpreter"
+    parser.add_argument("--target", type=kind, metavar="T", default="cpu", help=text)
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--precision", type=OneOf(*PRECISIONS), metavar="P", help=f"{', '.join(PRECISIONS)}")
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=positive, metavar="N", help="worker threads (default: all that may be used)")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def assignment(text: str) -> str:
+    """The text of `K=V`, if it is one."""
+    key, _, value = text.partition("=")
+    if not (key.strip() and value.strip()):
+        raise argparse.ArgumentTypeError(f"a setting is written K=V, as in classes=100, not {text!r}")
+    return text
+
+
+def assignments(texts: Iterable[str]) -> dict[str, str]:
+    """The values of `--set`; of two for one key the later one counts."""
+    from convc.frontend import parse_assignments
+
+    return parse_assignments(texts)
+
+
+def open_net(arguments: argparse.Namespace) -> Net:
+    """The net of FILE as `--net` and `--set` want it. Warnings go to the error output, or fail with `--strict`."""
+    import convc
+    from convc.ir.diagnostic import render
+
+    net = convc.load(arguments.file, net=arguments.net, set=assignments(arguments.set), strict=arguments.strict)
+    if net.warnings:
+        print(render(net.warnings, net.sources), file=sys.stderr)
+    return net

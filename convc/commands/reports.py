@@ -1,0 +1,121 @@
+"""The reports of `convc compile`: each as text for people and as content for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from convc.commands.output import format_bytes, format_table
+
+if TYPE_CHECKING:
+    from convc.passes.manager import PassReport
+    from convc.runtime.program import Program
+
+
+@dataclass(frozen=True)
+class Report:
+    """Two forms of one report on a compiled program."""
+
+    text: Callable[[Program], str]
+    content: Callable[[Program], Any]
+
+
+def _passes_text(program: Program) -> str:
+    rows = [
+        (
+            report.name,
+            f"{report.milliseconds:.2f}",
+            str(len(report.log.of("changed"))),
+            str(len(report.log.of("missed"))),
+        )
+        for report in program.reports
+    ]
+    lines = [format_table(("pass", "ms", "changed", "missed"), rows)]
+    for report in program.reports:
+        if report.log.entries:
+            lines += ["", f"{report.name}:", *(f"  {entry}" for entry in report.log.entries)]
+    return "\n".join(lines)
+
+
+def _kernels_text(program: Program) -> str:
+    from convc.passes.plan_report import kernel_rows
+    from convc.runtime.artifacts import plan_of
+
+    header = ("kernel", "layer", "line", "section", "Mflop", "read", "written", "scratch")
+    rows = [
+        (
+            row.name,
+            row.layer,
+            str(row.line or ""),
+            row.section,
+            f"{row.flops / 1e6:,.2f}",
+            format_bytes(row.read_bytes),
+            format_bytes(row.written_bytes),
+            format_bytes(row.scratch_bytes) if row.scratch_bytes else "",
+        )
+        for row in kernel_rows(plan_of(program))
+    ]
+    return format_table(header, rows, left=(0, 1, 3))
+
+
+def _memory_text(program: Program) -> str:
+    from convc.passes.plan_report import memory_report
+    from convc.runtime.artifacts import plan_of
+
+    report = memory_report(plan_of(program))
+    lines = [
+        f"arena {format_bytes(report.arena_bytes)}, of which {format_bytes(report.bound_bytes)} live at the peak",
+        f"parameters, gradients and states {format_bytes(report.persistent_bytes)}",
+    ]
+    if report.peak_kernel is not None:
+        row = report.peak_kernel
+        place = f", line {row.line}" if row.line else ""
+        lines += [f"the peak is at kernel {row.number}, {row.name} of {row.layer}{place}; then live", ""]
+        rows = [(tensor.layer, tensor.type, format_bytes(tensor.bytes)) for tensor in report.live]
+        lines.append(format_table(("made by", "type", "bytes"), rows, left=(0, 1)))
+    return "\n".join(lines)
+
+
+def _passes(program: Program) -> list[dict[str, Any]]:
+    return [_pass_as_json(report) for report in program.reports]
+
+
+def _pass_as_json(report: PassReport) -> dict[str, Any]:
+    return {
+        "name": report.name,
+        "milliseconds": report.milliseconds,
+        "entries": [
+            {
+                "kind": entry.kind,
+                "rule": entry.rule,
+                "before": entry.before,
+                "after": entry.after,
+                "why": entry.why,
+                "line": entry.location[0].line if entry.location else None,
+            }
+            for entry in report.log.entries
+        ],
+        "metrics": report.log.metrics,
+    }
+
+
+def _kernels(program: Program) -> list[dict[str, Any]]:
+    from convc.passes.plan_report import kernel_rows
+    from convc.runtime.artifacts import plan_of
+
+    return [asdict(row) for row in kernel_rows(plan_of(program))]
+
+
+def _memory(program: Program) -> dict[str, Any]:
+    from convc.passes.plan_report import memory_report
+    from convc.runtime.artifacts import plan_of
+
+    return asdict(memory_report(plan_of(program)))
+
+
+REPORTS = {
+    "passes": Report(_passes_text, _passes),
+    "kernels": Report(_kernels_text, _kernels),
+    "memory": Report(_memory_text, _memory),
+}

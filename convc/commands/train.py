@@ -1,0 +1,46 @@
+"""`convc train`: train a net."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from convc.commands.options import add_batch, add_net_options, add_precision, add_target, add_threads, open_net
+from convc.commands.parser import positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a .cnn file")
+    add_net_options(parser)
+    parser.add_argument("--data", metavar="SPEC", help="train on this instead: mnist, 'idx \"dir/\" train=5000'")
+    parser.add_argument("--epochs", type=positive, metavar="N", help="passes over the training images")
+    add_batch(parser, "the file's, else 64")
+    add_precision(parser)
+    add_target(parser)
+    add_threads(parser)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default: runs/NAME-N)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, or with the last one")
+    parser.add_argument("--init", type=Path, metavar="W", help="start from the weights in W (safetensors)")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--quiet", action="store_true", help="print only the run folder and the result")
+    shown.add_argument("--json", action="store_true", help="print one JSON object per event")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import convc
+
+    net = open_net(arguments)
+    convc.fit(
+        net,
+        data=arguments.data,
+        epochs=arguments.epochs,
+        batch=arguments.batch,
+        target=arguments.target,
+        precision=arguments.precision,
+        threads=arguments.threads,
+        out=arguments.out,
+        resume=arguments.resume,
+        init=arguments.init,
+        report="json" if arguments.json else "quiet" if arguments.quiet else "auto",
+    )
+    return 0

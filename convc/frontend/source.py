@@ -1,0 +1,69 @@
+"""Reading `.cnn` text from disk: every way in which that can fail is a diagnostic."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from convc.frontend.limits import DEFAULT_LIMITS, Limits
+from convc.ir.diagnostic import Diagnostic, fail
+from convc.ir.span import Span
+
+
+@dataclass(frozen=True)
+class Source:
+    """Text with the name under which diagnostics show it."""
+
+    name: str
+    text: str
+
+
+def read_source(path: str | os.PathLike[str], span: Span | None = None, limits: Limits = DEFAULT_LIMITS) -> Source:
+    """The text of a file; `span` is the place that asked for it. Raises `file-…` errors."""
+    name = os.fspath(path)
+    if "\0" in name:
+        fail("file-missing", "a file name cannot hold a NUL character", span)
+    try:
+        with open(name, "rb") as file:
+            data = file.read(limits.source_bytes + 1)
+    except FileNotFoundError:
+        fail("file-missing", f"{name} does not exist", span, hint=_similar(name))
+    except IsADirectoryError:
+        fail("file-directory", f"{name} is a folder, not a .cnn file", span)
+    except OSError as error:
+        fail("file-unreadable", f"{name} cannot be read: {error.strerror or error}", span)
+    if len(data) > limits.source_bytes:
+        fail("file-too-large", f"{name} is larger than {limits.source_bytes} bytes, the limit of a .cnn file", span)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        message = f"{name} is not UTF-8 text: byte 0x{data[error.start]:02x} in line {line}"
+        fail("file-encoding", message, span, hint="save the file as UTF-8")
+    return Source(name, text)
+
+
+def sources_of(diagnostics: Iterable[Diagnostic]) -> dict[str, str]:
+    """The texts of the files that diagnostics point into, as far as they can be read: for the renderer."""
+    found: dict[str, str] = {}
+    for diagnostic in diagnostics:
+        for span in (diagnostic.span, *(note.span for note in diagnostic.notes)):
+            if span is not None and span.file not in found:
+                try:
+                    found[span.file] = Path(span.file).read_text(encoding="utf-8")
+                except (OSError, ValueError):
+                    continue
+    return found
+
+
+def _similar(name: str) -> str | None:
+    from convc.frontend.hints import closest
+
+    folder, base = os.path.split(name)
+    try:
+        near = closest(base, [entry for entry in os.listdir(folder or ".") if entry.endswith(".cnn")])
+    except OSError:
+        return None
+    return f"did you mean {os.path.join(folder, near)}?" if near else None

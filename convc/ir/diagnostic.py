@@ -1,0 +1,94 @@
+"""What the compiler tells a user about a problem: one shape of message, one renderer.
+
+lenet.cnn:3:10: error[shape-conv]: kernel 7x7 is larger than the padded input 5x5
+  3 |   conv 50 k=7 -> relu
+    |           ^^^
+  hint: pad=1 or a kernel of at most 5
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NoReturn
+
+from convc.ir.span import Span
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Note:
+    """A remark beside a diagnostic, such as one link of a chain of instantiations."""
+
+    message: str
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One problem. `code` is a stable kebab word listed in docs/diagnostics.md."""
+
+    code: str
+    message: str
+    span: Span | None = None
+    notes: tuple[Note, ...] = ()
+    hint: str | None = None
+    severity: Severity = "error"
+
+
+class CompileError(Exception):
+    """Bad input, with everything a user needs to mend it; `str()` is the rendered message."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic], sources: Mapping[str, str] | None = None) -> None:
+        self.diagnostics = tuple(diagnostics)
+        self.sources = dict(sources or {})
+        super().__init__(self.diagnostics)
+
+    def __str__(self) -> str:
+        return render(self.diagnostics, self.sources)
+
+
+def fail(
+    code: str, message: str, span: Span | None = None, hint: str | None = None, notes: tuple[Note, ...] = ()
+) -> NoReturn:
+    """Raise a `CompileError` of one diagnostic."""
+    raise CompileError([Diagnostic(code, message, span, notes, hint)])
+
+
+def render(diagnostics: Iterable[Diagnostic], sources: Mapping[str, str] | None = None) -> str:
+    """The text of `diagnostics`; source lines are shown for files that `sources` (file name -> text) holds."""
+    return "\n".join(_render_one(diagnostic, sources or {}) for diagnostic in diagnostics)
+
+
+def _render_one(diagnostic: Diagnostic, sources: Mapping[str, str]) -> str:
+    place = f"{diagnostic.span}: " if diagnostic.span else ""
+    lines = [f"{place}{diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}"]
+    lines += _excerpt(diagnostic.span, sources)
+    for note in diagnostic.notes:
+        where = f"{note.span}: " if note.span else ""
+        lines.append(f"  note: {where}{note.message}")
+    if diagnostic.hint:
+        lines.append(f"  hint: {diagnostic.hint}")
+    return "\n".join(lines)
+
+
+def source_lines(text: str) -> list[str]:
+    """The lines of a source text; LF, CRLF and CR end a line, nothing else does."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _excerpt(span: Span | None, sources: Mapping[str, str]) -> list[str]:
+    if span is None or span.file not in sources:
+        return []
+    lines = source_lines(sources[span.file])
+    if not 1 <= span.line <= len(lines):
+        return []
+    text = lines[span.line - 1]
+    end = span.end_column if span.end_line == span.line else len(text) + 1
+    number = str(span.line)
+    # Long lines are cut around the caret: a message has to fit on one screen.
+    start = max(0, span.column - 60) if len(text) > 140 else 0
+    shown = "".join(" " if character == "\t" else character for character in text[start : start + 140])
+    width = max(1, min(end - span.column, len(shown) - (span.column - 1 - start)))
+    return [f"  {number} | {shown}", f"  {' ' * len(number)} | {' ' * (span.column - 1 - start)}{'^' * width}"]

@@ -1,0 +1,67 @@
+"""All operations by the name that IR text uses. An op that is not in this table does not exist."""
+
+from __future__ import annotations
+
+from convc.ir.op import Op
+from convc.ir.ops.activation import (
+    Elu,
+    LeakyRelu,
+    Maxout,
+    MaxoutBackward,
+    Prelu,
+    Relu,
+    Relu6,
+    Sigmoid,
+    Softmax,
+    SoftmaxBackward,
+    Step,
+    Tanh,
+)
+from convc.ir.ops.constant import Constant
+from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
+from convc.ir.ops.elementwise import (
+    Absolute,
+    Add,
+    Divide,
+    Exp,
+    Greater,
+    Maximum,
+    Minimum,
+    Multiply,
+    Negate,
+    RunningAverage,
+    Select,
+    Sign,
+    Sqrt,
+    Subtract,
+)
+from convc.ir.ops.linear import Linear, LinearBackwardData, LinearBackwardWeights
+from convc.ir.ops.loss import CountCorrect, SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward
+from convc.ir.ops.norm import BatchNorm, BatchNormBackward, BatchNormTraining
+from convc.ir.ops.pool import AvgPool, AvgPoolBackward, MaxPool, MaxPoolBackward
+from convc.ir.ops.random import Dropout, DropoutTraining
+from convc.ir.ops.reduce import ChannelSum, Sum
+from convc.ir.ops.shape import Flatten, Relayout, Unflatten
+from convc.ir.ops.update import AdamUpdate, SgdUpdate
+
+_ALL: tuple[type[Op], ...] = (
+    Constant,
+    # layers
+    Conv2d, Conv2dBackwardData, Conv2dBackwardWeights,
+    Linear, LinearBackwardData, LinearBackwardWeights,
+    MaxPool, MaxPoolBackward, AvgPool, AvgPoolBackward,
+    BatchNorm, BatchNormTraining, BatchNormBackward,
+    Softmax, SoftmaxBackward, Maxout, MaxoutBackward,
+    Dropout, DropoutTraining,
+    Flatten, Unflatten, Relayout,
+    # element by element
+    Relu, LeakyRelu, Prelu, Elu, Sigmoid, Tanh, Step, Relu6,
+    Add, Subtract, Multiply, Divide, Maximum, Minimum, Negate, Absolute, Sign, Exp, Sqrt, Greater, Select,
+    RunningAverage,
+    # reductions, losses, updates
+    ChannelSum, Sum,
+    SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward, CountCorrect,
+    SgdUpdate, AdamUpdate,
+)  # fmt: skip
+
+OPS: dict[str, type[Op]] = {op.name: op for op in _ALL}

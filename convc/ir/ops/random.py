@@ -1,0 +1,68 @@
+"""Noise in training, averaged out at test: dropout.
+
+The random bits come from `convc.ir.philox`: the backward pass draws the same mask again instead of storing it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from convc.ir.op import Array, Cost, Cotangents, Op, require, traffic
+from convc.ir.philox import random_bits
+from convc.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from convc.ir.builder import Builder
+    from convc.ir.graph import Node
+
+
+@dataclass(frozen=True)
+class Dropout(Op):
+    """What the front end emits: nothing at inference; `specialize` makes it `dropout_training` for training."""
+
+    name: ClassVar[str] = "dropout"
+    rate: float = 0.5
+    stream: int = 0
+
+    def infer(self, x: TensorType) -> TensorType:
+        require(0 <= self.rate < 1, "a dropout rate lies in [0, 1), not {}", self.rate)
+        return x.with_shape(x.shape)
+
+    def reference(self, x: Array) -> Array:
+        return x
+
+    def cost(self, *operands: TensorType) -> Cost:
+        return Cost(0, 0)
+
+
+@dataclass(frozen=True)
+class DropoutTraining(Op):
+    """x, seed, step -> x/(1 − rate) where the element's random bits are at least rate·2³², else 0."""
+
+    name: ClassVar[str] = "dropout_training"
+    rate: float = 0.5
+    stream: int = 0
+
+    @property
+    def threshold(self) -> int:
+        """Elements whose 32 random bits are below this are dropped."""
+        return min(round(self.rate * 2**32), 2**32 - 1)
+
+    def infer(self, x: TensorType, seed: TensorType, step: TensorType) -> TensorType:
+        require(seed.rank == 0 and step.rank == 0, "seed and step are scalars, not {} and {}", seed, step)
+        require(0 <= self.rate < 1, "a dropout rate lies in [0, 1), not {}", self.rate)
+        return x.with_shape(x.shape)
+
+    def reference(self, x: Array, seed: Array, step: Array) -> Array:
+        bits = random_bits(x.shape, int(seed), self.stream, int(step))
+        return np.where(bits >= self.threshold, x * np.asarray(1 / (1 - self.rate), x.dtype), 0).astype(x.dtype)
+
+    def cost(self, *operands: TensorType) -> Cost:
+        return Cost(40 * operands[0].size, traffic(operands[0], operands[0]))
+
+    def vjp(self, b: Builder, node: Node, cotangents: Cotangents) -> Cotangents:
+        (dy,) = cotangents
+        return b.add(self, dy, *node.operands[1:]), None, None

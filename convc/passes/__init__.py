@@ -1,0 +1,1 @@
+"""Analyses, rewrites and plans over the graph."""

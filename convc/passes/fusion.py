@@ -1,0 +1,242 @@
+"""Group nodes into kernels: a kernel is an anchor and the element-wise nodes that ride along in its epilogue.
+
+    %1 = conv2d(%x, %w, %b)          kernel conv2d + relu + add:  the sum of products never leaves the registers
+    %2 = relu(%1)              →     before the chain has been applied; %1 is not stored unless somebody else reads it
+    %3 = add(%2, %skip)
+
+An element-wise node joins when everything else that it reads exists before the anchor runs. Booleans are never stored:
+the node that makes one is repeated in every kernel that reads it. A bias gradient joins the weight gradient that reads
+the same cotangent; all optimiser updates with equal settings form one sweep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from convc.ir.graph import Graph, Node, Value
+from convc.ir.op import Op
+from convc.ir.ops import (
+    AvgPool,
+    AvgPoolBackward,
+    BatchNormBackward,
+    BatchNormTraining,
+    ChannelSum,
+    Constant,
+    Conv2d,
+    Conv2dBackwardData,
+    Conv2dBackwardWeights,
+    DropoutTraining,
+    Flatten,
+    Linear,
+    LinearBackwardData,
+    LinearBackwardWeights,
+    MaxPool,
+    MaxPoolBackward,
+    Unflatten,
+)
+from convc.ir.ops.elementwise import Elementwise
+from convc.ir.ops.update import Update
+from convc.ir.span import Location, union
+from convc.ir.types import DType
+from convc.passes.base import PassLog
+from convc.passes.sections import Section, assign_sections
+
+# Kernels that can apply a chain to result 0 before they store it.
+EPILOGUE_ANCHORS: tuple[type[Op], ...] = (
+    Conv2d,
+    Conv2dBackwardData,
+    Linear,
+    LinearBackwardData,
+    MaxPool,
+    MaxPoolBackward,
+    AvgPool,
+    AvgPoolBackward,
+    BatchNormTraining,
+    BatchNormBackward,
+)
+_WEIGHT_GRADIENTS = (Conv2dBackwardWeights, LinearBackwardWeights)
+_VIEWS = (Flatten, Unflatten)
+
+
+def is_elementwise(node: Node) -> bool:
+    return isinstance(node.op, (Elementwise, DropoutTraining))
+
+
+def is_boolean(node: Node) -> bool:
+    return node.results[0].type.dtype is DType.BOOL
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """One unit of execution. `chain` are the element-wise nodes after the anchor (after its first result), `riders`
+    other nodes that the same kernel computes. For an element-wise kernel the anchor is the first of the chain."""
+
+    anchor: Node
+    chain: tuple[Node, ...]
+    riders: tuple[Node, ...]
+    section: Section
+    reads: tuple[Value, ...]
+    writes: tuple[Value, ...]
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        anchor = () if self.anchor in self.chain else (self.anchor,)
+        return (*anchor, *self.chain, *self.riders)
+
+    @property
+    def name(self) -> str:
+        return "+".join(node.op.name for node in self.nodes if not is_boolean(node))
+
+    @property
+    def label(self) -> str:
+        return self.anchor.label
+
+    @property
+    def location(self) -> Location:
+        return union(*(node.location for node in self.nodes))
+
+
+def resolve(value: Value) -> Value:
+    """The value whose storage a view shares."""
+    while value.producer is not None and isinstance(value.producer.op, _VIEWS):
+        value = value.producer.operands[0]
+    return value
+
+
+def is_immediate(value: Value) -> bool:
+    """A scalar constant, which kernels carry in their code."""
+    return value.producer is not None and isinstance(value.producer.op, Constant) and value.type.rank == 0
+
+
+def fuse(graph: Graph, log: PassLog) -> list[Kernel]:
+    """Partition the graph's nodes into kernels, in the order in which they run."""
+    return _Fuser(graph, log).kernels()
+
+
+class _Fuser:
+    def __init__(self, graph: Graph, log: PassLog) -> None:
+        self.graph = graph
+        self.log = log
+        self.sections = assign_sections(graph)
+        self.position = {node: index for index, node in enumerate(graph.nodes)}
+        self.taken: set[Node] = set()
+        self.kept = {resolve(v) for v in (*graph.outputs.values(), *graph.updates.values())}
+
+    def kernels(self) -> list[Kernel]:
+        found: list[Kernel] = []
+        sweeps: dict[Op, list[Node]] = {}
+        for node in self.graph.nodes:
+            if node in self.taken or node not in self.sections:
+                continue
+            if isinstance(node.op, Update):
+                sweeps.setdefault(node.op, []).append(node)
+            elif not isinstance(node.op, (Constant, *_VIEWS)) and not is_boolean(node):
+                found.append(self._grow(node))
+        return found + [self._kernel(nodes[0], (), tuple(nodes[1:])) for nodes in sweeps.values()]
+
+    def _grow(self, anchor: Node) -> Kernel:
+        self.taken.add(anchor)
+        if isinstance(anchor.op, _WEIGHT_GRADIENTS):
+            return self._kernel(anchor, (), self._bias_gradient(anchor))
+        chain: list[Node] = [anchor] if is_elementwise(anchor) else []
+        if chain or isinstance(anchor.op, EPILOGUE_ANCHORS):
+            chain = self._chain(anchor, chain)
+        return self._kernel(anchor, tuple(chain), ())
+
+    def _bias_gradient(self, anchor: Node) -> tuple[Node, ...]:
+        dy = resolve(anchor.operands[1])
+        riders = [
+            user
+            for user, _ in dy.users
+            if isinstance(user.op, ChannelSum) and user not in self.taken and user in self.sections
+            and user.label == anchor.label
+        ]  # fmt: skip
+        self.taken.update(riders)
+        for rider in riders:
+            self.log.changed("bias-gradient", (anchor, rider), (anchor,), "both read the same cotangent")
+        return tuple(riders)
+
+    def _chain(self, anchor: Node, chain: list[Node]) -> list[Node]:
+        inside: set[Value] = {anchor.results[0]}
+        shape = anchor.results[0].shape
+        pending = [anchor.results[0]]
+        while pending:
+            value = pending.pop(0)
+            for user in sorted({user for user, _ in value.users}, key=self.position.__getitem__):
+                if user in self.taken or not is_elementwise(user) or is_boolean(user) or user not in self.sections:
+                    continue
+                extra = self._can_join(user, anchor, shape, inside)
+                if extra is None:
+                    continue
+                chain += [node for node in extra if node not in chain]
+                chain.append(user)
+                self.taken.add(user)
+                inside.add(user.result)
+                pending.append(user.result)
+                if user is not anchor:
+                    self.log.changed("epilogue", (anchor, user), (anchor,), "its operand is still in registers")
+        return chain
+
+    def _can_join(self, user: Node, anchor: Node, shape: tuple[int, ...], inside: set[Value]) -> list[Node] | None:
+        """The boolean nodes that `user` needs repeated before it, or None (logged) if it cannot join."""
+        if user.result.shape != shape:
+            return None
+        if self.sections[user] != self.sections[anchor]:
+            self.log.missed("epilogue", user, f"it runs in another part of the step than {anchor.label or anchor.op.name}")
+            return None
+        extra: list[Node] = []
+        for operand in user.operands:
+            if operand in inside or self._exists_before(operand, anchor):
+                continue
+            producer = operand.producer
+            assert producer is not None
+            if is_boolean(producer) and all(o in inside or self._exists_before(o, anchor) for o in producer.operands):
+                extra.append(producer)
+                continue
+            self.log.missed("epilogue", user, f"it also reads {producer.op.name}, which runs later")
+            return None
+        # Booleans made before the anchor are repeated inside as well, because they are never stored.
+        extra += [o.producer for o in user.operands if o.producer is not None and is_boolean(o.producer)]
+        return list(dict.fromkeys(extra))
+
+    def _exists_before(self, value: Value, anchor: Node) -> bool:
+        producer = resolve(value).producer
+        if producer is None or isinstance(producer.op, Constant):
+            return True
+        if is_boolean(producer):
+            return all(self._exists_before(operand, anchor) for operand in producer.operands)
+        return self.position[producer] < self.position[anchor]
+
+    def _kernel(self, anchor: Node, chain: tuple[Node, ...], riders: tuple[Node, ...]) -> Kernel:
+        if anchor in chain:
+            chain = (*self._with_booleans(anchor), *chain)
+        chain = tuple(dict.fromkeys(chain))
+        nodes = (*(() if anchor in chain else (anchor,)), *chain, *riders)
+        made = {result for node in nodes for result in node.results}
+        reads = [resolve(operand) for node in nodes for operand in node.operands if operand not in made]
+        reads = [value for value in dict.fromkeys(reads) if not is_immediate(value)]
+        writes = [result for node in nodes if not is_boolean(node) for result in node.results if self._stored(result, nodes)]
+        return Kernel(anchor, chain, riders, self.sections[anchor], tuple(reads), tuple(writes))
+
+    def _with_booleans(self, anchor: Node) -> Iterable[Node]:
+        return [o.producer for o in anchor.operands if o.producer is not None and is_boolean(o.producer)]
+
+    def _stored(self, value: Value, nodes: tuple[Node, ...]) -> bool:
+        """Whether somebody outside the kernel reads the value (through views, and through repeated booleans)."""
+        if value in self.kept or any(v is value for v in self.kept):
+            return True
+        if isinstance(value.producer.op, (BatchNormTraining, BatchNormBackward)) and value.index > 0:  # type: ignore[union-attr]
+            return True
+        for user, _ in value.users:
+            if user not in self.sections:
+                continue
+            if isinstance(user.op, _VIEWS):
+                if user.result in {*self.graph.outputs.values()} or self._stored(user.result, nodes):
+                    return True
+            elif is_boolean(user):
+                if any(reader not in nodes for reader, _ in user.result.users if reader in self.sections):
+                    return True
+            elif user not in nodes:
+                return True
+        return False

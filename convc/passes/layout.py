@@ -1,0 +1,181 @@
+"""How tensors lie in memory, and the maps between that and the logical order of the interface.
+
+Activations are NHWC: channels innermost, padded with zeros to a multiple of four. No buffer has a halo: kernels know at
+compile time which taps of a window fall outside an image (`codegen/llvm/direct.py`), so a tensor is one dense block
+that element-wise kernels can run over, and flattening costs nothing.
+
+Weights are packed for the kernel that reads them most: blocks of output channels, in a block one row per input
+(tap and channel), in a row the outputs of the block. They stay packed during training.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+def padded(channels: int) -> int:
+    """Channels as stored: a single one alone, else a multiple of four, so that vectors need no masks."""
+    return channels if channels == 1 else -(-channels // 4) * 4
+
+
+class Layout(Protocol):
+    """A physical order. `index_map()[p]` is the logical flat index stored at position p, or −1 for padding."""
+
+    @property
+    def size(self) -> int: ...
+
+    def index_map(self) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class ImageLayout:
+    """One row (image) of a batched value: C feature maps of H x W, channels innermost.
+
+    A flattened image keeps this layout: its feature index c·H·W + h·W + w is the logical order, nothing moves.
+    """
+
+    channels: int
+    height: int = 1
+    width: int = 1
+    stored: int = 0  # channels as stored, at least `channels`
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...]) -> ImageLayout:
+        """The natural layout of (C, H, W) or (D,)."""
+        channels, *rest = shape
+        height, width = rest if rest else (1, 1)
+        return cls(channels, height, width, padded(channels))
+
+    @property
+    def pixels(self) -> int:
+        return self.height * self.width
+
+    @property
+    def size(self) -> int:
+        return self.pixels * self.stored
+
+    def index_map(self) -> np.ndarray:
+        pixel, channel = np.divmod(np.arange(self.size), self.stored)
+        return np.where(channel < self.channels, channel * self.pixels + pixel, -1)
+
+    def __str__(self) -> str:
+        return f"nhwc({self.height},{self.width},{self.channels}/{self.stored})"
+
+
+@dataclass(frozen=True)
+class PlanarLayout:
+    """One row in the order of the interface: channel after channel, nothing padded."""
+
+    channels: int
+    height: int = 1
+    width: int = 1
+
+    @property
+    def size(self) -> int:
+        return self.channels * self.height * self.width
+
+    def index_map(self) -> np.ndarray:
+        return np.arange(self.size)
+
+    def __str__(self) -> str:
+        return f"nchw({self.channels},{self.height},{self.width})"
+
+
+@dataclass(frozen=True)
+class VectorLayout:
+    """A per-channel vector (C,), padded like the channels that it belongs to."""
+
+    channels: int
+
+    @property
+    def size(self) -> int:
+        return padded(self.channels)
+
+    def index_map(self) -> np.ndarray:
+        index = np.arange(self.size)
+        return np.where(index < self.channels, index, -1)
+
+    def __str__(self) -> str:
+        return f"vector({self.channels}/{self.size})"
+
+
+@dataclass(frozen=True)
+class ScalarLayout:
+    """A single number."""
+
+    size: int = 1
+
+    def index_map(self) -> np.ndarray:
+        return np.zeros(1, np.int64)
+
+    def __str__(self) -> str:
+        return "scalar"
+
+
+@dataclass(frozen=True)
+class WeightLayout:
+    """Packed weights: [group][block of outputs][row][outputs of the block].
+
+    `rows` describes what an output is summed over, in the order of the reduction: for a convolution its filter
+    (height R, width S, C/groups channels), for a fully connected layer the stored image that it reads. `block` is the
+    number of outputs that the register tile of the forward kernel holds.
+    """
+
+    outputs: int
+    rows: ImageLayout
+    block: int
+    groups: int = 1
+
+    @property
+    def columns(self) -> int:
+        """Outputs of one group as stored."""
+        own = self.outputs // self.groups
+        return padded(own) if self.groups == 1 else own
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Widths of the column blocks of one group: full ones and a rest."""
+        full, rest = divmod(self.columns, self.block)
+        return (self.block,) * full + ((rest,) if rest else ())
+
+    @property
+    def size(self) -> int:
+        return self.groups * self.columns * self.rows.size
+
+    def index_map(self) -> np.ndarray:
+        own = self.outputs // self.groups
+        features = self.rows.channels * self.rows.pixels
+        row = self.rows.index_map()
+        parts: list[np.ndarray] = []
+        for group in range(self.groups):
+            start = 0
+            for width in self.blocks:
+                column = start + np.arange(width)
+                logical = (group * own + column)[None, :] * features + row[:, None]
+                real = (column < own)[None, :] & (row >= 0)[:, None]
+                parts.append(np.where(real, logical, -1).ravel())
+                start += width
+        return np.concatenate(parts)
+
+    def __str__(self) -> str:
+        grouped = f" x {self.groups} groups" if self.groups > 1 else ""
+        return f"packed({self.outputs} by {self.rows}, blocks of {self.block}{grouped})"
+
+
+def pack(layout: Layout, array: np.ndarray) -> np.ndarray:
+    """The stored form (flat float32) of a logical array; padding is zero."""
+    index = layout.index_map()
+    flat = np.asarray(array, np.float32).reshape(-1)
+    return np.where(index >= 0, flat[np.maximum(index, 0)], np.float32(0))
+
+
+def unpack(layout: Layout, stored: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The logical array of a stored form."""
+    index = layout.index_map()
+    result = np.empty(math.prod(shape), np.float32)
+    result[index[index >= 0]] = stored[index >= 0]
+    return result.reshape(shape)

@@ -1,0 +1,36 @@
+"""What plans need to know about a processor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Machine:
+    """`lanes` float32 values per vector, `registers` vector registers, caches in bytes.
+
+    `broadcast_operand`: a multiply-add can take a scalar from memory and spread it, which frees a register.
+    """
+
+    name: str
+    lanes: int
+    registers: int
+    broadcast_operand: bool = False
+    l1_bytes: int = 32 << 10
+    l2_bytes: int = 512 << 10
+
+
+def split_lanes(count: int, lanes: int) -> tuple[int, ...]:
+    """`count` channels as vectors: full ones, then halves down to 4 lanes, then single elements.
+
+    20 channels on 16 lanes are (16, 4): on most processors cheaper than two full vectors, and nothing is masked.
+    """
+    pieces: list[int] = []
+    width = lanes
+    while count:
+        if width < 4:
+            width = 1
+        pieces += [width] * (count // width)
+        count %= width
+        width //= 2
+    return tuple(pieces)

@@ -1,0 +1,185 @@
+"""A net layer by layer: shapes, parameters, work, memory, receptive field, and what weight sharing saves.
+
+A convolution is a fully connected layer most of whose weights are zero (its connections are sparse) and many of whose
+weights are equal (they are shared). With a 4x4 input and a 2x2 kernel of stride 2 the dense layer has 64 weights, 16·4;
+16 of them are connections, and these share 4 values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from convc.ir.graph import Graph, Node, Value
+from convc.ir.ops.constant import Constant
+from convc.ir.ops.conv import Conv2d
+from convc.ir.ops.linear import Linear
+from convc.ir.ops.loss import CountCorrect
+from convc.ir.ops.update import Update
+from convc.ir.types import Shape
+from convc.ir.window import Window
+from convc.passes.live_bytes import parameter_bytes, peak_bytes
+from convc.passes.manager import PassManager
+from convc.passes.pipeline import pipeline
+from convc.passes.receptive_field import ReceptiveField, receptive_fields
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer. Shapes are those of one image; `activation_bytes` is the result's size for the whole batch.
+
+    `params` are trainable ones, counted where they are first used; `macs` are multiplications with a weight, for one
+    image. `dense_weights` and `sparse_weights` leave out biases and connections to padding; 0 without weights.
+    """
+
+    name: str
+    kind: str
+    line: int | None
+    input: Shape
+    output: Shape
+    params: int
+    macs: int
+    activation_bytes: int
+    receptive_field: ReceptiveField | None
+    dense_weights: int
+    sparse_weights: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All layers in order, and the memory that training and inference need at `batch` (see `live_bytes`)."""
+
+    net: str
+    batch: int
+    layers: tuple[Layer, ...]
+    params: int
+    training_bytes: int | None
+    inference_bytes: int
+
+    @property
+    def macs(self) -> int:
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def activation_bytes(self) -> int:
+        return sum(layer.activation_bytes for layer in self.layers)
+
+
+def summarize(graph: Graph, optimizer: Update | None = None, kinds: Mapping[str, str] | None = None) -> Summary:
+    """Analyse a forward graph as the front end makes it; the graph is left as it is.
+
+    `kinds` are the layers by name, each with its word (`conv1`: `conv`); without it every label is a layer.
+    `training_bytes` includes gradients and the states of `optimizer`; it is None for a net without a loss.
+    """
+    fields = receptive_fields(graph)
+    batched = graph.batched()
+    counted: set[str] = set()
+    layers: list[Layer] = []
+    for name, nodes in _groups(graph).items():
+        if kinds is not None and name not in kinds:
+            continue
+        kind = kinds[name] if kinds else _main(nodes).op.name
+        layers.append(_layer(name, kind, nodes, graph, batched, fields, counted))
+    (batch,) = {value.shape[0] for value in graph.inputs.values() if value.type.rank > 0} or {1}
+    return Summary(
+        net=graph.name,
+        batch=batch,
+        layers=tuple(layers),
+        params=sum(p.value.type.size for p in graph.parameters.values() if p.trainable),
+        training_bytes=_training_bytes(graph, optimizer) if "loss" in graph.outputs else None,
+        inference_bytes=_inference_bytes(graph),
+    )
+
+
+def _groups(graph: Graph) -> dict[str, list[Node]]:
+    """The nodes of each layer, by its path; constants and what carries no label belong to no layer."""
+    groups: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        if node.label and not isinstance(node.op, Constant):
+            groups.setdefault(node.label, []).append(node)
+    return groups
+
+
+def _main(nodes: list[Node]) -> Node:
+    """The node that a layer is about: `fc` may flatten first."""
+    return next((node for node in nodes if isinstance(node.op, (Conv2d, Linear))), nodes[0])
+
+
+def _layer(
+    name: str,
+    kind: str,
+    nodes: list[Node],
+    graph: Graph,
+    batched: set[Value],
+    fields: dict[Value, ReceptiveField],
+    counted: set[str],
+) -> Layer:
+    own = {result for node in nodes for result in node.results}
+    sources = [operand for node in nodes for operand in node.operands if operand in batched and operand not in own]
+    result = next((node for node in reversed(nodes) if not isinstance(node.op, CountCorrect)), nodes[-1]).results[0]
+    names = [p for node in nodes for operand in node.operands if (p := _parameter(operand, graph)) and p not in counted]
+    counted.update(names)
+    params = sum(p.value.type.size for p in map(graph.parameters.__getitem__, dict.fromkeys(names)) if p.trainable)
+    weighted = [_weights(node) for node in nodes]
+    return Layer(
+        name=name,
+        kind=kind,
+        line=span.line if (span := nodes[0].span) else None,
+        input=sources[0].shape[1:] if sources else (),
+        output=result.shape[1:] if result in batched else result.shape,
+        params=params,
+        macs=sum(_macs(node) for node in nodes),
+        activation_bytes=result.type.bytes,
+        receptive_field=fields.get(result),
+        dense_weights=sum(dense for dense, _ in weighted),
+        sparse_weights=sum(sparse for _, sparse in weighted),
+    )
+
+
+def _parameter(value: Value, graph: Graph) -> str | None:
+    return value.name if value.name in graph.parameters else None
+
+
+def _macs(node: Node) -> int:
+    """Multiply-adds with weights for one image."""
+    if not isinstance(node.op, (Conv2d, Linear)):
+        return 0
+    weight = node.operands[1].shape
+    return math.prod(node.result.shape[1:]) * math.prod(weight[1:])
+
+
+def _weights(node: Node) -> tuple[int, int]:
+    """(weights of the fully connected layer between the same values, connections that are there)."""
+    if not isinstance(node.op, (Conv2d, Linear)):
+        return 0, 0
+    x, weight = node.operands[0].shape[1:], node.operands[1].shape
+    dense = math.prod(x) * math.prod(node.result.shape[1:])
+    if isinstance(node.op, Linear):
+        return dense, dense
+    window = node.op.window((weight[2], weight[3]))
+    connections = math.prod(_taps_inside(window, axis, (x[1], x[2])) for axis in (0, 1))
+    return dense, weight[0] * weight[1] * connections
+
+
+def _taps_inside(window: Window, axis: int, size: tuple[int, int]) -> int:
+    """How often a tap of the window meets a real pixel along one axis, over all positions."""
+    starts = range(
+        -window.padding[axis],
+        -window.padding[axis] + window.output_size(size)[axis] * window.stride[axis],
+        window.stride[axis],
+    )
+    taps = range(0, window.extent[axis], window.dilation[axis])
+    return sum(0 <= start + tap < size[axis] for start in starts for tap in taps)
+
+
+def _inference_bytes(graph: Graph) -> int:
+    twin = graph.copy()
+    PassManager(pipeline("infer"), check=False).run(twin)
+    return parameter_bytes(twin) + peak_bytes(twin)
+
+
+def _training_bytes(graph: Graph, optimizer: Update | None) -> int:
+    twin = graph.copy()
+    PassManager(pipeline("train", optimizer), check=False).run(twin)
+    return parameter_bytes(twin) + peak_bytes(twin)

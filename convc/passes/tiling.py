@@ -1,0 +1,64 @@
+"""Register tiles: how many pixels and how many vectors of outputs a kernel keeps in registers.
+
+A tile of m pixels by v vectors does m·v multiply-adds per step of the reduction for v vector loads and m scalar loads.
+Large tiles load less; a tile must fit the registers, and should divide the image's width and the channels evenly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from convc.passes.layout import padded
+from convc.passes.machine import Machine, split_lanes
+
+
+@dataclass(frozen=True)
+class Tile:
+    """`rows` scalars (pixels, or rows of a weight gradient) by `vectors` vectors, so `block` columns."""
+
+    rows: int
+    vectors: int
+    lanes: int
+
+    @property
+    def block(self) -> int:
+        return self.vectors * self.lanes
+
+
+def most_rows(machine: Machine, vectors: int) -> int:
+    """The largest number of rows whose accumulators fit beside the operands."""
+    spare = 1 if machine.broadcast_operand else 2
+    return max(1, (machine.registers - spare - vectors) // vectors)
+
+
+def even_split(count: int, most: int) -> tuple[int, ...]:
+    """`count` positions in as few runs of at most `most` as possible, as even as possible: 24 by 14 is (12, 12)."""
+    runs = -(-count // most)
+    small, larger = divmod(count, runs)
+    return (small + 1,) * larger + (small,) * (runs - larger)
+
+
+# Costs in units of one multiply-add of a full vector; relative weights from timing tiles of all shapes.
+_VECTOR_LOAD, _SCALAR_LOAD, _STEP = 1.5, 0.25, 1.0
+
+
+def choose_tile(machine: Machine, width: int, columns: int) -> Tile:
+    """The cheapest tile for rows of `width` pixels and `columns` outputs."""
+    columns = padded(columns)
+    best: tuple[float, Tile] | None = None
+    for vectors in range(1, 5):
+        rows = min(most_rows(machine, vectors), width, 16)
+        if rows < 1 or (vectors - 1) * machine.lanes >= columns:
+            continue
+        cost = 0.0
+        block = vectors * machine.lanes
+        for start in range(0, columns, block):
+            pieces = split_lanes(min(block, columns - start), machine.lanes)
+            # A narrow vector saves less than its lanes promise.
+            work = sum(max(piece / machine.lanes, 0.5) for piece in pieces)
+            for run in even_split(width, rows):
+                cost += run * work + _VECTOR_LOAD * len(pieces) + _SCALAR_LOAD * run + _STEP
+        if best is None or cost < best[0]:
+            best = cost, Tile(max(even_split(width, rows)), vectors, machine.lanes)
+    assert best is not None
+    return best[1]

@@ -1,0 +1,52 @@
+"""What a compiled program can show of itself: graph, LLVM text, assembly, object code, and its plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from convc.ir.diagnostic import fail
+from convc.ir.printer import print_ir
+from convc.runtime.atomic import replaced
+
+if TYPE_CHECKING:
+    from convc.passes.plan import Plan
+    from convc.runtime.program import Program
+
+
+def artifact(program: Program, kind: str) -> bytes:
+    """The graph (`ir`), or what the back end made of it (`llvm`, `asm`, `obj`). Error: `value-target`."""
+    if kind == "ir":
+        return print_ir(program.graph).encode()
+    content: bytes | None = program.artifact(kind)
+    if content is None:
+        fail("value-target", f"the target {program.target} makes no {kind}", hint="compile for target cpu")
+    return content
+
+
+def write_artifact(program: Program, kind: str, content: bytes, path: Path) -> list[Path]:
+    """Write one artifact; large constants of a graph go into an npz file beside it. Returns the files."""
+    constants: dict[str, np.ndarray] = {}
+    if kind == "ir":
+        print_ir(program.graph, constants)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail("file-write", f"cannot create {path.parent}: {error.strerror}")
+    with replaced(path) as temporary:
+        temporary.write_bytes(content)
+    if not constants:
+        return [path]
+    beside = path.with_name(path.name + ".constants.npz")
+    with replaced(beside) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **constants)  # type: ignore[arg-type]
+    return [path, beside]
+
+
+def plan_of(program: Program) -> Plan:
+    """The plan that native code was made from. Error: `value-target` for a target that has none."""
+    if program.plan is None:
+        fail("value-target", f"the target {program.target} runs the graph as it is", hint="compile for target cpu")
+    return program.plan

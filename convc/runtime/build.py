@@ -1,0 +1,132 @@
+"""From a forward graph to a program: passes, then a back end. `convc.compile` and the trainer stand on this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convc.ir.diagnostic import fail
+from convc.ir.graph import Graph
+from convc.ir.op import Op
+from convc.ir.ops.loss import CountCorrect
+from convc.ir.ops.update import Update
+from convc.passes.base import Mode
+from convc.passes.manager import PassManager
+from convc.passes.pipeline import pipeline
+from convc.runtime.configuration import (
+    STEP_WORDS,
+    check_algorithm,
+    check_target,
+    choose_precision,
+    make_rate,
+    make_update,
+    positive,
+    refuse_unsupported,
+    seed_number,
+)
+from convc.runtime.digest import net_digest
+from convc.runtime.executor import Executor, ReferenceExecutor
+from convc.runtime.program import Program, Rate
+
+if TYPE_CHECKING:
+    from convc.frontend.net import Net
+    from convc.frontend.settings import TrainSettings
+
+
+
+def build_net(
+    net: Net,
+    *,
+    batch: int | None = None,
+    mode: str = "infer",
+    target: str = "cpu",
+    precision: str | None = None,
+    algo: str = "auto",
+    threads: int | None = None,
+    dump_dir: Path | None = None,
+    seed: int | None = None,
+    settings: TrainSettings | None = None,
+    rate: Rate | None = None,
+) -> Program:
+    """`convc.compile`; `settings` and `rate` replace the net's own."""
+    settings = settings or net.settings
+    if mode not in ("infer", "train"):
+        fail("value-mode", f"mode={mode!r} is neither 'infer' nor 'train'")
+    check_target(target)
+    check_algorithm(algo)
+    choose_precision(precision, settings)
+    batch = settings.batch if batch is None else positive(batch, "batch")
+    seed = settings.seed if seed is None else seed_number(seed)
+    update = None
+    if mode == "train":
+        refuse_unsupported(settings, net.sources, STEP_WORDS)
+        update = make_update(settings)
+        if update is not None and rate is None:
+            # Nobody knows yet how many steps an epoch will have; it matters only where epochs and steps are mixed.
+            rate = make_rate(settings.schedule, 1, settings.epochs)
+    return build(
+        net.graph(batch),
+        mode="train" if mode == "train" else "infer",
+        batch=batch,
+        target=target,
+        seed=seed,
+        threads=None if threads is None else positive(threads, "threads"),
+        optimizer=update,
+        decay_bias=settings.decay.bias,
+        rate=rate,
+        dump_dir=dump_dir,
+        about=lambda: {"net": net.name, "net_digest": net_digest(net.graph(1))},
+    )
+
+
+def build(
+    forward: Graph,
+    *,
+    mode: Mode,
+    batch: int,
+    target: str,
+    seed: int,
+    threads: int | None = None,
+    optimizer: Update | None = None,
+    decay_bias: bool = False,
+    rate: Rate | None = None,
+    dump_dir: Path | None = None,
+    about: Callable[[], Mapping[str, str]] = dict,
+) -> Program:
+    """Make a program of `forward`, which is rewritten in place. See `convc.compile` for the arguments."""
+    if mode == "train" and "loss" not in forward.outputs:
+        fail(
+            "value-loss",
+            f"the net {forward.name} has no loss, so there is nothing to train",
+            hint="end the net with `loss softmax`",
+        )
+    loss = main_loss(forward)
+    try:
+        reports = PassManager(pipeline(mode, optimizer, decay_bias), dump_dir=dump_dir).run(forward)
+    except OSError as error:
+        fail("file-write", f"cannot write {error.filename or dump_dir}: {error.strerror}")
+    executor = make_executor(forward, target, batch=batch, threads=threads, dump_dir=dump_dir)
+    return Program(
+        forward, executor, mode=mode, target=target, seed=seed, rate=rate, loss=loss, reports=reports, about=about
+    )
+
+
+def make_executor(
+    graph: Graph, target: str, *, batch: int, threads: int | None = None, dump_dir: Path | None = None
+) -> Executor:
+    """The back end `target` for a graph that the passes have prepared."""
+    if target == "reference":
+        return ReferenceExecutor(graph, batch=batch)
+    from convc.runtime.native import NativeExecutor
+
+    return NativeExecutor(graph, batch=batch, threads=threads, dump_dir=dump_dir)
+
+
+def main_loss(forward: Graph) -> Op | None:
+    """The op that makes a loss of (logits, labels): the one of the net's end, not of an auxiliary branch."""
+    logits, labels = forward.outputs["logits"], forward.inputs.get("labels")
+    for node, index in logits.users:
+        if index == 0 and len(node.operands) == 2 and node.operands[1] is labels and not isinstance(node.op, CountCorrect):
+            return node.op
+    return None

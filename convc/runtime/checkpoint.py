@@ -1,0 +1,155 @@
+"""Weights and training states on disk: safetensors files that appear complete or not at all.
+
+A file is written beside its final place, flushed to the disk and renamed, so a crash or a full disk leaves the previous
+one. Values that are not finite are refused: a checkpoint is what one goes back to after a training that went wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from convc.ir.diagnostic import CompileError, Diagnostic, Note, fail
+from convc.runtime.atomic import replaced
+
+FORMAT = "convc"
+FORMAT_VERSION = 1
+_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that was read: arrays by name, and what the file says about itself (all text)."""
+
+    path: Path
+    tensors: dict[str, np.ndarray]
+    metadata: dict[str, str]
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """Parameters and buffers, without the optimiser states of a training state."""
+        states = set(json.loads(self.metadata.get("states", "[]")))
+        return {name: array for name, array in self.tensors.items() if name not in states}
+
+
+@dataclass(frozen=True)
+class Match:
+    """How the tensors of a file fit a net. Everything but `loaded` is a difference."""
+
+    loaded: tuple[str, ...]
+    missing: dict[str, tuple[int, ...]]
+    unexpected: dict[str, tuple[int, ...]]
+    different: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+    @property
+    def exact(self) -> bool:
+        return not (self.missing or self.unexpected or self.different)
+
+    def lines(self) -> list[str]:
+        """One line per difference, the net's view first."""
+        return [
+            *(f"{name}: {_shape(net)} in the net, {_shape(file)} in the file" for name, (net, file) in self.different.items()),
+            *(f"{name}: {_shape(shape)} in the net, not in the file" for name, shape in self.missing.items()),
+            *(f"{name}: {_shape(shape)} in the file, not in the net" for name, shape in self.unexpected.items()),
+        ]
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write `tensors` (float32) to `path` at once; the previous file stays until the new one is safe on disk.
+
+    Errors: `checkpoint-not-finite` (nothing is written), `file-write` when the disk is full or the folder not writable.
+    """
+    bad = non_finite(tensors)
+    if bad:
+        fail("checkpoint-not-finite", f"{path.name} is not written: {bad[0]} holds values that are not finite")
+    arrays = {name: np.asarray(array, "<f4", order="C") for name, array in tensors.items()}
+    header = _header(arrays, {"format": FORMAT, "format_version": str(FORMAT_VERSION), **metadata})
+    with replaced(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for array in arrays.values():
+            file.write(array.data)
+
+
+def _header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """The JSON part of a safetensors file, padded to eight bytes.
+
+    The library writes metadata in random order; here equal contents give equal files.
+    """
+    table: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    offset = 0
+    for name, array in arrays.items():
+        table[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [offset, offset + array.nbytes]}
+        offset += array.nbytes
+    text = json.dumps(table, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % 8)
+
+
+def read_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a safetensors file whole.
+
+    Errors: `checkpoint-missing`, `checkpoint-unreadable` (not a safetensors file, truncated, foreign element types).
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.exists():
+        fail("checkpoint-missing", f"there is no file {path}")
+    if not path.is_file():
+        fail("checkpoint-missing", f"{path} is not a regular file")
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = {str(key): str(value) for key, value in (file.metadata() or {}).items()}
+            tensors = {str(name): np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        fail("checkpoint-unreadable", f"cannot read {path}: {error.strerror or error}")
+    except (SafetensorError, TypeError, ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        fail(
+            "checkpoint-unreadable",
+            f"{path} is not a complete safetensors file ({path.stat().st_size} bytes): {reason}",
+            hint="weights are kept in files such as best.safetensors of a run folder",
+        )
+    version = metadata.get("format_version", "1") if metadata.get("format") == FORMAT else "1"
+    if version != str(FORMAT_VERSION):
+        fail(
+            "checkpoint-version",
+            f"{path} has format {version}, this version of convc reads {FORMAT_VERSION}",
+            hint="use the version of convc that wrote it, or a newer one",
+        )
+    return Checkpoint(path, tensors, metadata)
+
+
+def match(file: Mapping[str, tuple[int, ...]], net: Mapping[str, tuple[int, ...]]) -> Match:
+    """Compare shapes by name."""
+    return Match(
+        loaded=tuple(name for name in net if file.get(name) == net[name]),
+        missing={name: shape for name, shape in net.items() if name not in file},
+        unexpected={name: shape for name, shape in file.items() if name not in net},
+        different={name: (net[name], file[name]) for name in net if name in file and file[name] != net[name]},
+    )
+
+
+def require_match(found: Match, path: Path, net: str, hint: str | None = None) -> None:
+    """Refuse (`checkpoint-mismatch`) a file that is not of this net, naming what differs."""
+    if found.exact:
+        return
+    lines = found.lines()
+    notes = [Note(line) for line in lines[:_SHOWN]]
+    if len(lines) > _SHOWN:
+        notes.append(Note(f"and {len(lines) - _SHOWN} more"))
+    total = len(found.loaded) + len(found.missing) + len(found.different)
+    message = f"{path} does not fit the net {net}: {len(found.loaded)} of its {total} parameters are in the file"
+    raise CompileError([Diagnostic("checkpoint-mismatch", message, notes=tuple(notes), hint=hint)])
+
+
+def non_finite(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """Names of the arrays with an infinity or a NaN."""
+    return [name for name, array in tensors.items() if not np.isfinite(array).all()]
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a number"

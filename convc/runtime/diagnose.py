@@ -1,0 +1,91 @@
+"""After a loss that is not a number: which step, which op.
+
+The step that failed has overwritten the parameters that it failed with. Training is deterministic, so they are had
+again for nothing: go back to the last state that was saved, repeat the steps up to the one in question, and run that one
+op by op. No copy of the parameters has to be kept while all goes well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from convc.ir.diagnostic import Diagnostic, Note
+from convc.runtime.checkpoint import non_finite
+from convc.runtime.data import BatchLoader, Split
+from convc.runtime.nonfinite import find_origin
+from convc.runtime.program import Program, Rate
+from convc.runtime.training_state import Position
+
+CODE = "train-not-finite"
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What is needed to repeat a training: `restore` brings the program to the last saved state and says where that is."""
+
+    program: Program
+    train: Split
+    batch: int
+    rate: Rate
+    restore: Callable[[], Position]
+    check: Callable[[], None]
+
+    def before(self, step: int) -> tuple[Position, np.ndarray, np.ndarray, float] | None:
+        """Bring the program to the moment before update number `step`; its batch and learning rate.
+
+        None if that moment lies before the saved state.
+        """
+        position = self.restore()
+        if position.step >= step:
+            return None
+        batches = -(-len(self.train) // self.batch)
+        while True:
+            if position.batch >= batches:
+                position.next_epoch()
+            seed, start = self.program.seed, position.batch
+            with BatchLoader(self.train, self.batch, seed=seed, epoch=position.epoch, start_batch=start) as loader:
+                for images, labels in loader:
+                    self.check()
+                    rate = self.rate(position.epoch + position.batch / batches, position.step)
+                    if position.step + 1 == step:
+                        return position, images.copy(), labels.copy(), rate
+                    self.program.train_batch(images, labels, rate)
+                    position.step += 1
+                    position.batch += 1
+
+
+def explain(replay: Replay, step: int, what: str, kept: str) -> Diagnostic:
+    """The diagnostic for a training in which `what` turned up in update number `step`; `kept` tells what is left."""
+    last = step
+    while True:
+        moment = replay.before(last)
+        state = replay.program.state_dict()
+        if moment is None or not non_finite(state) or last <= 1:
+            break
+        # The step before left a parameter that is not finite, though its loss still was.
+        last -= 1
+    if moment is None:
+        return Diagnostic(CODE, f"{what} in step {step}: the saved state is not finite", notes=(Note(kept),))
+    position, images, labels, rate = moment
+    inputs = {
+        "x": images,
+        "labels": labels,
+        "lr": np.asarray(rate, np.float32),
+        "step": np.asarray(last, np.int64),
+        "seed": np.asarray(replay.program.seed, np.int64),
+    }
+    graph = replay.program.graph
+    origin = find_origin(graph, {**{name: inputs[name] for name in graph.inputs}, **state})
+    place = f"step {last} (epoch {position.epoch + 1}, batch {position.batch + 1})"
+    hint = f"a smaller learning rate often helps (it was {rate:g})"
+    if origin is None:
+        cause = "; the reference interpreter gets finite numbers there, so it overflows at the edge of float32"
+        return Diagnostic(CODE, f"{what} in {place}{cause}", notes=(Note(kept),), hint=hint)
+    if origin.node is None:
+        source = "the images of that batch are" if origin.source == "x" else f"{origin.source} is"
+        return Diagnostic(CODE, f"{what} in {place}: {source} not finite to begin with", notes=(Note(kept),))
+    message = f"{what} in {place}: the first value that is not finite comes from {origin}"
+    return Diagnostic(CODE, message, origin.node.span, (Note(kept),), hint)

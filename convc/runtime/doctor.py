@@ -1,0 +1,222 @@
+"""What this installation can do: versions, processor, threads, cache, CUDA, and whether compiled code runs at all.
+
+A setting that is wrong (such as `CONVC_CPU=avx9`) is part of the diagnosis, not an end to it: its section then holds
+one key, `error`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import Any
+
+from convc._version import __version__
+from convc.codegen.llvm.link import link
+from convc.codegen.llvm.object_cache import cache_folder, shared_cache
+from convc.codegen.llvm.spmd import BARRIER, default_waits, load_runtime
+from convc.codegen.llvm.target import compile_object, host_target, llvm_versions
+from convc.ir.diagnostic import CompileError
+from convc.runtime.cores import choose_threads
+from convc.runtime.threads import ThreadPool
+
+SCHEMA = 1
+
+_REQUIRED = ("lark", "networkx", "matplotlib", "pillow", "platformdirs", "filelock", "rich", "safetensors")
+_OPTIONAL = ("onnx", "onnxruntime", "scikit-learn", "torch", "openvino")
+_CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
+
+# shared[rank] = e^rank, and behind the barrier result[rank] = shared[0] + ... + shared[parties - 1].
+_SELF_TEST = f"""
+declare void @{BARRIER}(ptr)
+declare float @expf(float)
+
+define void @self_test(ptr %argument, i64 %rank, i64 %parties) {{
+entry:
+  %control = load ptr, ptr %argument
+  %shared = getelementptr i8, ptr %argument, i64 8
+  %own = getelementptr float, ptr %shared, i64 %rank
+  %number = uitofp i64 %rank to float
+  %power = call float @expf(float %number)
+  store float %power, ptr %own
+  call void @{BARRIER}(ptr %control)
+  br label %next
+next:
+  %i = phi i64 [0, %entry], [%j, %next]
+  %sum = phi float [0.0, %entry], [%added, %next]
+  %at = getelementptr float, ptr %shared, i64 %i
+  %value = load float, ptr %at
+  %added = fadd float %sum, %value
+  %j = add i64 %i, 1
+  %more = icmp ult i64 %j, %parties
+  br i1 %more, label %next, label %done
+done:
+  %results = getelementptr float, ptr %shared, i64 %parties
+  %result = getelementptr float, ptr %results, i64 %rank
+  store float %added, ptr %result
+  ret void
+}}
+"""
+
+
+def doctor() -> dict[str, Any]:
+    """A description of the installation, made of JSON's types; `schema` is 1.
+
+    Sections: `versions`, `platform`, `cpu`, `threads`, `cache`, `cuda`, `packages`, `self_test`. A package that is not
+    installed has the version None. `ok` tells whether compiled code runs here.
+    """
+    report: dict[str, Any] = {
+        "schema": SCHEMA,
+        "versions": _section(_versions),
+        "platform": _section(_platform),
+        "cpu": _section(_cpu),
+        "threads": _section(_threads),
+        "cache": _section(_cache),
+        "cuda": _section(_cuda),
+        "packages": {name: _installed(name) for name in _REQUIRED + _OPTIONAL},
+        "self_test": _section(_self_test),
+    }
+    report["ok"] = bool(report["self_test"].get("passed", False))
+    return report
+
+
+def print_doctor(report: Mapping[str, Any]) -> None:
+    """Print what `doctor` found, one line for each fact."""
+    print(render_doctor(report))
+
+
+def render_doctor(report: Mapping[str, Any]) -> str:
+    """What `doctor` found as plain text."""
+    lines: list[str] = []
+    for title, section in report.items():
+        if not isinstance(section, Mapping):
+            continue
+        lines.append(title.replace("_", " "))
+        width = max(len(str(name)) for name in section)
+        lines += [f"  {str(name).replace('_', ' '):<{width}}  {_shown(value)}" for name, value in section.items()]
+    lines.append("compiled code runs here" if report["ok"] else "compiled code does NOT run here, see self test")
+    return "\n".join(lines)
+
+
+def _section(describe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return describe()
+    except CompileError as error:
+        return {"error": str(error)}
+    except (ImportError, OSError, RuntimeError) as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _versions() -> dict[str, Any]:
+    llvmlite, llvm = llvm_versions()
+    return {
+        "convc": __version__,
+        "python": platform.python_version(),
+        "llvmlite": llvmlite,
+        "llvm": llvm,
+        "numpy": _installed("numpy"),
+    }
+
+
+def _platform() -> dict[str, Any]:
+    return {
+        "system": platform.system(),
+        "release": platform.release(),
+        "machine": platform.machine(),
+        "implementation": sys.implementation.name,
+        "libc": " ".join(platform.libc_ver()).strip() or None,
+    }
+
+
+def _cpu() -> dict[str, Any]:
+    target = host_target()
+    return {
+        "tier": target.tier,
+        "why": target.why,
+        "vector_bits": target.vector_bytes * 8,
+        "vector_registers": target.registers,
+        "fused_multiply_add": target.has_fma,
+        "llvm_cpu": target.cpu,
+        "triple": target.triple,
+        "features": sorted(target.flags),
+    }
+
+
+def _threads() -> dict[str, Any]:
+    choice = choose_threads()
+    return {"threads": choice.threads, "why": choice.why, "waits": default_waits()}
+
+
+def _cache() -> dict[str, Any]:
+    folder = cache_folder()
+    if folder is None:
+        return {"folder": None, "state": "switched off", "entries": 0, "bytes": 0}
+    cache = shared_cache()
+    problem = cache.problem()
+    entries = cache.entries()
+    return {
+        "folder": str(folder),
+        "state": problem or "in use",
+        "entries": len(entries),
+        "bytes": sum(entry.size for entry in entries),
+    }
+
+
+def _cuda() -> dict[str, Any]:
+    found = [(name, version) for name in _CUPY if (version := _installed(name)) is not None]
+    return {"cupy": " ".join(found[0]) if found else None, "driver": _cuda_driver()}
+
+
+def _cuda_driver() -> str | None:
+    """The CUDA version that the installed driver supports, such as "12.8"."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        version = ctypes.c_int()
+        if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+            return None
+    except (OSError, AttributeError):
+        return None
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def _self_test() -> dict[str, Any]:
+    """Compile a step past the cache, link it, run it with two threads, and check what it computes."""
+    threads = 2
+    start = time.perf_counter()
+    image = compile_object(_SELF_TEST, host_target())
+    compiled = time.perf_counter()
+    library = link(image, ["self_test"], load_runtime().imports)
+    pool = ThreadPool(threads)
+    memory = (ctypes.c_uint64 * (1 + threads))(pool.control)
+    pool.launch(library["self_test"], ctypes.addressof(memory))
+    pool.close()
+    library.close()
+    results = list((ctypes.c_float * threads).from_buffer(memory, 8 + 4 * threads))
+    return {
+        "passed": all(math.isclose(result, 1 + math.e, rel_tol=1e-6) for result in results),
+        "threads": threads,
+        "compile_milliseconds": round((compiled - start) * 1e3, 1),
+        "run_milliseconds": round((time.perf_counter() - compiled) * 1e3, 1),
+    }
+
+
+def _installed(name: str) -> str | None:
+    # From the metadata: importing some of these packages takes seconds.
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return " ".join(str(item) for item in value)
+    return str(value)

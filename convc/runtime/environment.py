@@ -1,0 +1,52 @@
+"""What a run was made with: versions, processor, command. Stays in the run folder; nothing is sent anywhere."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from datetime import datetime, timezone
+
+import numpy as np
+
+from convc._version import __version__
+
+
+def versions(target: str) -> dict[str, str]:
+    """Versions that results may depend on."""
+    found = {"convc": __version__, "python": platform.python_version(), "numpy": np.__version__}
+    if target != "reference":
+        from convc.codegen.llvm.target import llvm_versions
+
+        found["llvmlite"], found["llvm"] = llvm_versions()
+    return found
+
+
+def cpu_tier(target: str) -> str:
+    """The kind of processor on which the bits of a result depend; the reference interpreter's are numpy's."""
+    if target == "reference":
+        return "numpy"
+    from convc.codegen.llvm.target import host_target
+
+    return host_target().tier
+
+
+def describe(target: str, threads: int | None) -> dict[str, object]:
+    """Content of environment.json."""
+    found: dict[str, object] = {
+        "schema": 1,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": versions(target),
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "target": target,
+        "cpu_tier": cpu_tier(target),
+        "command": sys.argv,
+    }
+    if target != "reference":
+        from convc.codegen.llvm.target import host_target
+
+        found["cpu_flags"] = sorted(host_target().flags)
+    return found

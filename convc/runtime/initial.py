@@ -1,0 +1,103 @@
+"""First values of parameters.
+
+The random numbers of a parameter depend on the seed and on its own name and shape, and on nothing else: adding a layer
+or freezing one leaves the others as they were. They are drawn from raw Philox words (numpy promises the stream of a bit
+generator for ever, but not what `Generator` makes of it), two numbers from the halves of one 64-bit word.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from convc.ir.graph import Initializer, Parameter
+from convc.ir.philox import stream_key
+
+_CHUNK = 1 << 19  # words at a time: the temporary arrays stay small beside the parameter
+
+
+def initial_value(parameter: Parameter, seed: int) -> np.ndarray:
+    """The value that `parameter` starts with, float32 in its logical shape."""
+    initial, shape = parameter.initial, parameter.value.shape
+    stream = stream_key(parameter.name, "init")
+    return _KINDS[initial.kind](initial, shape, seed, stream)
+
+
+def _constant(value: float) -> Callable[[Initializer, tuple[int, ...], int, int], np.ndarray]:
+    return lambda initial, shape, seed, stream: np.full(shape, value, np.float32)
+
+
+def _const(initial: Initializer, shape: tuple[int, ...], seed: int, stream: int) -> np.ndarray:
+    return np.full(shape, initial.value, np.float32)
+
+
+def _he(initial: Initializer, shape: tuple[int, ...], seed: int, stream: int) -> np.ndarray:
+    """Normal of variance 2/fan_in (He et al., "Delving deep into rectifiers", 2015)."""
+    return _normal(shape, math.sqrt(2 / initial.fan_in), seed, stream)
+
+
+def _xavier(initial: Initializer, shape: tuple[int, ...], seed: int, stream: int) -> np.ndarray:
+    """Normal of variance 2/(fan_in + fan_out) (Glorot & Bengio 2010)."""
+    return _normal(shape, math.sqrt(2 / (initial.fan_in + initial.fan_out)), seed, stream)
+
+
+def _gauss(initial: Initializer, shape: tuple[int, ...], seed: int, stream: int) -> np.ndarray:
+    return _normal(shape, initial.value, seed, stream)
+
+
+def _uniform(initial: Initializer, shape: tuple[int, ...], seed: int, stream: int) -> np.ndarray:
+    """Uniform on (−a, a), a the initialiser's value."""
+    result = np.empty(math.prod(shape), np.float32)
+    for start, first, second in _pairs(result.size, seed, stream):
+        both = np.stack([first, second], axis=1).ravel()[: result.size - start]
+        result[start : start + both.size] = (2 * both - 1) * initial.value
+    return result.reshape(shape)
+
+
+def _orthogonal(initial: Initializer, shape: tuple[int, ...], seed: int, stream: int) -> np.ndarray:
+    """Orthonormal rows (or columns, where there are more rows) of the matrix (out, everything else).
+
+    Saxe, McClelland & Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep linear networks", 2014.
+    """
+    rows = shape[0]
+    columns = math.prod(shape[1:])
+    tall = (max(rows, columns), min(rows, columns))
+    q, r = np.linalg.qr(_normal(tall, 1.0, seed, stream).astype(np.float64))
+    # Without the signs of R's diagonal the result would not be uniformly distributed.
+    q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
+    return np.ascontiguousarray(q if rows >= columns else q.T, np.float32).reshape(shape)
+
+
+_KINDS: dict[str, Callable[[Initializer, tuple[int, ...], int, int], np.ndarray]] = {
+    "zeros": _constant(0.0),
+    "ones": _constant(1.0),
+    "const": _const,
+    "he": _he,
+    "xavier": _xavier,
+    "gauss": _gauss,
+    "uniform": _uniform,
+    "orthogonal": _orthogonal,
+}
+
+
+def _normal(shape: tuple[int, ...], deviation: float, seed: int, stream: int) -> np.ndarray:
+    """Normal numbers by Box and Muller: r = √(−2 ln u₁), then r·cos 2πu₂ and r·sin 2πu₂."""
+    result = np.empty(math.prod(shape), np.float32)
+    for start, first, second in _pairs(result.size, seed, stream):
+        radius = deviation * np.sqrt(-2 * np.log(first))
+        angle = 2 * math.pi * second
+        both = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()[: result.size - start]
+        result[start : start + both.size] = both
+    return result.reshape(shape)
+
+
+def _pairs(count: int, seed: int, stream: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Pairs of numbers in (0, 1) for `count` elements: (index of the first element, first numbers, second numbers)."""
+    generator = np.random.Philox(key=np.array([seed & ((1 << 64) - 1), stream], dtype=np.uint64))
+    words = -(-count // 2)
+    for start in range(0, words, _CHUNK):
+        drawn = generator.random_raw(min(_CHUNK, words - start))
+        low, high = drawn & np.uint64(0xFFFFFFFF), drawn >> np.uint64(32)
+        yield 2 * start, (high + 0.5) / 2**32, (low + 0.5) / 2**32

@@ -1,0 +1,180 @@
+"""A compiled program in memory: machine code, its arena and its argument block."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from pathlib import Path
+
+import numpy as np
+
+from convc.codegen.llvm.kernel import (
+    ARENA,
+    CONTROL,
+    FIRST,
+    INPUT,
+    LABELS,
+    LAST,
+    PERSISTENT,
+    RATE,
+    ROWS,
+    SECTIONS,
+    SEED,
+    STEP,
+    WORDS,
+)
+from convc.codegen.llvm.program import CompiledStep, compile_step
+from convc.ir.graph import Graph, Value
+from convc.ir.ops.constant import Constant
+from convc.passes.fusion import is_immediate, resolve
+from convc.passes.layout import ImageLayout, pack, unpack
+from convc.passes.sections import Section
+from convc.passes.training import GRADIENT
+from convc.runtime.executor import Result
+from convc.runtime.threads import shared_pool
+
+
+_ALL_PHASES = 1 << 30
+
+
+def _aligned(size: int, alignment: int = 64) -> tuple[np.ndarray, int]:
+    """Zeroed memory of `size` bytes, and the address of its first aligned byte."""
+    memory = np.zeros(size + alignment, np.uint8)
+    return memory, -(-memory.ctypes.data // alignment) * alignment
+
+
+class NativeExecutor:
+    """Runs a graph as native code on a pool of threads. Implements `convc.runtime.executor.Executor`."""
+
+    def __init__(
+        self, graph: Graph, *, batch: int, threads: int | None = None, dump_dir: Path | None = None
+    ) -> None:
+        self.batch = batch
+        self.graph = graph
+        self.step: CompiledStep = compile_step(graph, dump_dir)
+        self.plan = self.step.plan
+        self._pool = shared_pool(threads)
+        memory = self.plan.memory
+        self._persistent, persistent = _aligned(memory.persistent_bytes)
+        self._arena, arena = _aligned(memory.arena_bytes)
+        self._bases = {"persistent": persistent, "arena": arena}
+        self._context = (ctypes.c_int64 * WORDS)()
+        self._context[CONTROL] = self._pool.control
+        self._context[PERSISTENT], self._context[ARENA] = persistent, arena
+        self._address = ctypes.addressof(self._context)
+        self._entry = self.step.library["step"]
+        for node in graph.nodes_of(Constant):
+            if not is_immediate(node.result):
+                self._floats(node.result)[:] = pack(self.plan.layouts[node.result], node.op.reference())
+        self._loss, self._correct = (self._scalar(graph.outputs.get(name)) for name in ("loss", "correct"))
+
+    # Memory
+
+    def _where(self, value: Value) -> tuple[int, int]:
+        slot = self.plan.memory.slots[resolve(value)]
+        return self._bases[slot.region] + slot.offset, slot.bytes
+
+    def _floats(self, value: Value) -> np.ndarray:
+        """A view of a value's memory, without padding bytes behind it."""
+        address, size = self._where(value)
+        return np.frombuffer((ctypes.c_char * size).from_address(address), np.float32)
+
+    def _scalar(self, value: Value | None) -> ctypes.c_float | float | None:
+        if value is None:
+            return None
+        if is_immediate(value):
+            return float(value.producer.op.values[0])  # type: ignore[union-attr]
+        return ctypes.c_float.from_address(self._where(value)[0])
+
+    def read(self, name: str) -> np.ndarray:
+        """A parameter, buffer or state in its logical shape."""
+        return self._unpack(self.graph.parameters[name].value)
+
+    def write(self, name: str, array: np.ndarray) -> None:
+        value = self.graph.parameters[name].value
+        self._floats(value)[:] = pack(self.plan.layouts[value], array)
+
+    def write_input(self, name: str, array: np.ndarray) -> None:
+        """Set an input other than `x` and `labels`: fewer rows than the batch are allowed."""
+        value = self.graph.inputs[name]
+        layout = self.plan.layouts[value]
+        rows = self._floats(value).reshape(self.batch, -1)
+        rows[: len(array)] = np.stack([pack(layout, row) for row in array])
+
+    def output(self, name: str, rows: int) -> np.ndarray:
+        """Any output of the last run, a fresh array; of a batched one the first `rows` rows."""
+        value = self.graph.outputs[name]
+        if is_immediate(value):
+            return np.asarray(value.producer.op.reference())  # type: ignore[union-attr]
+        return self._rows(value, rows) if value in self.plan.batched else self._unpack(value)
+
+    def gradient(self, name: str) -> np.ndarray:
+        """The gradient of the last run with `Section.GRADIENT`."""
+        return self._unpack(self.graph.outputs[GRADIENT + name])
+
+    def _unpack(self, value: Value) -> np.ndarray:
+        return unpack(self.plan.layouts[resolve(value)], self._floats(value), value.shape)
+
+    # Running
+
+    def run(
+        self, sections: Section, x: np.ndarray, labels: np.ndarray | None, *, lr: float = 0.0, step: int = 1, seed: int = 0
+    ) -> Result:
+        """Run the sections on the rows of x (float32, contiguous, at most `batch` rows)."""
+        rows = self._bind(sections, x, labels, lr, step, seed)
+        self._pool.launch(self._entry, self._address)
+        loss = correct = None
+        if sections & Section.GRADIENT:
+            loss, correct = (self._number(value) for value in (self._loss, self._correct))
+        return Result(self.output("logits", rows), loss, correct)
+
+    @staticmethod
+    def _number(value: ctypes.c_float | float | None) -> float | None:
+        return value.value if isinstance(value, ctypes.c_float) else value
+
+    def _bind(
+        self, sections: Section, x: np.ndarray, labels: np.ndarray | None, lr: float, step: int, seed: int
+    ) -> int:
+        context = self._context
+        context[SECTIONS], context[ROWS] = int(sections), len(x)
+        context[INPUT] = x.ctypes.data
+        context[LABELS] = 0 if labels is None else labels.ctypes.data
+        context[SEED], context[STEP] = seed, step
+        ctypes.c_float.from_address(self._address + 8 * RATE).value = lr
+        context[FIRST], context[LAST] = 0, _ALL_PHASES
+        return len(x)
+
+    def _rows(self, value: Value, rows: int) -> np.ndarray:
+        """A fresh array of the first rows of a batched value."""
+        layout = self.plan.layouts[resolve(value)]
+        stored = self._floats(value).reshape(self.batch, -1)[:rows]
+        shape = (rows, *value.shape[1:])
+        if isinstance(layout, ImageLayout) and layout.pixels == 1:
+            return stored[:, : layout.channels].reshape(shape).copy()
+        index = layout.index_map()
+        result = np.empty((rows, int(np.prod(value.shape[1:]))), np.float32)
+        result[:, index[index >= 0]] = stored[:, index >= 0]
+        return result.reshape(shape)
+
+    def profile(
+        self, x: np.ndarray, labels: np.ndarray | None, sections: Section, *, lr: float = 0.0, step: int = 1, seed: int = 0
+    ) -> list[tuple[int, float]]:
+        """Seconds of each phase, phases run one by one: (index into `step.phases`, seconds)."""
+        self._bind(sections, x, labels, lr, step, seed)
+        times: list[tuple[int, float]] = []
+        for number, phase in enumerate(self.step.phases):
+            if phase.kernel.section & sections:
+                self._context[FIRST], self._context[LAST] = number, number + 1
+                started = time.perf_counter()
+                self._pool.launch(self._entry, self._address)
+                times.append((number, time.perf_counter() - started))
+        return times
+
+    def poison(self) -> None:
+        """Fill the arena with NaN, so that a kernel that reads what nobody has written is found out (for tests)."""
+        self._arena.fill(0xFF)
+
+    def close(self) -> None:
+        """Unload the code and free the memory."""
+        self.step.library.close()
+        self._arena = self._persistent = np.zeros(0, np.uint8)

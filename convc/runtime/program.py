@@ -1,0 +1,308 @@
+"""A compiled net: what `convc.compile` returns.
+
+A program owns the tensors of a training step or of an inference graph and runs it. Arrays at this interface are NCHW
+float32 and integer labels; results are fresh arrays. Any thread may call it, one call at a time: others wait.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from convc.ir.diagnostic import fail
+from convc.ir.graph import Graph
+from convc.ir.op import Op
+from convc.passes.base import Mode
+from convc.passes.manager import PassReport
+from convc.passes.sections import EVERYTHING, Section
+from convc.runtime.checkpoint import Match, match, read_checkpoint, require_match, write_checkpoint
+from convc.runtime.executor import Executor, Result
+from convc.runtime.gate import Gate
+from convc.runtime.initial import initial_value
+from convc.runtime.operands import as_images, as_labels
+from convc.runtime.parameters import STATE_ROLE, Parameters, as_parameter
+
+if TYPE_CHECKING:
+    from convc.passes.plan import Plan
+
+# The learning rate for a progress in epochs (2.5: in the middle of the third) and a number of updates done.
+Rate = Callable[[float, int], float]
+
+_WITH_GRADIENTS = Section.FORWARD | Section.GRADIENT | Section.STATISTICS
+
+
+class Program:
+    """A net compiled for a mode, a batch size and a target.
+
+    `params` maps names to parameters and buffers (see `Parameters`), `graph` is the graph that runs, `reports` tells
+    what each pass did, `image` is the shape (C, H, W) of an image, `classes` the number of outputs, `loss` the op that
+    makes a loss of (logits, labels), which is known in infer mode, too. `steps` counts updates. `epoch`, the progress
+    in epochs, may be set and decides the learning rate of `step`.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        executor: Executor,
+        *,
+        mode: Mode,
+        target: str,
+        seed: int,
+        rate: Rate | None = None,
+        loss: Op | None = None,
+        reports: Iterable[PassReport] = (),
+        about: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        self.graph = graph
+        self.mode: Mode = mode
+        self.target = target
+        self.seed = seed
+        self.batch = executor.batch
+        self.loss = loss
+        self.reports = tuple(reports)
+        self._about = about
+        self.steps = 0
+        self._executor = executor
+        self._rate = rate
+        self._epoch = 0.0
+        self._gate = Gate(f"the program of {graph.name}")
+        self.image = graph.inputs["x"].type.shape[1:]
+        self.classes = graph.outputs["logits"].type.shape[1]
+        labels = graph.inputs.get("labels")
+        self._label_shape = None if labels is None else labels.type.shape[1:]
+        self._states = tuple(name for name, p in graph.parameters.items() if p.role == STATE_ROLE)
+        # First values are drawn when they are needed: most programs are given other ones at once.
+        self._undrawn = dict(graph.parameters)
+        self.params = Parameters(graph, self._read, self._write)
+
+    def __repr__(self) -> str:
+        return f"<Program {self.graph.name}: {self.mode}, batch {self.batch}, {self.target}>"
+
+    # Running
+
+    def __call__(self, x: ArrayLike) -> np.ndarray:
+        """The value that the loss reads (logits), float32 (n, classes) or (n, classes, H, W).
+
+        x is (n, C, H, W), 1 <= n <= batch. In train mode dropout is drawn and batch norm uses the statistics of the
+        rows given; nothing changes.
+        """
+        images = as_images(x, self.image, self.batch)
+        with self._gate:
+            return self._run(Section.FORWARD, images, None, 0.0).logits
+
+    def value_and_grad(self, x: ArrayLike, labels: ArrayLike) -> tuple[float, dict[str, np.ndarray]]:
+        """The loss (weighted sum, mean over the rows, without decay) and its gradient by trained parameter.
+
+        Updates the running statistics of batch norm, and neither parameters, optimiser states nor the count of steps.
+        """
+        self._require_training("value_and_grad")
+        images, rows = self._training_operands(x, labels)
+        with self._gate:
+            result = self._run(_WITH_GRADIENTS, images, rows, 0.0)
+            gradients = {
+                name: self._executor.gradient(name)
+                for name, parameter in self.graph.parameters.items()
+                if parameter.trainable and not parameter.frozen
+            }
+        assert result.loss is not None
+        return result.loss, gradients
+
+    def step(self, x: ArrayLike, labels: ArrayLike, lr: float | None = None) -> float:
+        """Forward, backward and update; returns the loss before the update.
+
+        Without `lr` the learning rate follows from `epoch` by the file's schedule.
+        """
+        self._require_training("step")
+        if self._rate is None:
+            fail(
+                "value-optimizer",
+                f"`step` needs an optimiser, and the file of {self.graph.name} names none",
+                hint="write `optim sgd lr=0.1 momentum=0.9` into its train item",
+            )
+        rate = self._rate(self._epoch, self.steps) if lr is None else lr
+        if not (isinstance(rate, (int, float, np.number)) and math.isfinite(rate)):
+            fail("value-learning-rate", f"the learning rate is a finite number, not {rate!r}")
+        images, rows = self._training_operands(x, labels)
+        result = self.train_batch(images, rows, float(rate))
+        assert result.loss is not None
+        return result.loss
+
+    def train_batch(self, images: np.ndarray, labels: np.ndarray, lr: float) -> Result:
+        """`step` without checks, for loops that have checked: float32 C-contiguous images, int32 labels in range."""
+        with self._gate:
+            result = self._run(EVERYTHING, images, labels, lr)
+            self.steps += 1
+        return result
+
+    def profile(self, x: ArrayLike, labels: ArrayLike | None = None) -> Any:
+        """Where the time of a step (in infer mode: of a call) goes, per op. Not every target can tell."""
+        profile = getattr(self._executor, "profile", None)
+        if profile is None:
+            fail("value-target", f"the target {self.target} does not profile", hint="compile for target='cpu'")
+        images = as_images(x, self.image, self.batch)
+        if self.mode == "infer":
+            rows = None
+        elif labels is None:
+            fail("value-labels", "profiling a training step needs labels")
+        else:
+            rows = as_labels(labels, len(images), self._label_shape or (), self.classes)
+        with self._gate:
+            self._draw_all()
+            return profile(images, rows)
+
+    def artifact(self, kind: str) -> bytes | None:
+        """What the back end made of the graph: `llvm`, `asm` or `obj`; None if it makes no such thing."""
+        make = getattr(self._executor, "artifact", None)
+        if make is None:
+            return None
+        with self._gate:
+            return make(kind)
+
+    @property
+    def plan(self) -> Plan | None:
+        """Schedule, layouts and memory of native code; None for a target that runs the graph as it is."""
+        return getattr(self._executor, "plan", None)
+
+    # Tensors
+
+    @property
+    def epoch(self) -> float:
+        """Progress in epochs, from 0; the schedule reads it."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, value: float) -> None:
+        if not (isinstance(value, (int, float, np.number)) and math.isfinite(value) and value >= 0):
+            fail("value-epoch", f"the epoch is a number of at least 0, not {value!r}")
+        self._epoch = float(value)
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The rate that `step` would use now; None without an optimiser."""
+        return None if self._rate is None else self._rate(self._epoch, self.steps)
+
+    @cached_property
+    def about(self) -> dict[str, str]:
+        """What checkpoints say about the net: its name and a digest of what it computes."""
+        return dict(self._about())
+
+    def reset(self, seed: int | None = None) -> None:
+        """Begin anew: parameters as their initialisers draw them, optimiser states, step count and epoch at zero."""
+        if seed is not None:
+            self.seed = seed
+        with self._gate:
+            self._undrawn = dict(self.graph.parameters)
+            self.steps = 0
+            self._epoch = 0.0
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Everything that training changes: parameters, buffers and optimiser states (`conv1.weight.momentum`).
+
+        Together with `steps` and `epoch` it is all that a bit-exact continuation needs.
+        """
+        with self._gate:
+            return {name: self._read(name) for name in self.graph.parameters}
+
+    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
+        """Take back what `state_dict` gave; a missing, unknown or misshapen array is an error, and nothing changes."""
+        parameters = self.graph.parameters
+        wrong = [name for name in (*parameters, *state) if (name in parameters) != (name in state)]
+        if wrong:
+            where = "the state" if wrong[0] not in state else f"the program of {self.graph.name}"
+            fail("value-state", f"{where} has no {wrong[0]}")
+        arrays = {name: as_parameter(parameters[name], array) for name, array in state.items()}
+        with self._gate:
+            for name, array in arrays.items():
+                self._write(name, array)
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the optimiser's states within `state_dict`."""
+        return self._states
+
+    def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+        """Write parameters and buffers to a safetensors file. Non-finite values are refused."""
+        with self._gate:
+            weights = {name: self._read(name) for name in self.params}
+        write_checkpoint(Path(path), weights, {"kind": "weights", **self.about, **(metadata or {})})
+
+    def load_params(self, path: str | Path, strict: bool = True) -> Match:
+        """Read parameters and buffers from a safetensors file; tells what was loaded and what was not.
+
+        `strict` refuses a file that is not exactly of this net and lists the differences; otherwise what matches by name
+        and shape is loaded. Non-finite values are refused, and after any error nothing has changed.
+        """
+        weights = read_checkpoint(path).weights
+        found = match({name: array.shape for name, array in weights.items()}, self.params.shapes)
+        if strict:
+            require_match(found, Path(path), self.graph.name, hint="strict=False loads what matches")
+        self.set_params({name: weights[name] for name in found.loaded}, str(path))
+        return found
+
+    def set_params(self, weights: Mapping[str, ArrayLike], origin: str = "the weights") -> None:
+        """Assign several parameters or none: names, shapes and finiteness are checked before the first is set."""
+        arrays = {name: as_parameter(self.graph.parameters[name], array) for name, array in weights.items()}
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                fail("checkpoint-not-finite", f"{name} in {origin} holds values that are not finite")
+        with self._gate:
+            for name, array in arrays.items():
+                self._write(name, array)
+
+    # Life
+
+    def close(self) -> None:
+        """Give back memory; waits for a call in progress. Further calls are errors. May be called repeatedly."""
+        if self._gate.close():
+            self._executor.close()
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read(self, name: str) -> np.ndarray:
+        with self._gate:
+            self._draw(name)
+            return self._executor.read(name)
+
+    def _write(self, name: str, array: np.ndarray) -> None:
+        with self._gate:
+            self._undrawn.pop(name, None)
+            self._executor.write(name, array)
+
+    def _draw(self, name: str) -> None:
+        parameter = self._undrawn.pop(name, None)
+        if parameter is not None:
+            self._executor.write(name, initial_value(parameter, self.seed))
+
+    def _draw_all(self) -> None:
+        for name in list(self._undrawn):
+            self._draw(name)
+
+    def _run(self, sections: Section, x: np.ndarray, labels: np.ndarray | None, lr: float) -> Result:
+        if self._undrawn:
+            self._draw_all()
+        return self._executor.run(sections, x, labels, lr=lr, step=self.steps + 1, seed=self.seed)
+
+    def _training_operands(self, x: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        images = as_images(x, self.image, self.batch)
+        return images, as_labels(labels, len(images), self._label_shape or (), self.classes)
+
+    def _require_training(self, what: str) -> None:
+        if self.mode != "train":
+            fail(
+                "value-mode",
+                f"`{what}` needs a program compiled for training; this one is for inference",
+                hint='compile(net, mode="train")',
+            )

@@ -1,0 +1,108 @@
+"""A net with its weights, for evaluation and prediction: a run folder, or a `.cnn` file and a file of weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convc.ir.diagnostic import fail
+from convc.runtime.build import build_net
+from convc.runtime.checkpoint import Checkpoint, match, read_checkpoint, require_match
+from convc.runtime.data import DataSet, Split, load_dataset
+from convc.runtime.program import Program
+
+if TYPE_CHECKING:
+    from convc.frontend.net import Net
+
+MODEL = "model.cnn"
+# In the order of preference.
+WEIGHTS = ("best.safetensors", "last.safetensors")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """`classes` are the names that the checkpoint gives to the outputs; empty where it gives none."""
+
+    net: Net
+    checkpoint: Checkpoint
+    classes: tuple[str, ...]
+
+    def program(self, *, batch: int | None = None, target: str = "cpu", threads: int | None = None) -> Program:
+        """An inference program with the weights. Error: `checkpoint-mismatch`."""
+        program = build_net(self.net, batch=batch, mode="infer", target=target, threads=threads)
+        try:
+            weights = self.checkpoint.weights
+            found = match({name: array.shape for name, array in weights.items()}, program.params.shapes)
+            require_match(found, self.checkpoint.path, self.net.name)
+            program.set_params(weights, str(self.checkpoint.path))
+        except BaseException:
+            program.close()
+            raise
+        return program
+
+
+def open_trained(
+    source: str | Path,
+    weights: str | Path | None = None,
+    *,
+    net: str | None = None,
+    set: Mapping[str, object] | None = None,
+) -> Trained:
+    """The net of a run folder or `.cnn` file with its weights; those of a run are the best ones unless `weights` says.
+
+    Errors: those of `convc.load`, `file-run` for a folder without a run, `checkpoint-…`.
+    """
+    from convc.frontend import load
+
+    path = Path(source)
+    if path.is_dir():
+        if not (path / MODEL).is_file():
+            fail("file-run", f"{path} holds no run: there is no {MODEL} in it", hint="runs are in folders runs/NAME-N")
+        if weights is None:
+            weights = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+        if weights is None:
+            fail("checkpoint-missing", f"the run {path} has not saved any weights yet", hint="they come after an epoch")
+        path = path / MODEL
+    loaded = load(path, net=net, set=set)
+    if weights is None:
+        fail("checkpoint-missing", f"{path} is a net without weights", hint="--weights W, or a run folder in its place")
+    checkpoint = read_checkpoint(weights)
+    return Trained(loaded, checkpoint, _classes(checkpoint))
+
+
+def _classes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The names of the classes; a file from elsewhere may have none, or something else under that word."""
+    try:
+        names = json.loads(checkpoint.metadata.get("classes", "[]"))
+    except ValueError:
+        return ()
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
+
+
+def evaluation_data(net: Net, data: str | None = None) -> tuple[DataSet, str, Split]:
+    """The data set that `data` (a data item; default: the file's) names, and the part to evaluate on: test, else
+    validation, else train. Errors: `data-…`."""
+    from convc.frontend import DataSetting, parse_data
+
+    setting = net.settings.data if data is None else parse_data(data)
+    if setting is None:
+        if net.input_shape != (1, 28, 28):
+            fail("data-missing", f"nothing says what {net.name} is to be evaluated on", hint="--data names the images")
+        setting = DataSetting("mnist")
+    # What a file says is relative to the file, what a command line says to where it was typed.
+    base = Path(net.path).parent if data is None else Path()
+    dataset = load_dataset(
+        setting.kind,
+        setting.path,
+        setting.options,
+        base=base,
+        input_shape=net.input_shape,
+        seed=net.settings.seed,
+        span=setting.span,
+    )
+    dataset.require_outputs(net.classes, setting.span)
+    part, split = list(dataset.parts())[-1]
+    return dataset, part, split

@@ -1,0 +1,318 @@
+"""`convc.fit`: train a net on a data set, from the first epoch to the test, into a run folder."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convc.ir.diagnostic import CompileError
+from convc.runtime import environment
+from convc.runtime.atomic import write_text
+from convc.runtime.build import build_net
+from convc.runtime.checkpoint import Match, read_checkpoint
+from convc.runtime.curves import Curves
+from convc.runtime.data import DataSet
+from convc.runtime.diagnose import Replay, explain
+from convc.runtime.evaluate import Evaluation, evaluate
+from convc.runtime.interrupt import Interrupted, Interrupts
+from convc.runtime.metrics import EpochRecord, Metrics
+from convc.runtime.program import Program
+from convc.runtime.progress import Reporter, Style, make_reporter, percent
+from convc.runtime.run_folder import RunFolder, open_folder
+from convc.runtime.run_settings import parse_settings, require_continuation
+from convc.runtime.training_loop import NotFinite, TrainingLoop
+from convc.runtime.training_plan import TrainingPlan, make_plan
+from convc.runtime.training_state import Position, load_state, parse_position, save_state
+
+if TYPE_CHECKING:
+    from convc.frontend.net import Net
+    from convc.frontend.settings import DataSetting
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training reached. Accuracies are fractions in 0…1, None where there was no such part.
+
+    The test was made with `weights`: the best on the validation part, or the last ones without such a part.
+    """
+
+    folder: Path
+    epochs: int
+    steps: int
+    seconds: float
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+    validation_accuracy: float | None
+    test_accuracy: float | None
+    test_loss: float | None
+    weights: Path
+
+
+def fit(
+    net: Net,
+    *,
+    data: str | DataSetting | DataSet | None = None,
+    epochs: int | None = None,
+    batch: int | None = None,
+    target: str = "cpu",
+    precision: str | None = None,
+    threads: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    init: str | os.PathLike[str] | None = None,
+    seed: int | None = None,
+    report: Style = "auto",
+) -> FitResult:
+    """Train `net`; None means the file's value. What is chosen for the user is printed with the reason.
+
+    `data` is a data item of the language (`'idx "dir/" val=500'`) or a `DataSet`. `out` is the run folder (default
+    `runs/NAME-N`); `resume` goes on, bit by bit, with the run in it (default: the last one), starts afresh where there
+    is none, and returns at once what a finished run reached. `init` names a file of weights to start from: what matches
+    by name and shape is taken. `report` is "auto" (a progress bar on a terminal, else lines), "lines", "json" or
+    "quiet".
+
+    The first Ctrl-C (or SIGTERM) stops at the next step, saves and raises `Interrupted`, a `KeyboardInterrupt`; the
+    second stops at once. Raises `CompileError` for bad input, a full disk, or a loss that is not finite.
+    """
+    with ExitStack() as stack:
+        reporter = make_reporter(report)
+        stack.callback(reporter.close)
+        interrupts = stack.enter_context(Interrupts(_acknowledge))
+        overrides = {"data": data, "epochs": epochs, "batch": batch, "precision": precision, "seed": seed}
+        given = {name: value for name, value in overrides.items() if value is not None}
+        plan = make_plan(net, given, target, threads, None if init is None else Path(init), reporter, interrupts.check)
+        folder, continued = open_folder(None if out is None else Path(out), net.name, resume)
+        stack.callback(folder.close)
+        training = _Training(plan, folder, reporter, interrupts, stack)
+        try:
+            return training.run(continued)
+        except CompileError as error:
+            reporter.record("error", str(error), diagnostics=[d.message for d in error.diagnostics])
+            raise
+        except Interrupted as interrupted:
+            interrupted.folder, interrupted.command = str(folder.path), training.command
+            reporter.record("interrupt", f"{interrupted}; go on with: {training.command}", command=training.command)
+            raise
+
+
+def _acknowledge(signal_name: str) -> None:
+    # Another thread may be in the middle of a print: this goes past Python's buffers and their locks.
+    text = f"\n{signal_name}: finishing this step, then saving; once more aborts at once\n"
+    os.write(2, text.encode())
+
+
+class _Training:
+    """The course of one call of `fit`, once it is clear what to train, with what, and where."""
+
+    def __init__(
+        self, plan: TrainingPlan, folder: RunFolder, reporter: Reporter, interrupts: Interrupts, stack: ExitStack
+    ) -> None:
+        self.plan, self.folder, self.reporter, self.interrupts = plan, folder, reporter, interrupts
+        self._stack = stack
+        self.metrics = Metrics(folder.path)
+        self.curves = Curves(folder.path / "curves.png", f"{plan.net.name}, {plan.dataset.name}")
+
+    @property
+    def command(self) -> str:
+        """What to type to go on with this run."""
+        return f"convc train {shlex.quote(str(self.folder.model))} --out {shlex.quote(str(self.folder.path))} --resume"
+
+    def run(self, continued: bool) -> FitResult:
+        plan, folder, reporter = self.plan, self.folder, self.reporter
+        if continued:
+            require_continuation(parse_settings(folder.read_json(folder.settings), folder.settings), plan.run, folder.path)
+        else:
+            # First of all, since this file marks the folder as a run.
+            folder.write_json(folder.settings, plan.run.to_json())
+        reporter.attach(folder.log)
+        reporter.emit("folder", f"run folder {folder.path}", folder=str(folder.path))
+        saved = self._saved_position() if continued else None
+        if saved is not None and saved.epoch >= plan.settings.epochs and folder.result.exists():
+            return self._finished_before(saved)
+        for choice in plan.choices:
+            reporter.emit("choice", str(choice), **asdict(choice))
+        self._write_description(continued)
+        position = self._restore() if saved is not None else self._begin()
+        self.metrics.restart(position.epoch)
+        self._announce(position)
+        loop = TrainingLoop(
+            program=self.program,
+            train=plan.dataset.train,
+            validation=plan.dataset.validation,
+            batch=plan.settings.batch,
+            epochs=plan.settings.epochs,
+            rate=plan.rate,
+            counts_correct="correct" in self.program.graph.outputs,
+            folder=folder,
+            metrics=self.metrics,
+            curves=self.curves,
+            reporter=reporter,
+            interrupts=self.interrupts,
+            infer=lambda: self.infer,
+            about=self.about,
+            position=position,
+        )
+        try:
+            loop.run()
+        except NotFinite as failure:
+            self._explain(position.step, str(failure))
+        return self._finish(position)
+
+    # Programs
+
+    @cached_property
+    def program(self) -> Program:
+        """The training step. Compiling it takes the time between the first lines and the first step."""
+        return self._build("train")
+
+    @cached_property
+    def infer(self) -> Program:
+        return self._build("infer")
+
+    def _build(self, mode: str) -> Program:
+        plan = self.plan
+        program = build_net(
+            plan.net,
+            mode=mode,
+            target=plan.run.target,
+            threads=plan.threads,
+            settings=plan.settings,
+            rate=plan.rate,
+        )
+        self._stack.callback(program.close)
+        self.interrupts.check()
+        return program
+
+    @cached_property
+    def about(self) -> dict[str, str]:
+        """What checkpoints of this run say about it; nothing that differs between two runs of the same bits."""
+        return {**self.plan.about, **environment.versions(self.plan.run.target)}
+
+    # Beginning
+
+    def _write_description(self, continued: bool) -> None:
+        plan, folder = self.plan, self.folder
+        if continued:
+            folder.write_json(folder.settings, plan.run.to_json())
+        write_text(folder.model, plan.model)
+        folder.write_json(folder.environment, environment.describe(plan.run.target, plan.threads))
+
+    def _begin(self) -> Position:
+        position = Position()
+        if self.plan.init is not None:
+            self._report_init(self._load_init(), self.plan.init)
+            # The file with the weights may be gone when the run is to be continued.
+            save_state(self.folder.state, self.program, position, self.about)
+        return position
+
+    def _load_init(self) -> Match:
+        assert self.plan.init is not None
+        return self.program.load_params(self.plan.init, strict=False)
+
+    def _report_init(self, found: Match, path: Path) -> None:
+        text = f"{len(found.loaded)} of {len(self.program.params)} parameters come from {path}"
+        self.reporter.emit("init", text, loaded=list(found.loaded), file=str(path))
+        for line in found.lines():
+            self.reporter.emit("init-difference", f"  {line}", difference=line)
+
+    def _saved_position(self) -> Position | None:
+        if not self.folder.state.exists():
+            return None
+        return parse_position(self.folder.state, read_checkpoint(self.folder.state).metadata)
+
+    def _restore(self) -> Position:
+        """The last saved state, or the beginning where none has been saved."""
+        if self.folder.state.exists():
+            return load_state(self.folder.state, self.program)
+        self.program.reset()
+        if self.plan.init is not None:
+            self._load_init()
+        return Position()
+
+    def _announce(self, position: Position) -> None:
+        dataset, reporter = self.plan.dataset, self.reporter
+        sizes = ", ".join(f"{len(split):,} {part}" for part, split in dataset.parts())
+        reporter.emit("data", f"{dataset.name}: {sizes} images", **{part: len(split) for part, split in dataset.parts()})
+        if position.step:
+            where = f"epoch {position.epoch + 1}, batch {position.batch}"
+            reporter.emit("resumed", f"going on after step {position.step} ({where})", step=position.step)
+
+    # End
+
+    def _explain(self, step: int, what: str) -> None:
+        self.reporter.emit("failure", f"{what} in step {step}; looking for its origin", step=step)
+        plan = self.plan
+        replay = Replay(
+            self.program, plan.dataset.train, plan.settings.batch, plan.rate, self._restore, self.interrupts.check
+        )
+        saved = self.folder.state.exists()
+        kept = f"the last good state is kept in {self.folder.state}" if saved else "no state had been saved before"
+        raise CompileError([explain(replay, step, what, kept)], plan.net.sources) from None
+
+    def _finish(self, position: Position) -> FitResult:
+        problem = self.curves.draw(self.metrics.records)
+        if problem:
+            self.reporter.emit("warning", problem)
+        weights = self.folder.last if self.plan.dataset.validation is None else self.folder.best
+        test = self._test(weights)
+        result = self._result(position, test, weights)
+        content = {key: value for key, value in asdict(result).items() if key not in ("folder", "history", "weights")}
+        self.folder.write_json(self.folder.result, {"schema": 1, **content, "weights": weights.name})
+        self._conclude(result)
+        return result
+
+    def _test(self, weights: Path) -> Evaluation | None:
+        if self.plan.dataset.test is None:
+            return None
+        self.infer.set_params(read_checkpoint(weights).weights, str(weights))
+        return evaluate(self.infer, self.plan.dataset.test, check=self.interrupts.check)
+
+    def _result(self, position: Position, test: Evaluation | None, weights: Path) -> FitResult:
+        best = next((record for record in self.metrics.records if record.epoch == position.best_epoch), None)
+        return FitResult(
+            folder=self.folder.path,
+            epochs=position.epoch,
+            steps=position.step,
+            seconds=round(position.total_seconds, 3),
+            history=tuple(self.metrics.records),
+            best_epoch=position.best_epoch,
+            validation_accuracy=best.validation_accuracy if best else None,
+            test_accuracy=test["accuracy"] if test else None,
+            test_loss=test["loss"] if test else None,
+            weights=weights,
+        )
+
+    def _finished_before(self, position: Position) -> FitResult:
+        """A run that had reached its end: what it had, without computing anything."""
+        content = self.folder.read_json(self.folder.result)
+        self.metrics.restart(position.epoch)
+        test = content.get("test_accuracy"), content.get("test_loss")
+        accuracy, loss = (value if isinstance(value, (int, float)) else None for value in test)
+        weights = self.folder.last if self.plan.dataset.validation is None else self.folder.best
+        evaluation = None if accuracy is None else Evaluation(accuracy=accuracy, top5=0.0, loss=loss, count=0)
+        result = self._result(position, evaluation, weights)
+        self.reporter.emit("finished", f"this run had finished after {position.epoch} epochs", epochs=position.epoch)
+        self._conclude(result)
+        return result
+
+    def _conclude(self, result: FitResult) -> None:
+        emit = self.reporter.emit
+        if result.validation_accuracy is not None:
+            text = f"best validation accuracy {percent(result.validation_accuracy)} in epoch {result.best_epoch}"
+            emit("best", text, epoch=result.best_epoch, accuracy=result.validation_accuracy)
+        if result.test_accuracy is None:
+            emit("no-test", f"{self.plan.dataset.name} has no test part (test=N sets images aside)")
+        else:
+            emit("weights", f"tested with {result.weights.name}: loss {result.test_loss:.4f}", weights=str(result.weights))
+            emit(
+                "test",
+                f"test accuracy {percent(result.test_accuracy)}",
+                accuracy=result.test_accuracy,
+                loss=result.test_loss,
+            )
+        emit("end", f"run folder {result.folder}", folder=str(result.folder), seconds=result.seconds)

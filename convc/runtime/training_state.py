@@ -1,0 +1,82 @@
+"""Everything that a training needs to go on bit by bit, as one file.
+
+Parameters, buffers and optimiser states are its tensors, the position in the training its metadata. Random numbers need
+no state of their own: they follow from the seed, the count of updates and the epoch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from convc.ir.diagnostic import fail
+from convc.runtime.checkpoint import match, read_checkpoint, require_match, write_checkpoint
+from convc.runtime.program import Program
+
+
+@dataclass
+class Position:
+    """Where a training stands: `epoch` epochs are complete, `batch` batches of the next one are done.
+
+    `loss`, `correct` and `images` are sums over the batches of the epoch under way, `seconds` its time so far,
+    `total_seconds` the time of all complete epochs. `best_epoch` (from 1; 0: none yet) reached `best_score`, compared
+    from left to right, larger being better.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    correct: float = 0.0
+    images: int = 0
+    seconds: float = 0.0
+    total_seconds: float = 0.0
+    best_epoch: int = 0
+    best_score: tuple[float, ...] = ()
+
+    def next_epoch(self) -> None:
+        """The epoch under way is complete."""
+        self.total_seconds += self.seconds
+        self.epoch += 1
+        self.batch, self.loss, self.correct, self.images, self.seconds = 0, 0.0, 0.0, 0, 0.0
+
+
+def save_state(path: Path, program: Program, position: Position, metadata: Mapping[str, str]) -> None:
+    """Write the state of `program` at `position`. Errors: `checkpoint-not-finite`, `file-write`."""
+    about = {
+        "kind": "state",
+        "states": json.dumps(program.state_names),
+        "position": json.dumps(asdict(position)),
+        "epoch": str(position.epoch),
+        "step": str(position.step),
+        **program.about,
+        **metadata,
+    }
+    write_checkpoint(path, program.state_dict(), about)
+
+
+def load_state(path: Path, program: Program) -> Position:
+    """Bring `program` to where `save_state` left it.
+
+    Errors: those of `read_checkpoint`, `checkpoint-mismatch`, `checkpoint-unreadable` for a file that is no state.
+    """
+    checkpoint = read_checkpoint(path)
+    position = parse_position(path, checkpoint.metadata)
+    expected = {name: parameter.value.shape for name, parameter in program.graph.parameters.items()}
+    found = match({name: array.shape for name, array in checkpoint.tensors.items()}, expected)
+    require_match(found, path, program.graph.name)
+    program.load_state_dict(checkpoint.tensors)
+    program.steps = position.step
+    return position
+
+
+def parse_position(path: Path, metadata: Mapping[str, str]) -> Position:
+    """The position that a state's metadata tells. Error: `checkpoint-unreadable`."""
+    try:
+        content = json.loads(metadata["position"])
+        values = {field.name: content[field.name] for field in fields(Position)}
+        return Position(**{**values, "best_score": tuple(values["best_score"])})
+    except (KeyError, ValueError, TypeError):
+        fail("checkpoint-unreadable", f"{path} is not the state of a training: it does not say where it stands")

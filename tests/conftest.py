@@ -1,0 +1,36 @@
+"""What every test gets: no traffic with the user's own cache, no window for pictures, repeatable property tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+os.environ["MPLBACKEND"] = "Agg"
+
+# A machine under load is no failure; timeouts are pytest's business.
+hypothesis.settings.register_profile("convc", deadline=None)
+hypothesis.settings.register_profile("ci", parent=hypothesis.settings.get_profile("convc"), derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "convc")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_object_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Object code goes to a folder of this run. Tests of the cache itself point elsewhere with monkeypatch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONVC_CACHE_DIR", str(tmp_path_factory.mktemp("object-cache")))
+        patch.delenv("CONVC_CACHE", raising=False)
+        patch.delenv("CONVC_CPU", raising=False)
+        patch.delenv("CONVC_THREADS", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The folder with pyproject.toml, examples and benchmarks."""
+    return REPOSITORY

@@ -1,0 +1,472 @@
+"""The table of op cases: every op of `convc.ir.ops.OPS` with odd shapes, all attributes, and operands to run it on.
+
+It drives the tests of shapes, gradients and costs, and the comparison of back ends with the reference. Operands are
+reproducible; inputs of functions with kinks stay away from them, so that numeric gradients exist.
+
+    for case in CASES:
+        results = case.op.reference(*make_operands(case, np.float64))
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from convc.ir.op import Op
+from convc.ir.ops import activation, elementwise
+from convc.ir.ops.constant import Constant
+from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
+from convc.ir.ops.elementwise import Elementwise, Greater, RunningAverage, Select
+from convc.ir.ops.linear import Linear, LinearBackwardData, LinearBackwardWeights
+from convc.ir.ops.loss import CountCorrect, SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward
+from convc.ir.ops.norm import BatchNorm, BatchNormBackward, BatchNormTraining
+from convc.ir.ops.pool import AvgPool, AvgPoolBackward, MaxPool, MaxPoolBackward
+from convc.ir.ops.random import Dropout, DropoutTraining
+from convc.ir.ops.reduce import ChannelSum, Sum
+from convc.ir.ops.shape import Flatten, Relayout, Unflatten
+from convc.ir.ops.update import AdamUpdate, SgdUpdate
+from convc.ir.types import DType, TensorType
+
+Array = np.ndarray
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Random:
+    """An operand drawn at random: `kind` names the distribution (see `_DRAWS`), `classes` bounds labels."""
+
+    shape: Shape
+    kind: str = "normal"
+    classes: int = 0
+
+
+# A fixed array, a random one, or one that is computed from the operands before it.
+Operand = Random | Array | Callable[..., Array]
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """One op with attributes and operands.
+
+    `differentiable` lists the operands for which `vjp` gives a gradient that numeric differentiation confirms.
+    `wide` cases fill several vector registers and tiles: too large for gradients element by element.
+    """
+
+    name: str
+    op: Op
+    operands: tuple[Operand, ...]
+    differentiable: tuple[int, ...] = ()
+    wide: bool = False
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return self.name
+
+
+_DRAWS: dict[str, Callable[[np.random.Generator, Random], Array]] = {
+    "normal": lambda g, r: g.standard_normal(r.shape),
+    "positive": lambda g, r: g.uniform(0.5, 2.0, r.shape),
+    # For functions with a kink at zero, and for divisors.
+    "nonzero": lambda g, r: g.choice([-1.0, 1.0], r.shape) * g.uniform(0.25, 2.0, r.shape),
+    # On both sides of the kinks of relu6, and of the straight-through window of `step`.
+    "clipped": lambda g, r: g.choice([-2.0, 0.5, 3.0, 7.0], r.shape) + g.uniform(-0.25, 0.25, r.shape),
+    # All different by a hundredth or more: a maximum that a small step does not move.
+    "distinct": lambda g, r: (g.permutation(int(np.prod(r.shape))).reshape(r.shape) - np.prod(r.shape) / 2) / 64,
+    # Never equal to each other.
+    "halves": lambda g, r: g.integers(-3, 4, r.shape) / 2,
+    "quarters": lambda g, r: g.integers(-3, 4, r.shape) / 2 + 0.25,
+    # Many equal maxima.
+    "ties": lambda g, r: g.integers(-1, 2, r.shape).astype(np.float64),
+    # Exponentials overflow unless the maximum is subtracted first.
+    "large": lambda g, r: 200.0 * g.standard_normal(r.shape),
+    "labels": lambda g, r: g.integers(0, r.classes, r.shape).astype(np.int32),
+    "bool": lambda g, r: g.integers(0, 2, r.shape).astype(np.bool_),
+}
+
+
+def make_operands(case: OpCase, dtype: Any = np.float32) -> tuple[Array, ...]:
+    """The operands of a case. Floats have `dtype`, but always the values that float32 can hold."""
+    generator = np.random.default_rng([zlib.crc32(case.name.encode()), case.seed])
+    made: list[Array] = []
+    for operand in case.operands:
+        if isinstance(operand, Random):
+            array = np.asarray(_DRAWS[operand.kind](generator, operand))
+        elif isinstance(operand, np.ndarray):
+            array = operand
+        else:
+            array = np.asarray(operand(*made))
+        floating = np.issubdtype(array.dtype, np.floating)
+        made.append(array.astype(np.float32).astype(dtype) if floating else array)
+    return tuple(made)
+
+
+def operand_types(case: OpCase, dtype: DType = DType.F32) -> tuple[TensorType, ...]:
+    """The types of `make_operands`; floating-point ones have `dtype`."""
+    whole = {np.dtype(kind.numpy): kind for kind in (DType.I32, DType.I64, DType.U8, DType.BOOL)}
+    return tuple(TensorType(whole.get(a.dtype, dtype), a.shape) for a in make_operands(case))
+
+
+def normal(*shape: int) -> Random:
+    return Random(shape)
+
+
+def positive(*shape: int) -> Random:
+    return Random(shape, "positive")
+
+
+def labels(classes: int, *shape: int) -> Random:
+    return Random(shape, "labels", classes)
+
+
+# Convolutions: name, images, filters, geometry. Every geometry is tried in all three directions.
+_CONVOLUTIONS: list[tuple[str, Shape, Shape, dict[str, Any]]] = [
+    ("plain", (2, 3, 7, 7), (5, 3, 3, 3), {}),
+    ("one_pixel", (1, 1, 1, 1), (1, 1, 1, 1), {}),
+    ("one_pixel_padded", (1, 3, 1, 1), (17, 3, 3, 3), {"padding": (1, 1, 1, 1)}),
+    ("same", (2, 17, 5, 7), (3, 17, 3, 3), {"padding": (1, 1, 1, 1)}),
+    ("stride_2", (2, 3, 11, 13), (4, 3, 3, 3), {"stride": (2, 2), "padding": (1, 1, 1, 1)}),
+    ("stride_3_leaves_pixels", (1, 1, 8, 8), (1, 1, 3, 3), {"stride": (3, 3)}),
+    ("stride_beyond_kernel", (2, 3, 11, 8), (4, 3, 2, 2), {"stride": (3, 4)}),
+    ("asymmetric", (1, 2, 9, 11), (3, 2, 3, 5), {"stride": (2, 3), "padding": (0, 1, 2, 3)}),
+    ("dilation", (2, 3, 9, 9), (4, 3, 3, 3), {"dilation": (2, 2), "padding": (2, 2, 2, 2)}),
+    (
+        "everything",
+        (1, 4, 13, 11),
+        (6, 2, 3, 2),
+        {"stride": (3, 2), "dilation": (2, 3), "padding": (1, 2, 3, 4), "groups": 2},
+    ),
+    ("groups", (2, 4, 6, 6), (6, 2, 3, 3), {"groups": 2}),
+    ("depthwise", (2, 5, 7, 7), (5, 1, 3, 3), {"groups": 5, "padding": (1, 1, 1, 1)}),
+    ("depthwise_doubled", (1, 3, 7, 5), (6, 1, 3, 3), {"groups": 3, "stride": (2, 2)}),
+    ("depthwise_wide", (2, 50, 7, 7), (50, 1, 3, 3), {"groups": 50, "padding": (1, 1, 1, 1)}),
+    ("pointwise", (7, 17, 5, 5), (20, 17, 1, 1), {}),
+    ("pointwise_stride", (2, 3, 7, 7), (4, 3, 1, 1), {"stride": (2, 2)}),
+    ("row", (1, 3, 4, 9), (4, 3, 1, 7), {"padding": (0, 3, 0, 3)}),
+    ("column", (1, 3, 9, 4), (4, 3, 7, 1), {"padding": (3, 0, 3, 0)}),
+    ("padding_beyond_kernel", (1, 2, 2, 2), (3, 2, 2, 2), {"padding": (3, 3, 3, 3)}),
+    ("whole_image", (2, 3, 5, 5), (10, 3, 5, 5), {}),
+    ("prime", (1, 7, 13, 17), (11, 7, 5, 3), {"padding": (2, 1, 2, 1)}),
+    ("lenet_1", (2, 1, 28, 28), (20, 1, 5, 5), {}),
+    ("lenet_2", (7, 20, 12, 12), (50, 20, 5, 5), {}),
+    ("first_layer", (1, 3, 23, 23), (17, 3, 7, 7), {"stride": (2, 2), "padding": (3, 3, 3, 3)}),
+    ("deep", (2, 64, 7, 7), (64, 64, 3, 3), {"padding": (1, 1, 1, 1)}),
+]
+
+# Pools: name, images, attributes.
+_POOLS: list[tuple[str, Shape, dict[str, Any]]] = [
+    ("halves", (2, 3, 6, 6), {"kernel": (2, 2), "stride": (2, 2)}),
+    ("one_pixel", (1, 1, 1, 1), {}),
+    ("leaves_pixels", (1, 17, 7, 5), {"kernel": (2, 2), "stride": (2, 2)}),
+    ("overlapping", (2, 3, 7, 7), {"kernel": (3, 3), "stride": (2, 2)}),
+    ("overlapping_padded", (1, 3, 7, 8), {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1, 1, 1)}),
+    ("stride_1", (1, 2, 5, 5), {"kernel": (3, 3), "padding": (1, 1, 1, 1)}),
+    ("ceil", (2, 3, 6, 6), {"kernel": (3, 3), "stride": (2, 2), "ceil": True}),
+    (
+        "ceil_padded",
+        (1, 1, 6, 7),
+        {"kernel": (3, 3), "stride": (3, 2), "padding": (1, 1, 1, 1), "ceil": True},
+    ),
+    ("asymmetric", (1, 3, 7, 11), {"kernel": (2, 5), "stride": (1, 3), "padding": (0, 1, 1, 3)}),
+    ("stride_beyond_kernel", (1, 3, 11, 11), {"kernel": (2, 2), "stride": (3, 4)}),
+    ("global", (7, 20, 5, 7), {"kernel": (5, 7)}),
+    ("wide", (2, 50, 13, 13), {"kernel": (3, 3), "stride": (2, 2)}),
+]
+
+_NORMALISED: list[tuple[str, Shape]] = [
+    ("image", (2, 3, 5, 7)),
+    ("rows", (7, 17)),
+    ("one_channel", (1, 1, 2, 3)),
+    ("batch_of_one", (1, 3, 3, 3)),
+    ("single_value", (1, 3, 1, 1)),
+    ("wide", (7, 50, 5, 5)),
+]
+
+_SHAPES: list[tuple[str, Shape]] = [
+    ("image", (2, 3, 5, 7)),
+    ("rows", (7, 17)),
+    ("vector", (5,)),
+    ("scalar", ()),
+    ("one_pixel", (1, 1, 1, 1)),
+    ("wide", (2, 50, 7, 3)),
+]
+
+# Right and left operand of binary element-wise ops.
+_PAIRS: list[tuple[str, Shape, Shape]] = [
+    ("image", (2, 3, 5, 7), (2, 3, 5, 7)),
+    ("rows", (7, 17), (7, 17)),
+    ("scalars", (), ()),
+    ("scalar_right", (1, 3, 2, 2), ()),
+    ("scalar_left", (), (2, 17)),
+    ("channels_right", (2, 3, 5, 1), (3,)),
+    ("channels_left", (17,), (7, 17)),
+    ("wide", (2, 50, 7, 3), (50,)),
+]
+
+
+def _convolutions() -> list[OpCase]:
+    cases: list[OpCase] = []
+    for name, x, w, geometry in _CONVOLUTIONS:
+        op = Conv2d(**geometry)
+        k, kernel, size = w[0], (w[2], w[3]), (x[2], x[3])
+        dy = normal(x[0], k, *op.window(kernel).output_size(size))
+        wide = max(x[1], k) >= 17
+        bias = (normal(k),)
+        data = Conv2dBackwardData(size=size, **geometry)
+        weights = Conv2dBackwardWeights(kernel=kernel, **geometry)
+        cases += [
+            OpCase(f"conv2d/{name}", op, (normal(*x), normal(*w), *bias), (0, 1, 2), wide),
+            OpCase(f"conv2d_backward_data/{name}", data, (dy, normal(*w)), (0, 1), wide),
+            OpCase(f"conv2d_backward_weights/{name}", weights, (normal(*x), dy), (0, 1), wide),
+        ]
+    return [*cases, OpCase("conv2d/no_bias", Conv2d(), (normal(2, 3, 5, 5), normal(4, 3, 3, 3)), (0, 1))]
+
+
+def _linears() -> list[OpCase]:
+    cases: list[OpCase] = []
+    for name, n, d, o in [("one", 1, 1, 1), ("odd", 2, 3, 5), ("batch_7", 7, 17, 20), ("wide", 7, 800, 50)]:
+        x, w, dy, wide = normal(n, d), normal(o, d), normal(n, o), o >= 17
+        cases += [
+            OpCase(f"linear/{name}", Linear(), (x, w, normal(o)), (0, 1, 2), wide),
+            OpCase(f"linear/{name}_no_bias", Linear(), (x, w), (0, 1), wide),
+            OpCase(f"linear_backward_data/{name}", LinearBackwardData(), (dy, w), (0, 1), wide),
+            OpCase(f"linear_backward_weights/{name}", LinearBackwardWeights(), (x, dy), (0, 1), wide),
+        ]
+    return cases
+
+
+def _pools() -> list[OpCase]:
+    cases: list[OpCase] = []
+    for name, x, attributes in _POOLS:
+        forward, wide = MaxPool(**attributes), x[1] >= 17
+        dy = normal(*forward.infer(TensorType(DType.F32, x)).shape)
+        for kind in ("distinct", "ties"):
+            image, suffix = Random(x, kind), "" if kind == "distinct" else "_ties"
+            result = _after_first(forward.reference)
+            differentiable = (0,) if kind == "distinct" else ()
+            backward = MaxPoolBackward(**attributes)
+            cases += [
+                OpCase(f"max_pool/{name}{suffix}", forward, (image,), differentiable, wide),
+                OpCase(f"max_pool_backward/{name}{suffix}", backward, (dy, image, result), (), wide),
+            ]
+        for count in (True, False):
+            suffix = "" if count else "_real_pixels"
+            average = AvgPool(**attributes, count_padding=count)
+            backward = AvgPoolBackward(**attributes, count_padding=count, size=(x[2], x[3]))
+            cases += [
+                OpCase(f"avg_pool/{name}{suffix}", average, (normal(*x),), (0,), wide),
+                OpCase(f"avg_pool_backward/{name}{suffix}", backward, (dy,), (0,), wide),
+            ]
+    return cases
+
+
+def _after_first(function: Callable[..., Array]) -> Callable[..., Array]:
+    """An operand that is computed from those before it, but for the first."""
+    return lambda _, *operands: function(*operands)
+
+
+def _norms() -> list[OpCase]:
+    cases: list[OpCase] = []
+    for name, x in _NORMALISED:
+        c, axes, wide = x[1], (0, *range(2, len(x))), x[1] >= 17
+        vectors = (positive(c), normal(c))
+        statistics = (lambda dy, x, gamma, axes=axes: x.mean(axes), lambda dy, x, gamma, m, axes=axes: x.var(axes))
+        cases += [
+            OpCase(f"batch_norm/{name}", BatchNorm(eps=1e-3), (normal(*x), *vectors, normal(c), positive(c)), (), wide),
+            OpCase(f"batch_norm_training/{name}", BatchNormTraining(1e-3), (normal(*x), *vectors), (0, 1, 2), wide),
+            OpCase(
+                f"batch_norm_backward/{name}",
+                BatchNormBackward(1e-3),
+                (normal(*x), normal(*x), positive(c), *statistics),
+                (),
+                wide,
+            ),
+        ]
+    return cases
+
+
+def _across_channels() -> list[OpCase]:
+    cases: list[OpCase] = []
+    shapes = [("rows", (7, 10)), ("image", (2, 6, 3, 5)), ("two", (1, 2)), ("wide", (2, 50, 3, 3))]
+    softmax, backward = activation.Softmax(), activation.SoftmaxBackward()
+    for name, x in shapes:
+        wide = x[1] >= 17
+        cases += [
+            OpCase(f"softmax/{name}", softmax, (normal(*x),), (0,), wide),
+            # Any distribution serves as the soft-max that was computed.
+            OpCase(f"softmax_backward/{name}", backward, (normal(*x), lambda dy: softmax.reference(-2 * dy)), (), wide),
+        ]
+        for group in sorted({1, 2, x[1]}):
+            forward = activation.Maxout(group)
+            for kind in ("distinct", "ties"):
+                result = _after_first(forward.reference)
+                dy = normal(x[0], x[1] // group, *x[2:])
+                suffix = f"{name}_{group}{'' if kind == 'distinct' else '_ties'}"
+                differentiable = (0,) if kind == "distinct" else ()
+                gradient = activation.MaxoutBackward(group)
+                cases += [
+                    OpCase(f"maxout/{suffix}", forward, (Random(x, kind),), differentiable, wide),
+                    OpCase(f"maxout_backward/{suffix}", gradient, (dy, Random(x, kind), result), (), wide),
+                ]
+    return [*cases, OpCase("softmax/large", softmax, (Random((3, 7), "large"),))]
+
+
+def _elementwise() -> list[OpCase]:
+    cases: list[OpCase] = []
+    # Op, distribution of the operand, whether the gradient is the true one.
+    unary: list[tuple[Elementwise, str, bool]] = [
+        (activation.Relu(), "nonzero", True),
+        (activation.LeakyRelu(0.125), "nonzero", True),
+        (activation.Elu(0.75), "nonzero", True),
+        (activation.Sigmoid(), "normal", True),
+        (activation.Tanh(), "normal", True),
+        (activation.Step(), "clipped", False),  # straight-through
+        (activation.Relu6(), "clipped", True),
+        (elementwise.Negate(), "normal", True),
+        (elementwise.Absolute(), "nonzero", True),
+        (elementwise.Sign(), "nonzero", False),
+        (elementwise.Exp(), "normal", True),
+        (elementwise.Sqrt(), "positive", True),
+    ]
+    for op, kind, smooth in unary:
+        for name, shape in _SHAPES:
+            cases.append(
+                OpCase(f"{op.name}/{name}", op, (Random(shape, kind),), (0,) if smooth else (), name == "wide")
+            )
+        cases.append(OpCase(f"{op.name}/zeros", op, (np.zeros((2, 3), np.float32),)))
+    for op in (activation.Sigmoid(), activation.Tanh(), activation.Elu()):
+        cases.append(OpCase(f"{op.name}/large", op, (Random((2, 3, 2, 2), "large"),)))
+    binary: list[tuple[Elementwise, str, str, bool]] = [
+        (elementwise.Add(), "normal", "normal", True),
+        (elementwise.Subtract(), "normal", "normal", True),
+        (elementwise.Multiply(), "normal", "normal", True),
+        (elementwise.Divide(), "normal", "nonzero", True),
+        (elementwise.Maximum(), "halves", "quarters", True),
+        (elementwise.Minimum(), "halves", "quarters", True),
+        (Greater(), "ties", "ties", False),
+        (RunningAverage(0.25), "normal", "normal", False),
+    ]
+    for op, left_kind, right_kind, smooth in binary:
+        for name, left, right in _PAIRS:
+            operands = (Random(left, left_kind), Random(right, right_kind))
+            cases.append(OpCase(f"{op.name}/{name}", op, operands, (0, 1) if smooth else (), name == "wide"))
+    for op in (elementwise.Maximum(), elementwise.Minimum()):
+        cases.append(OpCase(f"{op.name}/ties", op, (Random((2, 3, 4, 4), "ties"), Random((2, 3, 4, 4), "ties"))))
+    for name, shape in _SHAPES:
+        operands = (Random(shape, "bool"), normal(*shape), normal(*shape))
+        cases.append(OpCase(f"select/{name}", Select(), operands, (1, 2), name == "wide"))
+    image = (2, 3, 4, 5)
+    cases += [
+        OpCase("select/scalars", Select(), (Random(image, "bool"), normal(), normal(3)), (1, 2)),
+        OpCase("select/channel_condition", Select(), (Random((3,), "bool"), normal(*image), normal()), (1, 2)),
+    ]
+    for name, shape in [("image", image), ("rows", (7, 17)), ("one_pixel", (1, 1, 1, 1)), ("wide", (2, 50, 3, 3))]:
+        slopes = (Random(shape, "nonzero"), normal(shape[1]))
+        cases.append(OpCase(f"prelu/{name}", activation.Prelu(), slopes, (0, 1), name == "wide"))
+    cases.append(OpCase("prelu/shared", activation.Prelu(), (Random(image, "nonzero"), normal()), (0, 1)))
+    return cases
+
+
+def _losses() -> list[OpCase]:
+    cases: list[OpCase] = []
+    for name, shape, kind, smooth in [
+        ("mnist", (7, 10), "normal", 0.0),
+        ("smooth", (2, 10), "normal", 0.125),
+        ("one_class", (1, 1), "normal", 0.0),
+        ("three", (1, 3), "normal", 0.0),
+        ("pixels", (2, 3, 4, 5), "normal", 0.125),
+        ("large", (7, 17), "large", 0.0),
+        ("wide", (7, 1000), "normal", 0.0),
+    ]:
+        logits, truth = Random(shape, kind), labels(shape[1], shape[0], *shape[2:])
+        differentiable, wide = (0,) if kind == "normal" else (), name == "wide"
+        cases += [
+            OpCase(f"softmax_cross_entropy/{name}", SoftmaxCrossEntropy(smooth), (logits, truth), differentiable, wide),
+            OpCase(
+                f"softmax_cross_entropy_backward/{name}",
+                SoftmaxCrossEntropyBackward(smooth),
+                (normal(), logits, truth),
+                (),
+                wide,
+            ),
+            OpCase(f"count_correct/{name}", CountCorrect(), (logits, truth), (), wide),
+            OpCase(f"count_correct/{name}_ties", CountCorrect(), (replace(logits, kind="ties"), truth), (), wide),
+        ]
+    return cases
+
+
+def _updates() -> list[OpCase]:
+    cases: list[OpCase] = []
+    rate, step = np.asarray(0.125, np.float32), np.asarray(3, np.int32)
+    variants: list[tuple[str, SgdUpdate | AdamUpdate, Array]] = [
+        ("plain", SgdUpdate(), step),
+        ("l2", SgdUpdate(l2=0.25), step),
+        ("l1", SgdUpdate(l1=0.25), step),
+        ("elastic_net", SgdUpdate(l1=0.125, l2=0.25), step),
+        ("momentum", SgdUpdate(momentum=0.9), step),
+        ("nesterov", SgdUpdate(momentum=0.9, nesterov=True, l2=1e-3), step),
+        ("slow_layer", SgdUpdate(momentum=0.5, lr_scale=0.1), step),
+        ("plain", AdamUpdate(), step),
+        ("first_step", AdamUpdate(), np.asarray(1, np.int32)),
+        ("late", AdamUpdate(eps=1e-4), np.asarray(100_000, np.int32)),
+        ("betas", AdamUpdate(beta1=0.5, beta2=0.75), step),
+        ("elastic_net", AdamUpdate(l1=0.125, l2=0.25, lr_scale=2.0), step),
+    ]
+    shapes = [("filter", (5, 3, 3, 3)), ("bias", (17,)), ("one", (1,)), ("matrix", (50, 33))]
+    for name, op, count in variants:
+        for shape_name, shape in shapes:
+            # Second moments are not negative.
+            states = (Random(shape, "positive" if state == "square" else "normal") for state in op.states)
+            parameter = Random(shape, "nonzero" if name != "l1" else "ties")
+            operands = (parameter, normal(*shape), *states, rate, count)
+            cases.append(OpCase(f"{op.name}/{name}_{shape_name}", op, operands, (), shape_name == "matrix"))
+    return cases
+
+
+def _others() -> list[OpCase]:
+    scalar = np.asarray
+    noise = (scalar(7, np.int32), scalar(3, np.int32))
+    cases = [
+        OpCase("constant/scalar", Constant.of(np.asarray(2.5, np.float32)), ()),
+        OpCase("constant/fill", Constant((0.1,), (2, 3, 4)), ()),
+        OpCase("constant/vector", Constant.of(np.arange(5, dtype=np.float32)), ()),
+        OpCase("constant/image", Constant.of(np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)), ()),
+        OpCase("constant/whole", Constant.of(np.asarray([-(2**31), 2**31 - 1], np.int32)), ()),
+        OpCase("constant/truth", Constant.of(np.asarray([True, False])), ()),
+    ]
+    for name, x in [("image", (2, 3, 5, 7)), ("one_pixel", (1, 1, 1, 1)), ("rows", (7, 17)), ("wide", (2, 50, 5, 5))]:
+        flat = (x[0], int(np.prod(x[1:])))
+        wide = name == "wide"
+        cases += [
+            OpCase(f"flatten/{name}", Flatten(), (normal(*x),), (0,), wide),
+            OpCase(f"unflatten/{name}", Unflatten(x[1:]), (normal(*flat),), (0,), wide),
+            OpCase(f"relayout/{name}", Relayout(), (normal(*x),), (0,), wide),
+            OpCase(f"channel_sum/{name}", ChannelSum(), (normal(*x),), (), wide),
+            OpCase(f"sum/{name}", Sum(), (normal(*x),), (), wide),
+            OpCase(f"dropout/{name}", Dropout(0.5, 9), (normal(*x),), (), wide),
+        ]
+        for rate in (0.0, 0.2, 0.5, 0.999):
+            op = DropoutTraining(rate, stream=0xDEADBEEF)
+            cases.append(OpCase(f"dropout_training/{name}_{rate}", op, (normal(*x), *noise), (0,), wide))
+    return [*cases, OpCase("sum/scalar", Sum(), (normal(),)), OpCase("sum/vector", Sum(), (normal(5),))]
+
+
+CASES: tuple[OpCase, ...] = (
+    *_convolutions(),
+    *_linears(),
+    *_pools(),
+    *_norms(),
+    *_across_channels(),
+    *_elementwise(),
+    *_losses(),
+    *_updates(),
+    *_others(),
+)
+
+
+def cases_of(*kinds: type[Op]) -> list[OpCase]:
+    """The cases of some ops, for tests of one kernel family."""
+    return [case for case in CASES if isinstance(case.op, kinds)]

@@ -1,0 +1,40 @@
+"""What a plan reports about kernels and memory adds up."""
+
+from __future__ import annotations
+
+from convc.passes.machine import Machine
+from convc.passes.manager import PassManager
+from convc.passes.pipeline import pipeline
+from convc.passes.plan import Plan, make_plan
+from convc.passes.plan_report import kernel_rows, memory_report
+from tests.passes.nets import lenet
+
+
+def plan_of_lenet(scratch: int = 0) -> Plan:
+    graph = lenet(batch=8)
+    PassManager(pipeline("train")).run(graph)
+    return make_plan(graph, Machine("test", lanes=16, registers=32), lambda kernel, plan: scratch)
+
+
+def test_every_kernel_has_a_row() -> None:
+    plan = plan_of_lenet()
+    rows = kernel_rows(plan)
+    assert [row.number for row in rows] == list(range(len(plan.kernels)))
+    (forward,) = (row for row in rows if row.layer == "conv1" and row.section == "forward")
+    assert forward.name.startswith("conv2d")
+    assert forward.line == 2
+    assert forward.flops >= 2 * 8 * 20 * 24 * 24 * 25
+    assert forward.read_bytes >= 4 * 8 * 28 * 28
+    assert {row.section for row in rows} <= {"forward", "gradient", "statistics", "update"}
+
+
+def test_what_lives_at_the_peak_is_the_bound() -> None:
+    for scratch in (0, 4096):
+        report = memory_report(plan_of_lenet(scratch))
+        assert report.peak_kernel is not None
+        assert sum(tensor.bytes for tensor in report.live) <= report.bound_bytes <= report.arena_bytes
+        # Up to the rounding of each tensor to a cache line.
+        assert report.bound_bytes - sum(tensor.bytes for tensor in report.live) < 64 * (len(report.live) + 1)
+        sizes = [tensor.bytes for tensor in report.live]
+        assert sizes == sorted(sizes, reverse=True)
+        assert ("scratch" in {tensor.type for tensor in report.live}) == bool(scratch)

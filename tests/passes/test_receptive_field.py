@@ -1,0 +1,105 @@
+"""Receptive fields: figures of the lectures, and what perturbing the input says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from convc.ir.builder import Builder
+from convc.ir.graph import Graph, Value
+from convc.ir.interpreter import run_reference
+from convc.ir.ops.conv import Conv2d
+from convc.ir.ops.elementwise import Add
+from convc.ir.ops.pool import AvgPool
+from convc.ir.types import f32
+from convc.passes.receptive_field import ReceptiveField, receptive_fields
+from tests.passes.nets import Net, vgg16
+
+
+def field_of(graph: Graph) -> ReceptiveField:
+    return receptive_fields(graph)[graph.outputs["logits"]]
+
+
+def test_three_3x3_see_as_much_as_one_7x7() -> None:
+    stack = Net(3, 20, 20).conv(3, 3).conv(3, 3).conv(3, 3).build(loss=False)
+    single = Net(3, 20, 20).conv(3, 7).build(loss=False)
+    assert field_of(stack) == field_of(single) == ReceptiveField((7, 7), (1, 1), (0, 0))
+
+
+def test_1x3_and_3x1_see_as_much_as_3x3() -> None:
+    factored = Net(3, 9, 9).conv(3, (1, 3)).conv(3, (3, 1)).build(loss=False)
+    assert field_of(factored).size == (3, 3)
+
+
+def test_vgg16_before_its_classifier() -> None:
+    fields = receptive_fields(vgg16())
+    sizes = {value.producer.label: field.size[0] for value, field in fields.items() if value.producer}
+    assert [sizes[name] for name in ("conv2", "pool1", "conv4", "conv7", "conv10", "conv13", "pool5")] == [
+        5, 6, 14, 40, 92, 196, 212,
+    ]  # fmt: skip
+
+
+def test_padding_begins_outside_the_image() -> None:
+    assert field_of(Net(1, 9, 9).conv(1, 3, s=2, pad=1).conv(1, 3, pad=1).build(loss=False)) == ReceptiveField(
+        (7, 7), (2, 2), (-3, -3)
+    )
+
+
+def test_fully_connected_layers_see_all() -> None:
+    assert field_of(Net(1, 8, 6).conv(4, 3).relu().fc(5).build(loss=False)).size == (8, 6)
+
+
+def test_joins_cover_both() -> None:
+    graph, builder, x = _image(1, 12, 12)
+    small = builder.add(Conv2d(), x, _filters(graph, "a", 3))
+    small = builder.add(AvgPool((1, 1), (1, 1)), small)
+    large = builder.add(Conv2d(padding=(1, 1, 1, 1)), x, _filters(graph, "b", 5))
+    graph.outputs["logits"] = builder.add(Add(), small, large)
+    assert field_of(graph) == ReceptiveField((5, 5), (1, 1), (-1, -1))
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        Net(1, 17, 17).conv(1, 3, s=2, pad=1).pool(2).conv(1, 3),
+        Net(1, 15, 17).conv(1, (3, 5)).pool(3, 2).conv(1, 2, s=2),
+        Net(1, 17, 17).apply("conv", Conv2d(dilation=(2, 3)), ("weight", (1, 1, 3, 3), "weight")).conv(1, 3),
+        Net(1, 14, 14).apply("pool", AvgPool((3, 3), (2, 2), (1, 1, 1, 1))).conv(1, 3, pad=1),
+    ],
+)
+def test_perturbing_the_input_agrees(net: Net) -> None:
+    graph = net.build(loss=False)
+    field = field_of(graph)
+    random = np.random.default_rng(1)
+    arrays = {name: random.random(parameter.value.shape) + 0.1 for name, parameter in graph.parameters.items()}
+    x = random.random((1, *graph.inputs["x"].shape[1:]))
+    start = run_reference(graph, arrays | {"x": x})["logits"]
+    position = (start.shape[2] // 2, start.shape[3] // 2)
+    seen = [
+        (row, column)
+        for row in range(x.shape[2])
+        for column in range(x.shape[3])
+        # Twice as bright, so that a maximum is sure to notice.
+        if run_reference(graph, arrays | {"x": x + 2 * _pixel(x, row, column)})["logits"][0, 0][position]
+        != start[0, 0][position]
+    ]
+    first = [o + p * s for o, p, s in zip(field.offset, position, field.stride, strict=True)]
+    assert [min(axis) for axis in zip(*seen, strict=True)] == first
+    assert [max(axis) for axis in zip(*seen, strict=True)] == [
+        f + n - 1 for f, n in zip(first, field.size, strict=True)
+    ]
+
+
+def _pixel(x: np.ndarray, row: int, column: int) -> np.ndarray:
+    image = np.zeros_like(x)
+    image[0, 0, row, column] = 1
+    return image
+
+
+def _image(*shape: int) -> tuple[Graph, Builder, Value]:
+    graph = Graph("g")
+    return graph, Builder(graph), graph.add_input("x", f32(1, *shape))
+
+
+def _filters(graph: Graph, name: str, size: int) -> Value:
+    return graph.add_parameter(name, f32(1, 1, size, size))

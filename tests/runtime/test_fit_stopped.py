@@ -1,0 +1,185 @@
+"""Training in a process of its own that is interrupted, killed, or finds its folder in use."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convc.runtime.checkpoint import read_checkpoint
+from convc.runtime.training_state import Position, parse_position
+
+pytestmark = pytest.mark.slow
+
+NET = """\
+net tiny {
+  input 1x6x6
+  conv 3 k=3 -> bn -> relu -> fc 8 -> relu -> dropout 0.25 -> fc 4
+  loss softmax
+}
+train { data npz "data.npz" -> batch 8 -> epochs 4 -> optim sgd lr=0.02 momentum=0.9 }
+"""
+
+# What `convc train` does, with slower steps and a state saved every few of them instead of every minute.
+PROGRAM = """
+import json, sys, time
+import convc
+from convc.runtime import training_loop
+training_loop.SAVE_SECONDS, training_loop._SAVE_SHARE = 0.05, 1e9
+train_batch = convc.Program.train_batch
+convc.Program.train_batch = lambda *arguments: (time.sleep(0.001), train_batch(*arguments))[1]
+try:
+    convc.fit(convc.load("net.cnn"), out="run", report="json", **json.loads(sys.argv[1]))
+except convc.CompileError as error:
+    print(error, file=sys.stderr)
+    sys.exit(1)
+except KeyboardInterrupt as interrupt:
+    print(interrupt, interrupt.command, file=sys.stderr)
+    sys.exit(130)
+"""
+
+
+class Run:
+    """A training process in a folder."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.folder = folder / "run"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, json.dumps(options)],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+
+    def wait(self) -> tuple[int, str]:
+        """The exit code and the error output."""
+        errors = self.process.communicate(timeout=120)[1]
+        return self.process.returncode, errors
+
+    def position(self) -> Position | None:
+        state = self.folder / "state.safetensors"
+        return parse_position(state, read_checkpoint(state).metadata) if state.exists() else None
+
+    def wait_for(self, reached: Callable[[Position], bool]) -> Position:
+        end = time.monotonic() + 60
+        while time.monotonic() < end and self.process.poll() is None:
+            position = self.position()
+            if position is not None and reached(position):
+                return position
+            time.sleep(0.01)
+        raise AssertionError(f"the training ended with {self.wait()} at {self.position()}")
+
+
+@pytest.fixture
+def start(tmp_path: Path, target: str) -> Iterator[Callable[..., Run]]:
+    random = np.random.default_rng(3)
+    labels = random.integers(0, 4, 1600)
+    np.savez(tmp_path / "data.npz", x=random.random((1600, 6, 6)).astype(np.float32), y=labels)
+    (tmp_path / "net.cnn").write_text(NET)
+    (tmp_path / "whole").mkdir()
+    for name in ("data.npz", "net.cnn"):
+        os.link(tmp_path / name, tmp_path / "whole" / name)
+    runs: list[Run] = []
+
+    def begin(folder: str = ".", **options: Any) -> Run:
+        runs.append(Run(tmp_path / folder, target=target, **options))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.process.kill()
+        run.process.wait()
+        if run.process.stderr:
+            run.process.stderr.close()
+
+
+Start = Callable[..., Run]
+
+
+def assert_equal_runs(one: Run, other: Run) -> None:
+    for name in ("state.safetensors", "best.safetensors", "last.safetensors"):
+        first, second = (read_checkpoint(run.folder / name).tensors for run in (one, other))
+        assert first.keys() == second.keys()
+        for key, array in first.items():
+            np.testing.assert_array_equal(array, second[key], err_msg=f"{name} {key}")
+    records = [
+        [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()] for run in (one, other)
+    ]
+    for first, second in zip(*records, strict=True):
+        for key in ("epoch", "step", "learning_rate", "train_loss", "train_accuracy", "best"):
+            assert first[key] == second[key]
+
+
+def test_killed_twice_it_goes_on_bit_by_bit(start: Start) -> None:
+    """kill -9 within the first and within a later epoch."""
+    whole = start("whole")
+    assert whole.wait() == (0, "")
+    run = start()
+    run.wait_for(lambda position: position.epoch == 0 and position.batch > 0)
+    run.process.send_signal(signal.SIGKILL)
+    assert run.wait()[0] == -signal.SIGKILL
+    run = start(resume=True)
+    run.wait_for(lambda position: position.epoch == 2 and position.batch > 0)
+    run.process.send_signal(signal.SIGKILL)
+    run.wait()
+    run = start(resume=True)
+    assert run.wait() == (0, "")
+    assert not [name for name in os.listdir(run.folder) if ".part-" in name]
+    assert_equal_runs(run, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_says_how_to_go_on(start: Start, number: signal.Signals) -> None:
+    whole = start("whole")
+    run = start()
+    run.wait_for(lambda position: position.step > 0)
+    sent = time.monotonic()
+    run.process.send_signal(number)
+    assert run.process.stderr is not None
+    run.process.stderr.readline()
+    assert f"{number.name}: finishing this step" in run.process.stderr.readline()
+    acknowledged = time.monotonic() - sent
+    code, errors = run.wait()
+    assert code == 130
+    assert "convc train run/model.cnn --out run --resume" in errors
+    assert acknowledged < 5  # a loaded machine; the aim is one second
+    position = run.position()
+    assert position is not None
+    assert f"stopped and saved after step {position.step} " in errors
+    run = start(resume=True)
+    assert run.wait() == (0, "")
+    assert whole.wait() == (0, "")
+    assert_equal_runs(run, whole)
+
+
+def test_a_second_interrupt_aborts_and_keeps_the_state(start: Start) -> None:
+    run = start()
+    run.wait_for(lambda position: position.step > 0)
+    run.process.send_signal(signal.SIGINT)
+    time.sleep(0.25)
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait()[0] == 130
+    assert run.position() is not None
+    assert start(resume=True, epochs=4).wait() == (0, "")
+
+
+def test_two_processes_do_not_share_a_folder(start: Start) -> None:
+    run = start()
+    run.wait_for(lambda position: position.step > 0)
+    code, errors = start(resume=True).wait()
+    assert (code, "file-in-use" in errors) == (1, True)
+    run.process.send_signal(signal.SIGKILL)
+    run.wait()
+    # The lock of a dead process is free.
+    assert start(resume=True).wait() == (0, "")
