@@ -2,8 +2,10 @@
 
     python -m benchmarks.first_step --net lenet
 
-*Cold* starts with an empty object cache, *warm* with the one that the cold run left. Times run from the start of the
-program text to the end of the step, import included; what Python itself takes to start is reported beside them.
+*Cold* starts with an empty object cache, *warm* with the one that the cold run left. The step's times run from the
+start of the program text to the end of the step, import included; what Python itself takes to start is reported, too.
+`train` is the command line, from the start of the process to the report of an epoch of a single step: data, graph,
+code, step, metrics. It is measured for nets that read MNIST.
 """
 
 from __future__ import annotations
@@ -54,6 +56,26 @@ def seconds(program: str, *arguments: str, cache: str | None = None) -> float:
     return float(finished.stdout)
 
 
+def train_seconds(path: Path, batch: int, cache: str) -> float:
+    """From starting `convc train` with one step's worth of images until it reports the epoch."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "convc.cli", "train", str(path), "--json", "--epochs", "1"]
+        command += ["--data", f"mnist train={batch} test={batch}", "--batch", str(batch), "--out", f"{folder}/run"]
+        begin = time.perf_counter()
+        with subprocess.Popen(
+            command,
+            cwd=FOLDER.parent,
+            env={**os.environ, "CONVC_CACHE_DIR": cache},
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            passed = [time.perf_counter() - begin for line in process.stdout if json.loads(line)["event"] == "epoch"]
+        if process.returncode or not passed:
+            raise SystemExit(f"{' '.join(command)} failed")
+        return passed[0]
+
+
 def median_start() -> float:
     """Seconds for an interpreter that does nothing."""
     times: list[float] = []
@@ -78,11 +100,15 @@ def main() -> None:
     imports = [seconds(_IMPORT) for _ in range(arguments.repeats)]
     cold: list[float] = []
     warm: list[float] = []
+    train: list[float] = []
     for _ in range(arguments.repeats):
         with tempfile.TemporaryDirectory() as folder:
             cache = str(Path(folder) / "cache")
             cold.append(seconds(_STEP, *net, cache=cache))
             warm.append(seconds(_STEP, *net, cache=cache))
+            if shape.endswith("x1x28x28"):
+                train_seconds(path, batch, cache)  # leaves what only the command line compiles in the cache
+                train.append(train_seconds(path, batch, cache))
     result = {
         "net": arguments.net,
         "batch": batch,
@@ -90,7 +116,8 @@ def main() -> None:
         "import": statistics.median(imports),
         "first_step_cold": statistics.median(cold),
         "first_step_warm": statistics.median(warm),
-        "rounds": {"import": imports, "cold": cold, "warm": warm},
+        "train_warm": statistics.median(train) if train else None,
+        "rounds": {"import": imports, "cold": cold, "warm": warm, "train": train},
     }
     print(json.dumps(result, indent=1))
 

@@ -449,6 +449,20 @@ def test_the_reference_target_has_no_machine_code(folder: Path, output: Output) 
         assert "error[value-target]" in output()[1]
 
 
+def test_emit_what_native_code_is_made_of(folder: Path, output: Output) -> None:
+    assert main(["compile", "tiny.cnn", "--emit", "ir,llvm,asm,obj", "-o", "out/tiny"]) == 0
+    text, _ = output()
+    names = ["tiny.ir", "tiny.ll", "tiny.s", "tiny.o"]
+    assert text == "".join(f"wrote {Path('out') / name}\n" for name in names)
+    contents = {name: (folder / "out" / name).read_bytes() for name in names}
+    assert contents["tiny.ir"].startswith(b"convc-ir 1\n")
+    assert b"define " in contents["tiny.ll"]
+    assert b"step" in contents["tiny.s"]
+    assert contents["tiny.o"].startswith(b"\x7fELF") or sys.platform != "linux"
+    assert main(["compile", "tiny.cnn", "--emit", "llvm"]) == 0
+    assert output()[0].encode() == contents["tiny.ll"]
+
+
 def test_compile_to_an_unwritable_place(folder: Path, output: Output) -> None:
     (folder / "file").write_text("")
     assert main(["compile", "tiny.cnn", "--target", "reference", "--emit", "ir", "-o", "file/net.ir"]) == 1

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_batch(parser, "4")
     add_target(parser)
     parser.add_argument(
-        "--samples", type=positive, default=12, metavar="N", help="elements to check per parameter (default: 12)"
+        "--samples", type=positive, default=8, metavar="N", help="elements to check per parameter (default: 8)"
     )
     parser.add_argument("--seed", type=whole, default=0, metavar="N", help="of the random point (default: 0)")
     add_json(parser)

@@ -50,7 +50,7 @@ class Application(Machine):
     # Layers
 
     def _layer(self, statement: syntax.Apply, variants: dict[str | None, LayerKind], context: Context) -> None:
-        kind, arguments = _choose(statement, variants)
+        kind, arguments = _choose(statement, variants, context.scope)
         bound = self._bind(kind.title, kind.signature, arguments, statement, context)
         if bound is None:
             context.naming.number(kind.word)
@@ -180,7 +180,7 @@ def unavailable(what: str, span: Span) -> Diagnostic:
 
 
 def _choose(
-    statement: syntax.Apply, variants: dict[str | None, LayerKind]
+    statement: syntax.Apply, variants: dict[str | None, LayerKind], scope: Scope
 ) -> tuple[LayerKind, tuple[syntax.Argument, ...]]:
     """The variant that the first argument names (`pool max`), and the remaining arguments."""
     if None in variants:
@@ -196,8 +196,13 @@ def _choose(
             f"for example `{statement.word} {words[0]}`",
         )
     expression = first.value
-    if isinstance(expression, syntax.Name) and expression.name in variants:
-        return variants[expression.name], statement.arguments[1:]
+    if isinstance(expression, syntax.Name):
+        named = variants.get(expression.name)
+        if named is None:
+            value = _constant(expression.name, scope)
+            named = variants.get(value) if isinstance(value, str) else None
+        if named is not None:
+            return named, statement.arguments[1:]
     leading = expression
     while isinstance(leading, syntax.Binary):
         leading = leading.left
@@ -222,6 +227,13 @@ def _choose(
         first.span,
         did_you_mean(word, words) if word else None,
     )
+
+
+def _constant(name: str, scope: Scope) -> Constant | None:
+    try:
+        return scope.find(name)
+    except KeyError:
+        return None
 
 
 # What other frameworks call things.

@@ -217,6 +217,8 @@ class _Binder:
         self.failed = True
         if self.misplaced:
             return
-        what = f"`{parameter.key}=`" if not parameter.positional else (parameter.doc or f"a value for `{parameter.key}`")
-        doc = f": {parameter.doc}" if parameter.doc and not parameter.positional else ""
-        self._error("name-missing", f"{self.title} needs {what}{doc}", self.place)
+        if parameter.positional:
+            what = parameter.doc or f"a value for `{parameter.key}`"
+        else:
+            what = f"`{parameter.key}=`: {parameter.doc}"
+        self._error("name-missing", f"{self.title} needs {what}", self.place)

@@ -8,7 +8,6 @@ and nested at most as deep as the limits allow, so the parser can recurse and ca
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass
 
 from convc.frontend.limits import DEFAULT_LIMITS, Limits
@@ -207,6 +206,8 @@ def _number_hint(text: str) -> str | None:
 
 
 def _describe(character: str) -> str:
+    import unicodedata
+
     name = unicodedata.name(character, "").lower()
     code = f"U+{ord(character):04X}"
     if character.isprintable() and not character.isspace():

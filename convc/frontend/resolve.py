@@ -13,7 +13,6 @@ from convc.frontend.program import Program, names_in
 from convc.frontend.settings import TrainSettings
 from convc.ir.span import Span
 
-
 _HEADER = "# resolved: net "
 
 

@@ -160,6 +160,8 @@ class Graph:
     def remove(self, nodes: Iterable[Node]) -> None:
         """Drop nodes whose results nobody uses any more."""
         doomed = set(nodes)
+        if not doomed:
+            return
         for node in doomed:
             for index, operand in enumerate(node.operands):
                 operand.users.remove((node, index))

@@ -111,8 +111,15 @@ class Arrange(Pass):
             value = builder.add(Relayout(), operand)
         self.layouts[value] = natural(value, True)
         # Later readers of the same value find the natural order, too.
-        graph.replace_uses(operand, value, only=lambda user: user is not value.producer and not isinstance(user.op, Flatten))
-        log.changed("relayout", (node,), (), f"{node.op.name} reads {self.layouts[value]}, its operand is {self.layouts[operand]}")
+        graph.replace_uses(
+            operand, value, only=lambda user: user is not value.producer and not isinstance(user.op, Flatten)
+        )
+        log.changed(
+            "relayout",
+            (node,),
+            (),
+            f"{node.op.name} reads {self.layouts[value]}, its operand is {self.layouts[operand]}",
+        )
         return value
 
     def _weights(self, node: Node) -> None:
@@ -155,7 +162,11 @@ class Arrange(Pass):
             assert isinstance(weights, WeightLayout)
             return weights.rows
         if isinstance(op, Update):
-            return self.layouts.get(node.operands[0], natural(result, batched)) if result.type.rank > 1 else natural(result, False)
+            return (
+                self.layouts.get(node.operands[0], natural(result, batched))
+                if result.type.rank > 1
+                else natural(result, False)
+            )
         if is_elementwise(node):
             same = [self.layouts[o] for o in node.operands if o.shape == result.shape and o in self.layouts]
             if same:

@@ -1,8 +1,8 @@
 """Remove what nobody reads.
 
-    %1 = conv2d(%x, %w)
-    %2 = relu(%1)            →    %1 = conv2d(%x, %w)
-    return %1                     return %1
+%1 = conv2d(%x, %w)
+%2 = relu(%1)            →    %1 = conv2d(%x, %w)
+return %1                     return %1
 """
 
 from __future__ import annotations

@@ -183,7 +183,9 @@ class _Fuser:
         if user.result.shape != shape:
             return None
         if self.sections[user] != self.sections[anchor]:
-            self.log.missed("epilogue", user, f"it runs in another part of the step than {anchor.label or anchor.op.name}")
+            self.log.missed(
+                "epilogue", user, f"it runs in another part of the step than {anchor.label or anchor.op.name}"
+            )
             return None
         extra: list[Node] = []
         for operand in user.operands:
@@ -216,7 +218,9 @@ class _Fuser:
         made = {result for node in nodes for result in node.results}
         reads = [resolve(operand) for node in nodes for operand in node.operands if operand not in made]
         reads = [value for value in dict.fromkeys(reads) if not is_immediate(value)]
-        writes = [result for node in nodes if not is_boolean(node) for result in node.results if self._stored(result, nodes)]
+        writes = [
+            result for node in nodes if not is_boolean(node) for result in node.results if self._stored(result, nodes)
+        ]
         return Kernel(anchor, chain, riders, self.sections[anchor], tuple(reads), tuple(writes))
 
     def _with_booleans(self, anchor: Node) -> Iterable[Node]:

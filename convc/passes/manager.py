@@ -42,9 +42,8 @@ class PassManager:
             step.run(graph, log)
             elapsed = (time.perf_counter() - started) * 1e3
             changed = graph.version != version
-            assert changed == bool(log.of("changed")), (
-                f"pass {step.name} {'changed the graph and did not log it' if changed else 'logged changes it did not make'}"
-            )
+            lapse = "changed the graph and did not log it" if changed else "logged changes that it did not make"
+            assert changed == bool(log.of("changed")), f"pass {step.name} {lapse}"
             if self.check:
                 verify(graph)
             reports.append(PassReport(step.name, elapsed, log))

@@ -15,6 +15,7 @@ from convc.ir.graph import Graph, Value
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.update import Update
 from convc.passes.fusion import Kernel, is_immediate, resolve
+from convc.passes.schedule import Group
 from convc.passes.training import GRADIENT
 
 ALIGNMENT = 64
@@ -42,7 +43,10 @@ class Interval:
 
 @dataclass
 class MemoryPlan:
-    """Slots of values, offsets of the kernels' scratch space, sizes of the regions, and what a perfect plan would need."""
+    """Slots of values and of the kernels' scratch space, and the sizes of the regions.
+
+    `bound_bytes` is what lives at once at the worst moment: no plan takes less.
+    """
 
     slots: dict[Value, Slot]
     scratch: dict[Kernel, Slot]
@@ -83,9 +87,16 @@ def pack_intervals(intervals: Iterable[Interval]) -> tuple[dict[object, int], in
 
 
 def plan_memory(
-    graph: Graph, kernels: list[Kernel], size_of: Callable[[Value], int], scratch_of: Callable[[Kernel], int]
+    graph: Graph,
+    kernels: list[Kernel],
+    groups: list[Group],
+    size_of: Callable[[Value], int],
+    scratch_of: Callable[[Kernel], int],
 ) -> MemoryPlan:
-    """Place all values; `size_of` and `scratch_of` give bytes."""
+    """Place all values; `size_of` and `scratch_of` give bytes.
+
+    Within a group kernels run interleaved, so what one of them touches is live throughout the group.
+    """
     slots, persistent = _persistent(graph, kernels, size_of)
     for name, value in graph.inputs.items():
         if name in ("x", "labels"):
@@ -93,12 +104,19 @@ def plan_memory(
     end = len(kernels)
     kept = {resolve(value) for value in graph.outputs.values()}
     lifetimes: dict[Value, list[int]] = {}
+    group_of = {index: group for group in groups for index in range(group.first, group.last)}
     for index, kernel in enumerate(kernels):
+        group = group_of[index]
         for value in (*kernel.writes, *kernel.reads):
-            if value not in slots and value.type.rank >= 0 and not _is_scalar_input(graph, value):
-                lifetimes.setdefault(value, [index, index])[1] = end if value in kept else index
+            if value not in slots and not _is_scalar_input(graph, value):
+                lifetime = lifetimes.setdefault(value, [group.first, group.last - 1])
+                lifetime[1] = end if value in kept else group.last - 1
     intervals = [Interval(value, size_of(value), first, last) for value, (first, last) in lifetimes.items()]
-    intervals += [Interval(k, scratch_of(k), i, i) for i, k in enumerate(kernels) if scratch_of(k)]
+    intervals += [
+        Interval(kernel, scratch_of(kernel), group_of[index].first, group_of[index].last - 1)
+        for index, kernel in enumerate(kernels)
+        if scratch_of(kernel)
+    ]
     offsets, total = pack_intervals(intervals)
     slots |= {i.key: Slot("arena", offsets[i.key], i.bytes) for i in intervals if isinstance(i.key, Value)}
     scratch = {i.key: Slot("arena", offsets[i.key], i.bytes) for i in intervals if isinstance(i.key, Kernel)}

@@ -1,9 +1,9 @@
 """Make a training step: gradients of the loss, and an optimiser update for every trainable parameter.
 
-    %loss = …                          →    %loss = …
-    return (loss: %loss)                    %g = …                                      (reverse-mode differentiation)
-                                            %w', %m' = sgd_update(%w, %g, %w.momentum, %lr, %step) {momentum=0.9}
-                                            return (loss: %loss, grad.w: %g);  update %w = %w', %w.momentum = %m'
+%loss = …                          →    %loss = …
+return (loss: %loss)                    %g = …                                      (reverse-mode differentiation)
+                                        %w', %m' = sgd_update(%w, %g, %w.momentum, %lr, %step) {momentum=0.9}
+                                        return (loss: %loss, grad.w: %g);  update %w = %w', %w.momentum = %m'
 """
 
 from __future__ import annotations
@@ -73,5 +73,7 @@ class Training(Pass):
         with builder.at(location, parameter.name):
             gradient = graph.outputs[GRADIENT + parameter.name]
             node = builder.add_node(update, parameter.value, gradient, *states, lr, step)
-        for name, value in zip((parameter.name, *(f"{parameter.name}.{s}" for s in update.states)), node.results, strict=True):
+        for name, value in zip(
+            (parameter.name, *(f"{parameter.name}.{s}" for s in update.states)), node.results, strict=True
+        ):
             graph.updates[name] = value

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from convc.frontend.settings import TrainSettings
 
 
-
 def build_net(
     net: Net,
     *,
@@ -127,6 +126,11 @@ def main_loss(forward: Graph) -> Op | None:
     """The op that makes a loss of (logits, labels): the one of the net's end, not of an auxiliary branch."""
     logits, labels = forward.outputs["logits"], forward.inputs.get("labels")
     for node, index in logits.users:
-        if index == 0 and len(node.operands) == 2 and node.operands[1] is labels and not isinstance(node.op, CountCorrect):
+        if (
+            index == 0
+            and len(node.operands) == 2
+            and node.operands[1] is labels
+            and not isinstance(node.op, CountCorrect)
+        ):
             return node.op
     return None

@@ -52,7 +52,10 @@ class Match:
     def lines(self) -> list[str]:
         """One line per difference, the net's view first."""
         return [
-            *(f"{name}: {_shape(net)} in the net, {_shape(file)} in the file" for name, (net, file) in self.different.items()),
+            *(
+                f"{name}: {_shape(net)} in the net, {_shape(file)} in the file"
+                for name, (net, file) in self.different.items()
+            ),
             *(f"{name}: {_shape(shape)} in the net, not in the file" for name, shape in self.missing.items()),
             *(f"{name}: {_shape(shape)} in the file, not in the net" for name, shape in self.unexpected.items()),
         ]

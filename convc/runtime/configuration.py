@@ -36,7 +36,9 @@ def choose_precision(asked: str | None, settings: TrainSettings) -> str:
     if precision not in PRECISIONS:
         known = precision in ("fp16", "bf16")
         reason = "is not available in this version" if known else "is not fp32, fp16 or bf16"
-        fail("unavailable-precision", f"precision `{precision}` {reason}", settings.precision.span if not asked else None)
+        fail(
+            "unavailable-precision", f"precision `{precision}` {reason}", settings.precision.span if not asked else None
+        )
     return precision
 
 
@@ -99,4 +101,5 @@ def describe_optimizer(optimizer: OptimizerSetting) -> str:
     if optimizer.kind == "sgd":
         momentum = f" momentum={optimizer.momentum:g}" if optimizer.momentum else ""
         return f"sgd lr={optimizer.lr:g}{momentum}{' nesterov=yes' if optimizer.nesterov else ''}"
-    return f"{optimizer.kind} lr={optimizer.lr:g} beta1={optimizer.beta1:g} beta2={optimizer.beta2:g} eps={optimizer.eps:g}"
+    names = ("lr", "beta1", "beta2", "eps")
+    return " ".join([optimizer.kind, *(f"{name}={getattr(optimizer, name):g}" for name in names)])

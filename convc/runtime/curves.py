@@ -32,7 +32,7 @@ class Curves:
         started = time.monotonic()
         try:
             _draw(self.path, self._title, records)
-        except Exception as error:  # noqa: BLE001 - a library, fonts, a full disk: none is worth a training
+        except Exception as error:  # a library, fonts, a full disk: none is worth a training
             return f"{self.path.name} could not be drawn: {' '.join(str(error).split())[:200]}"
         finally:
             now = time.monotonic()

@@ -1,8 +1,8 @@
 """After a loss that is not a number: which step, which op.
 
 The step that failed has overwritten the parameters that it failed with. Training is deterministic, so they are had
-again for nothing: go back to the last state that was saved, repeat the steps up to the one in question, and run that one
-op by op. No copy of the parameters has to be kept while all goes well.
+again for nothing: go back to the last state that was saved, repeat the steps up to the one in question, and run that
+one op by op. No copy of the parameters has to be kept while all goes well.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CODE = "train-not-finite"
 
 @dataclass(frozen=True)
 class Replay:
-    """What is needed to repeat a training: `restore` brings the program to the last saved state and says where that is."""
+    """What is needed to repeat a training; `restore` brings the program to the last saved state and says which."""
 
     program: Program
     train: Split

@@ -13,7 +13,7 @@ from convc.runtime.program import Program
 
 
 class Evaluation(TypedDict):
-    """`accuracy` and `top5` are fractions in 0…1, `loss` is the mean over `count` images (None: the net has no loss)."""
+    """`accuracy` and `top5` are fractions in 0…1, `loss` is the mean over `count` images (None: a net without loss)."""
 
     accuracy: float
     top5: float
@@ -42,7 +42,7 @@ def evaluate(program: Program, split: Split, *, check: Callable[[], None] = lamb
             right += float((ranks == 0).sum()) / pixels
             among_five += float((ranks < 5).sum()) / pixels
             if loss is not None:
-                total += float(loss.reference(logits.astype(np.float64), labels)) * len(labels)
+                total += float(np.asarray(loss.reference(logits.astype(np.float64), labels))) * len(labels)
     return {
         "accuracy": right / count,
         "top5": among_five / count,

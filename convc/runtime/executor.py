@@ -32,7 +32,10 @@ class Result:
 
 
 class Executor(Protocol):
-    """One back end's ability to run one graph. Callers take care that calls do not overlap."""
+    """One back end's ability to run one graph. Callers take care that calls do not overlap.
+
+    A new executor's tensors are zero.
+    """
 
     batch: int
 

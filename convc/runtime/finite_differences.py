@@ -9,23 +9,21 @@ given up as lying on a kink.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from convc.ir.graph import Graph, Node
-from convc.ir.interpreter import Arrays, run_reference
+from convc.ir.graph import Graph, Node, Value
+from convc.ir.interpreter import Arrays
 from convc.ir.op import Op
 from convc.ir.ops.activation import Elu, LeakyRelu, Maxout, Prelu, Relu, Relu6, Step
 from convc.ir.ops.elementwise import Absolute, Greater, Maximum, Minimum, Sign, spread
 from convc.ir.ops.pool import MaxPool
-from convc.passes.base import PassLog
-from convc.passes.dead_code import DeadCode
 
 # From the best compromise of the two errors downwards, to slip between kinks.
 _STEPS = (1e-5, 1e-6, 1e-7)
-_DECISION = "decision."
 
 
 @dataclass(frozen=True)
@@ -37,50 +35,68 @@ class Difference:
 
 
 class LossProbe:
-    """Evaluates the loss of a training graph, and which branch every kink takes, at float64 arrays by name."""
+    """Evaluates the loss of a training graph, and which branch every kink takes, around float64 arrays by name.
+
+    Only what depends on a perturbed parameter is computed again.
+    """
 
     def __init__(self, graph: Graph, arrays: Arrays) -> None:
-        self._graph = graph.copy()
-        self._graph.outputs = {"loss": self._graph.outputs["loss"]}
-        self._graph.updates = {}
-        DeadCode().run(self._graph, PassLog())
-        self._kinks = [node for node in self._graph.nodes if type(node.op) in _SIDES]
-        for number, node in enumerate(self._kinks):
-            self._graph.outputs |= {f"{_DECISION}{number}.{i}": value for i, value in enumerate(node.operands)}
-        self._arrays = {name: np.array(array) for name, array in arrays.items()}
+        self._loss = graph.outputs["loss"]
+        self._parameters = {name: parameter.value for name, parameter in graph.parameters.items()}
+        needed = graph.ancestors([self._loss])
+        self._nodes = [node for node in graph.nodes if node in needed]
+        self._values = {value: np.array(arrays[name]) for name, value in self._parameters.items()}
+        self._values |= {value: np.array(arrays[name]) for name, value in graph.inputs.items()}
+        self._run(self._nodes, self._values)
 
-    def slopes(self, name: str, indices: Iterable[int]) -> Iterable[Difference]:
+    def slopes(self, name: str, indices: Iterable[int]) -> Iterator[Difference]:
         """Central differences by the elements `indices` of the parameter `name`, one after the other."""
-        flat = self._arrays[name].reshape(-1)
+        parameter = self._parameters[name]
+        changed = {parameter}
+        dependent: list[Node] = []
+        for node in self._nodes:
+            if not changed.isdisjoint(node.operands):
+                dependent.append(node)
+                changed.update(node.results)
+        flat = self._values[parameter].reshape(-1)
         for index in indices:
             start = flat[index]
-            yield Difference(index, self._slope(flat, index))
+            slope = self._slope(dependent, flat, index)
             flat[index] = start
+            yield Difference(index, slope)
 
-    def _slope(self, flat: np.ndarray, index: int) -> float | None:
+    def _slope(self, dependent: list[Node], flat: np.ndarray, index: int) -> float | None:
         start = flat[index]
         for step in _STEPS:
             flat[index] = start + step
-            above, sides_above = self._evaluate()
+            above, sides_above = self._evaluate(dependent)
             width = flat[index]
             flat[index] = start - step
-            below, sides_below = self._evaluate()
+            below, sides_below = self._evaluate(dependent)
             width -= flat[index]  # what was really moved, after rounding
-            flat[index] = start
             if all(np.array_equal(a, b) for a, b in zip(sides_above, sides_below, strict=True)):
                 return float((above - below) / width)
         return None
 
-    def _evaluate(self) -> tuple[float, list[np.ndarray]]:
-        results = run_reference(self._graph, {name: self._arrays[name] for name in self._needed()})
+    def _evaluate(self, dependent: list[Node]) -> tuple[float, list[np.ndarray]]:
+        """The loss, and the side of every kink among the nodes that are computed again."""
+        values = ChainMap[Value, np.ndarray]({}, self._values)
+        self._run(dependent, values)
         sides = [
-            _SIDES[type(node.op)](node.op, *(results[f"{_DECISION}{number}.{i}"] for i in range(len(node.operands))))
-            for number, node in enumerate(self._kinks)
+            _SIDES[type(node.op)](node.op, *(values[operand] for operand in node.operands))
+            for node in dependent
+            if type(node.op) in _SIDES
         ]
-        return float(results["loss"]), sides
+        return float(values[self._loss]), sides
 
-    def _needed(self) -> Iterable[str]:
-        return (*self._graph.inputs, *self._graph.parameters)
+    @staticmethod
+    def _run(nodes: list[Node], values: MutableMapping[Value, np.ndarray]) -> None:
+        for node in nodes:
+            results = node.op.reference(*(values[operand] for operand in node.operands))
+            for value, array in zip(node.results, results if isinstance(results, tuple) else (results,), strict=True):
+                # Float32 constants must not narrow the computation.
+                array = np.asarray(array)
+                values[value] = array.astype(np.float64) if array.dtype == np.float32 else array
 
 
 def straight_through(graph: Graph) -> dict[str, Node]:

@@ -10,7 +10,7 @@ Three answers are compared at one random point (parameters, images, labels and d
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from convc.passes.manager import PassManager
 from convc.passes.pipeline import pipeline
 from convc.passes.sections import Section
 from convc.passes.training import GRADIENT
+from convc.runtime.executor import ReferenceExecutor
 from convc.runtime.finite_differences import LossProbe, straight_through
 
 if TYPE_CHECKING:
@@ -32,8 +33,10 @@ Verdict = Literal["ok", "wrong", "untested"]
 
 # Central differences in float64 are good for about 1e-8; a wrong formula is wrong in the first digits.
 NUMERIC_TOLERANCE = 1e-5
-# A whole net in float32 against float64.
+# A whole net in float32 against float64. Some points are worse conditioned than others (batch norm over few images):
+# compiled code may be this much further off than the interpreter is in float32.
 COMPILED_TOLERANCE = 1e-4
+_COMPILED_FACTOR = 5.0
 # Gradients this much smaller than the net's largest are compared with that in place of themselves: rounding noise has
 # no relative accuracy, and the gradient of a bias before batch norm is nothing but noise.
 _NUMERIC_FLOOR = 1e-4
@@ -73,7 +76,7 @@ class GradientReport:
 
 
 def gradcheck(
-    net: Net, *, batch: int = 4, samples: int = 12, seed: int = 0, target: str = "cpu", threads: int | None = None
+    net: Net, *, batch: int = 4, samples: int = 8, seed: int = 0, target: str = "cpu", threads: int | None = None
 ) -> GradientReport:
     """Check all gradients of a net; target "reference" leaves out compiled code.
 
@@ -102,7 +105,7 @@ def training_graph(forward: Graph) -> Graph:
 
 
 def check_gradients(
-    graph: Graph, *, samples: int = 12, seed: int = 0, executor: Executor | None = None, target: str = "reference"
+    graph: Graph, *, samples: int = 8, seed: int = 0, executor: Executor | None = None, target: str = "reference"
 ) -> GradientReport:
     """Check a training graph (one with outputs `loss` and `grad.NAME`) at a random point.
 
@@ -112,20 +115,20 @@ def check_gradients(
     arrays = random_point(graph, seed)
     results = run_reference(graph, arrays)
     gradients = {name: results[GRADIENT + name] for name in _trained(graph)}
-    compiled = _compiled_gradients(graph, arrays, executor, seed) if executor else {}
     largest = max((float(np.abs(g).max()) for g in gradients.values() if g.size), default=0.0)
     largest = max(largest, float(np.finfo(np.float64).tiny) / _NUMERIC_FLOOR)
+    compiled = (
+        _compare_compiled(graph, arrays, gradients, executor, seed, _COMPILED_FLOOR * largest) if executor else {}
+    )
     probe, estimated = LossProbe(graph, arrays), straight_through(graph)
     checks: list[ParameterCheck] = []
     for number, (name, gradient) in enumerate(gradients.items()):
-        error = _largest_error(compiled[name], gradient, _COMPILED_FLOOR * largest) if name in compiled else None
         if name in estimated:
-            place = estimated[name].label or "step"
-            why = f"{place} passes a straight-through estimate, not a derivative"
-            checks.append(_untested(name, gradient, error, why))
+            numeric = _Numeric(why=f"{estimated[name].label or 'step'} passes an estimate on, not a derivative")
         else:
             random = np.random.default_rng([seed, number])
-            checks.append(_check(name, gradient, probe, samples, random, _NUMERIC_FLOOR * largest, error))
+            numeric = _compare_numeric(name, gradient, probe, samples, random, _NUMERIC_FLOOR * largest)
+        checks.append(_judge(name, gradient, numeric, compiled.get(name)))
     batch = graph.inputs["x"].shape[0]
     return GradientReport(graph.name, batch, target, seed, tuple(checks))
 
@@ -169,8 +172,46 @@ def _trained(graph: Graph) -> list[str]:
     return [name for name in graph.parameters if GRADIENT + name in graph.outputs]
 
 
-def _compiled_gradients(
-    graph: Graph, arrays: Mapping[str, np.ndarray], executor: Executor, seed: int
+@dataclass(frozen=True)
+class _Numeric:
+    """How one parameter compares with central differences; no error where no element could be used."""
+
+    checked: int = 0
+    skipped: int = 0
+    error: float | None = None
+    worst: int = 0
+    slope: float | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """How compiled code compares with the interpreter in float64, and the error that float32 excuses."""
+
+    error: float
+    allowed: float
+
+
+def _compare_compiled(
+    graph: Graph,
+    arrays: Mapping[str, np.ndarray],
+    gradients: Mapping[str, np.ndarray],
+    executor: Executor,
+    seed: int,
+    floor: float,
+) -> dict[str, _Compiled]:
+    actual = _gradients_of(executor, graph, arrays, seed)
+    rounded = _gradients_of(ReferenceExecutor(graph, batch=executor.batch), graph, arrays, seed)
+    found: dict[str, _Compiled] = {}
+    for name, exact in gradients.items():
+        usual = _largest_error(rounded[name], exact, floor)
+        allowed = max(COMPILED_TOLERANCE, _COMPILED_FACTOR * usual)
+        found[name] = _Compiled(_largest_error(actual[name], exact, floor), allowed)
+    return found
+
+
+def _gradients_of(
+    executor: Executor, graph: Graph, arrays: Mapping[str, np.ndarray], seed: int
 ) -> dict[str, np.ndarray]:
     for name in graph.parameters:
         executor.write(name, np.asarray(arrays[name], np.float32, order="C"))
@@ -181,58 +222,51 @@ def _compiled_gradients(
 
 def _largest_error(actual: np.ndarray, expected: np.ndarray, floor: float) -> float:
     """max|a − b| / max|b|; infinite where a number is not finite."""
-    if not expected.size:
-        return 0.0
-    difference = np.abs(actual.astype(np.float64) - expected).max()
-    error = float(difference / max(float(np.abs(expected).max()), floor))
+    difference = np.abs(actual.astype(np.float64) - expected).max(initial=0.0)
+    error = float(difference / max(float(np.abs(expected).max(initial=0.0)), floor))
     return error if np.isfinite(error) else float("inf")
 
 
-def _check(
-    name: str,
-    gradient: np.ndarray,
-    probe: LossProbe,
-    samples: int,
-    random: np.random.Generator,
-    floor: float,
-    compiled_error: float | None,
-) -> ParameterCheck:
+def _compare_numeric(
+    name: str, gradient: np.ndarray, probe: LossProbe, samples: int, random: np.random.Generator, floor: float
+) -> _Numeric:
     flat = gradient.reshape(-1)
-    checked = skipped = 0
-    worst: tuple[float, int, float] | None = None
+    result = _Numeric(why="every element tried lies on a kink")
     # Elements on kinks are replaced by others, but not without end.
     for difference in probe.slopes(name, _candidates(flat, 3 * samples, random)):
         if difference.slope is None:
-            skipped += 1
+            result = replace(result, skipped=result.skipped + 1)
             continue
-        checked += 1
         analytic, numeric = float(flat[difference.index]), difference.slope
         error = abs(analytic - numeric) / max(abs(analytic), abs(numeric), floor)
         error = error if np.isfinite(error) else float("inf")
-        if worst is None or error > worst[0]:
-            worst = error, difference.index, numeric
-        if checked == samples:
+        result = replace(result, checked=result.checked + 1, why="")
+        if result.error is None or error > result.error:
+            result = replace(result, error=error, worst=difference.index, slope=numeric)
+        if result.checked == samples:
             break
-    if worst is None:
-        return _untested(name, gradient, compiled_error, "every element tried lies on a kink", skipped)
-    error, index, numeric = worst
-    reasons: list[str] = []
-    if error > NUMERIC_TOLERANCE:
-        reasons.append(f"differs from the numeric gradient by {error:.1e}")
-    if compiled_error is not None and compiled_error > COMPILED_TOLERANCE:
-        reasons.append(f"compiled and interpreted gradients differ by {compiled_error:.1e}")
+    return result
+
+
+def _judge(name: str, gradient: np.ndarray, numeric: _Numeric, compiled: _Compiled | None) -> ParameterCheck:
+    wrong: list[str] = []
+    if numeric.error is not None and numeric.error > NUMERIC_TOLERANCE:
+        wrong.append(f"differs from the numeric gradient by {numeric.error:.1e}")
+    if compiled is not None and compiled.error > compiled.allowed:
+        wrong.append(f"compiled and interpreted gradients differ by {compiled.error:.1e}")
+    tested = numeric.error is not None
     return ParameterCheck(
-        name,
-        gradient.shape,
-        checked,
-        skipped,
-        error,
-        tuple(int(i) for i in np.unravel_index(index, gradient.shape)),
-        float(flat[index]),
-        numeric,
-        compiled_error,
-        "wrong" if reasons else "ok",
-        "; ".join(reasons),
+        name=name,
+        shape=gradient.shape,
+        checked=numeric.checked,
+        skipped=numeric.skipped,
+        max_relative_error=numeric.error,
+        worst=tuple(int(i) for i in np.unravel_index(numeric.worst, gradient.shape)) if tested else None,
+        analytic=float(gradient.reshape(-1)[numeric.worst]) if tested else None,
+        numeric=numeric.slope,
+        compiled_relative_error=compiled.error if compiled else None,
+        verdict="wrong" if wrong else "ok" if tested else "untested",
+        why="; ".join([*wrong, *([numeric.why] if numeric.why else [])]),
     )
 
 
@@ -243,17 +277,6 @@ def _candidates(flat: np.ndarray, most: int, random: np.random.Generator) -> lis
     order = random.permutation(flat.size)[:most].tolist()
     largest = int(np.abs(flat).argmax())
     return [largest, *(index for index in order if index != largest)]
-
-
-def _untested(
-    name: str, gradient: np.ndarray, compiled_error: float | None, why: str, skipped: int = 0
-) -> ParameterCheck:
-    wrong = compiled_error is not None and compiled_error > COMPILED_TOLERANCE
-    if wrong:
-        why = f"compiled and interpreted gradients differ by {compiled_error:.1e}; {why}"
-    return ParameterCheck(
-        name, gradient.shape, 0, skipped, None, None, None, None, compiled_error, "wrong" if wrong else "untested", why
-    )
 
 
 def as_json(report: GradientReport) -> dict[str, Any]:

@@ -22,6 +22,7 @@ _ECHO_SECONDS = 0.2
 # How long Python may take to raise the exception of the second signal.
 _GRACE_SECONDS = 1.0
 EXIT_CODE = 130
+_SHOW_CURSOR = b"\x1b[?25h"
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -107,9 +108,14 @@ class Interrupts:
                     if self._first is None:
                         self._first = now
                     self._acknowledge(signal.Signals(data[0]).name)
-                elif now - acknowledged > _ECHO_SECONDS and not self._aborted.wait(_GRACE_SECONDS):
-                    if not _is_interactive():
-                        os._exit(EXIT_CODE)
+                elif (
+                    now - acknowledged > _ECHO_SECONDS
+                    and not self._aborted.wait(_GRACE_SECONDS)
+                    and not _is_interactive()
+                ):
+                    if os.isatty(1):
+                        os.write(1, _SHOW_CURSOR)  # a progress bar hides it
+                    os._exit(EXIT_CODE)
 
 
 def _is_interactive() -> bool:

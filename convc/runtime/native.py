@@ -33,8 +33,12 @@ from convc.passes.training import GRADIENT
 from convc.runtime.executor import Result
 from convc.runtime.threads import shared_pool
 
-
 _ALL_PHASES = 1 << 30
+
+
+def _constant(value: Value) -> np.ndarray:
+    assert value.producer is not None
+    return np.asarray(value.producer.op.reference())
 
 
 def _aligned(size: int, alignment: int = 64) -> tuple[np.ndarray, int]:
@@ -46,9 +50,7 @@ def _aligned(size: int, alignment: int = 64) -> tuple[np.ndarray, int]:
 class NativeExecutor:
     """Runs a graph as native code on a pool of threads. Implements `convc.runtime.executor.Executor`."""
 
-    def __init__(
-        self, graph: Graph, *, batch: int, threads: int | None = None, dump_dir: Path | None = None
-    ) -> None:
+    def __init__(self, graph: Graph, *, batch: int, threads: int | None = None, dump_dir: Path | None = None) -> None:
         self.batch = batch
         self.graph = graph
         self.step: CompiledStep = compile_step(graph, dump_dir)
@@ -65,7 +67,7 @@ class NativeExecutor:
         self._entry = self.step.library["step"]
         for node in graph.nodes_of(Constant):
             if not is_immediate(node.result):
-                self._floats(node.result)[:] = pack(self.plan.layouts[node.result], node.op.reference())
+                self._floats(node.result)[:] = pack(self.plan.layouts[node.result], _constant(node.result))
         self._loss, self._correct = (self._scalar(graph.outputs.get(name)) for name in ("loss", "correct"))
 
     # Memory
@@ -77,13 +79,13 @@ class NativeExecutor:
     def _floats(self, value: Value) -> np.ndarray:
         """A view of a value's memory, without padding bytes behind it."""
         address, size = self._where(value)
-        return np.frombuffer((ctypes.c_char * size).from_address(address), np.float32)
+        return np.ctypeslib.as_array((ctypes.c_float * (size // 4)).from_address(address))
 
     def _scalar(self, value: Value | None) -> ctypes.c_float | float | None:
         if value is None:
             return None
         if is_immediate(value):
-            return float(value.producer.op.values[0])  # type: ignore[union-attr]
+            return float(_constant(value))
         return ctypes.c_float.from_address(self._where(value)[0])
 
     def read(self, name: str) -> np.ndarray:
@@ -105,7 +107,7 @@ class NativeExecutor:
         """Any output of the last run, a fresh array; of a batched one the first `rows` rows."""
         value = self.graph.outputs[name]
         if is_immediate(value):
-            return np.asarray(value.producer.op.reference())  # type: ignore[union-attr]
+            return _constant(value)
         return self._rows(value, rows) if value in self.plan.batched else self._unpack(value)
 
     def gradient(self, name: str) -> np.ndarray:
@@ -118,7 +120,14 @@ class NativeExecutor:
     # Running
 
     def run(
-        self, sections: Section, x: np.ndarray, labels: np.ndarray | None, *, lr: float = 0.0, step: int = 1, seed: int = 0
+        self,
+        sections: Section,
+        x: np.ndarray,
+        labels: np.ndarray | None,
+        *,
+        lr: float = 0.0,
+        step: int = 1,
+        seed: int = 0,
     ) -> Result:
         """Run the sections on the rows of x (float32, contiguous, at most `batch` rows)."""
         rows = self._bind(sections, x, labels, lr, step, seed)
@@ -157,7 +166,14 @@ class NativeExecutor:
         return result.reshape(shape)
 
     def profile(
-        self, x: np.ndarray, labels: np.ndarray | None, sections: Section, *, lr: float = 0.0, step: int = 1, seed: int = 0
+        self,
+        x: np.ndarray,
+        labels: np.ndarray | None,
+        sections: Section,
+        *,
+        lr: float = 0.0,
+        step: int = 1,
+        seed: int = 0,
     ) -> list[tuple[int, float]]:
         """Seconds of each phase, phases run one by one: (index into `step.phases`, seconds)."""
         self._bind(sections, x, labels, lr, step, seed)
@@ -169,6 +185,14 @@ class NativeExecutor:
                 self._pool.launch(self._entry, self._address)
                 times.append((number, time.perf_counter() - started))
         return times
+
+    def artifact(self, kind: str) -> bytes | None:
+        """The program as `llvm` (before LLVM's passes), `asm` or `obj`; None for any other kind."""
+        if kind == "llvm":
+            return self.step.module.text.encode()
+        if kind == "asm":
+            return self.step.assembly().encode()
+        return self.step.image if kind == "obj" else None
 
     def poison(self) -> None:
         """Fill the arena with NaN, so that a kernel that reads what nobody has written is found out (for tests)."""

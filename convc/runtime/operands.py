@@ -47,6 +47,11 @@ def as_labels(labels: ArrayLike, rows: int, pixels: tuple[int, ...], classes: in
     return np.ascontiguousarray(array, np.int32)
 
 
+def is_finite_number(value: object) -> bool:
+    """Whether `value` is a real number (of Python or numpy) other than an infinity or NaN."""
+    return isinstance(value, (int, float, np.number)) and bool(np.isfinite(value))
+
+
 def _array(value: ArrayLike, what: str) -> np.ndarray:
     try:
         return np.asarray(value)

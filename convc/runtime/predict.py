@@ -74,7 +74,7 @@ def _decode_all(paths: Sequence[Path], channels: int, size: tuple[int, int]) -> 
         for path in paths:
             try:
                 pixels.append(decode(path, channels, size))
-            except Exception as error:  # noqa: BLE001 - Pillow's plug-ins raise nearly everything on damaged files
+            except Exception as error:  # Pillow's plug-ins raise nearly everything on damaged files
                 why = "there is no such file" if not path.exists() else reason(error)
                 problems.append(Diagnostic("data-image", f"cannot read {path}: {why}"))
     if problems:

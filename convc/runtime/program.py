@@ -6,7 +6,6 @@ float32 and integer labels; results are fresh arrays. Any thread may call it, on
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +25,7 @@ from convc.runtime.checkpoint import Match, match, read_checkpoint, require_matc
 from convc.runtime.executor import Executor, Result
 from convc.runtime.gate import Gate
 from convc.runtime.initial import initial_value
-from convc.runtime.operands import as_images, as_labels
+from convc.runtime.operands import as_images, as_labels, is_finite_number
 from convc.runtime.parameters import STATE_ROLE, Parameters, as_parameter
 
 if TYPE_CHECKING:
@@ -80,6 +79,7 @@ class Program:
         self._states = tuple(name for name, p in graph.parameters.items() if p.role == STATE_ROLE)
         # First values are drawn when they are needed: most programs are given other ones at once.
         self._undrawn = dict(graph.parameters)
+        self._untouched = True
         self.params = Parameters(graph, self._read, self._write)
 
     def __repr__(self) -> str:
@@ -127,7 +127,7 @@ class Program:
                 hint="write `optim sgd lr=0.1 momentum=0.9` into its train item",
             )
         rate = self._rate(self._epoch, self.steps) if lr is None else lr
-        if not (isinstance(rate, (int, float, np.number)) and math.isfinite(rate)):
+        if not is_finite_number(rate):
             fail("value-learning-rate", f"the learning rate is a finite number, not {rate!r}")
         images, rows = self._training_operands(x, labels)
         result = self.train_batch(images, rows, float(rate))
@@ -179,7 +179,7 @@ class Program:
 
     @epoch.setter
     def epoch(self, value: float) -> None:
-        if not (isinstance(value, (int, float, np.number)) and math.isfinite(value) and value >= 0):
+        if not (is_finite_number(value) and value >= 0):
             fail("value-epoch", f"the epoch is a number of at least 0, not {value!r}")
         self._epoch = float(value)
 
@@ -199,6 +199,7 @@ class Program:
             self.seed = seed
         with self._gate:
             self._undrawn = dict(self.graph.parameters)
+            self._untouched = False
             self.steps = 0
             self._epoch = 0.0
 
@@ -231,13 +232,17 @@ class Program:
         """Write parameters and buffers to a safetensors file. Non-finite values are refused."""
         with self._gate:
             weights = {name: self._read(name) for name in self.params}
-        write_checkpoint(Path(path), weights, {"kind": "weights", **self.about, **(metadata or {})})
+        self.write_weights(Path(path), weights, metadata or {})
+
+    def write_weights(self, path: Path, weights: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+        """`save` for arrays that have been read already."""
+        write_checkpoint(path, weights, {"kind": "weights", **self.about, **metadata})
 
     def load_params(self, path: str | Path, strict: bool = True) -> Match:
         """Read parameters and buffers from a safetensors file; tells what was loaded and what was not.
 
-        `strict` refuses a file that is not exactly of this net and lists the differences; otherwise what matches by name
-        and shape is loaded. Non-finite values are refused, and after any error nothing has changed.
+        `strict` refuses a file that is not exactly of this net and lists the differences; otherwise what matches by
+        name and shape is loaded. Non-finite values are refused, and after any error nothing has changed.
         """
         weights = read_checkpoint(path).weights
         found = match({name: array.shape for name, array in weights.items()}, self.params.shapes)
@@ -283,7 +288,7 @@ class Program:
 
     def _draw(self, name: str) -> None:
         parameter = self._undrawn.pop(name, None)
-        if parameter is not None:
+        if parameter is not None and not (self._untouched and parameter.initial.kind == "zeros"):
             self._executor.write(name, initial_value(parameter, self.seed))
 
     def _draw_all(self) -> None:

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 class FitResult:
     """What a training reached. Accuracies are fractions in 0…1, None where there was no such part.
 
-    The test was made with `weights`: the best on the validation part, or the last ones without such a part.
+    The test was made with `weights`: those of the best epoch by validation accuracy or, without a validation part, by
+    training loss. Test images never have a part in that choice.
     """
 
     folder: Path
@@ -125,7 +126,9 @@ class _Training:
     def run(self, continued: bool) -> FitResult:
         plan, folder, reporter = self.plan, self.folder, self.reporter
         if continued:
-            require_continuation(parse_settings(folder.read_json(folder.settings), folder.settings), plan.run, folder.path)
+            require_continuation(
+                parse_settings(folder.read_json(folder.settings), folder.settings), plan.run, folder.path
+            )
         else:
             # First of all, since this file marks the folder as a run.
             folder.write_json(folder.settings, plan.run.to_json())
@@ -237,7 +240,15 @@ class _Training:
     def _announce(self, position: Position) -> None:
         dataset, reporter = self.plan.dataset, self.reporter
         sizes = ", ".join(f"{len(split):,} {part}" for part, split in dataset.parts())
-        reporter.emit("data", f"{dataset.name}: {sizes} images", **{part: len(split) for part, split in dataset.parts()})
+        reporter.emit(
+            "data", f"{dataset.name}: {sizes} images", **{part: len(split) for part, split in dataset.parts()}
+        )
+        count = sum(p.value.type.size for p in self.program.graph.parameters.values() if p.trainable)
+        reporter.emit("net", f"{self.plan.net.name}: {count:,} trainable parameters", parameters=count)
+        l2 = self.plan.settings.decay.l2
+        if l2:
+            text = f"decay l2={l2:g}, which PyTorch calls weight_decay={2 * l2:g}"
+            reporter.emit("decay", text, l2=l2, weight_decay=2 * l2)
         if position.step:
             where = f"epoch {position.epoch + 1}, batch {position.batch}"
             reporter.emit("resumed", f"going on after step {position.step} ({where})", step=position.step)
@@ -258,21 +269,20 @@ class _Training:
         problem = self.curves.draw(self.metrics.records)
         if problem:
             self.reporter.emit("warning", problem)
-        weights = self.folder.last if self.plan.dataset.validation is None else self.folder.best
-        test = self._test(weights)
-        result = self._result(position, test, weights)
+        result = self._result(position, self._test())
         content = {key: value for key, value in asdict(result).items() if key not in ("folder", "history", "weights")}
-        self.folder.write_json(self.folder.result, {"schema": 1, **content, "weights": weights.name})
+        self.folder.write_json(self.folder.result, {"schema": 1, **content, "weights": result.weights.name})
         self._conclude(result)
         return result
 
-    def _test(self, weights: Path) -> Evaluation | None:
+    def _test(self) -> Evaluation | None:
         if self.plan.dataset.test is None:
             return None
-        self.infer.set_params(read_checkpoint(weights).weights, str(weights))
+        best = self.folder.best
+        self.infer.set_params(read_checkpoint(best).weights, str(best))
         return evaluate(self.infer, self.plan.dataset.test, check=self.interrupts.check)
 
-    def _result(self, position: Position, test: Evaluation | None, weights: Path) -> FitResult:
+    def _result(self, position: Position, test: Evaluation | None) -> FitResult:
         best = next((record for record in self.metrics.records if record.epoch == position.best_epoch), None)
         return FitResult(
             folder=self.folder.path,
@@ -284,7 +294,7 @@ class _Training:
             validation_accuracy=best.validation_accuracy if best else None,
             test_accuracy=test["accuracy"] if test else None,
             test_loss=test["loss"] if test else None,
-            weights=weights,
+            weights=self.folder.best,
         )
 
     def _finished_before(self, position: Position) -> FitResult:
@@ -293,9 +303,8 @@ class _Training:
         self.metrics.restart(position.epoch)
         test = content.get("test_accuracy"), content.get("test_loss")
         accuracy, loss = (value if isinstance(value, (int, float)) else None for value in test)
-        weights = self.folder.last if self.plan.dataset.validation is None else self.folder.best
         evaluation = None if accuracy is None else Evaluation(accuracy=accuracy, top5=0.0, loss=loss, count=0)
-        result = self._result(position, evaluation, weights)
+        result = self._result(position, evaluation)
         self.reporter.emit("finished", f"this run had finished after {position.epoch} epochs", epochs=position.epoch)
         self._conclude(result)
         return result
@@ -308,7 +317,8 @@ class _Training:
         if result.test_accuracy is None:
             emit("no-test", f"{self.plan.dataset.name} has no test part (test=N sets images aside)")
         else:
-            emit("weights", f"tested with {result.weights.name}: loss {result.test_loss:.4f}", weights=str(result.weights))
+            text = f"tested with the weights of epoch {result.best_epoch}: loss {result.test_loss:.4f}"
+            emit("weights", text, weights=str(result.weights), epoch=result.best_epoch)
             emit(
                 "test",
                 f"test accuracy {percent(result.test_accuracy)}",

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from convc.ir.diagnostic import CompileError
 from convc.runtime.checkpoint import non_finite
@@ -75,7 +77,9 @@ class TrainingLoop:
             self.train, self.batch, seed=program.seed, epoch=position.epoch, start_batch=position.batch
         ) as loader:
             for images, labels in loader:
-                result = program.train_batch(images, labels, rate(position.epoch + position.batch / batches, position.step))
+                result = program.train_batch(
+                    images, labels, rate(position.epoch + position.batch / batches, position.step)
+                )
                 rows, loss = len(labels), result.loss
                 assert loss is not None
                 position.batch += 1
@@ -116,8 +120,9 @@ class TrainingLoop:
         """Validate, keep the weights, write the record, and only then count the epoch as complete."""
         position, started = self.position, time.monotonic()
         training_seconds = position.seconds
-        weights = {name: self.program.params[name] for name in self.program.params}
-        bad = non_finite(weights)
+        state = self.program.state_dict()
+        weights = {name: state[name] for name in self.program.params}
+        bad = non_finite(state)
         if bad:
             raise NotFinite(f"{bad[0]} holds values that are not finite")
         loss = position.loss / position.images
@@ -129,8 +134,8 @@ class TrainingLoop:
             position.best_score, position.best_epoch = score, position.epoch + 1
         about = {**self.about, "epoch": str(position.epoch + 1), "step": str(position.step)}
         if best:
-            self.program.save(self.folder.best, about)
-        self.program.save(self.folder.last, about)
+            self.program.write_weights(self.folder.best, weights, about)
+        self.program.write_weights(self.folder.last, weights, about)
         position.seconds += time.monotonic() - started
         record = EpochRecord(
             epoch=position.epoch + 1,
@@ -146,13 +151,13 @@ class TrainingLoop:
         )
         self.metrics.append(record)
         position.next_epoch()
-        self._save()
+        self._save(state)
         self.reporter.emit("epoch", describe_epoch(record, self.epochs), **vars(record))
         problem = self.curves.draw_if_cheap(self.metrics.records)
         if problem:
             self.reporter.emit("warning", problem)
 
-    def _validate(self, weights: dict) -> Evaluation | None:
+    def _validate(self, weights: Mapping[str, np.ndarray]) -> Evaluation | None:
         if self.validation is None:
             return None
         program = self.infer()
@@ -163,10 +168,10 @@ class TrainingLoop:
             self._stop()
             raise
 
-    def _save(self) -> None:
+    def _save(self, state: Mapping[str, np.ndarray] | None = None) -> None:
         started = time.monotonic()
         try:
-            save_state(self.folder.state, self.program, self.position, self.about)
+            save_state(self.folder.state, self.program, self.position, self.about, state)
         except CompileError as error:
             if error.diagnostics[0].code == "checkpoint-not-finite":
                 raise NotFinite(error.diagnostics[0].message) from error

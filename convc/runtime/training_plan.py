@@ -82,7 +82,11 @@ def make_plan(
     if threads is not None:
         positive(threads, "threads")
     if not net.has_loss:
-        fail("value-loss", f"the net {net.name} has no loss, so there is nothing to train", hint="end it with `loss softmax`")
+        fail(
+            "value-loss",
+            f"the net {net.name} has no loss, so there is nothing to train",
+            hint="end it with `loss softmax`",
+        )
     if init is not None:
         read_checkpoint(init)  # what cannot be read shall fail before anything is written
     choices: list[Choice] = []
@@ -127,16 +131,14 @@ def make_plan(
 
 
 def _model(net: Net, settings: TrainSettings, overrides: Mapping[str, Any]) -> str:
-    """The net and all settings of this training as a program of the language, whatever the defaults of the future are."""
+    """The net and all settings of this training as a program of the language, whatever the defaults will be one day."""
     words: dict[str, object] = {name: getattr(settings, name) for name in ("batch", "epochs", "seed")}
     if settings.data is not None:
         words["data"] = str(_absolute(settings.data))
     if settings.optimizer is not None:
         words["optim"] = describe_optimizer(settings.optimizer)
     missing = {
-        f"train.{word}": value
-        for word, value in words.items()
-        if word in overrides or not net.settings.explicit(word)
+        f"train.{word}": value for word, value in words.items() if word in overrides or not net.settings.explicit(word)
     }
     text = net.resolved()
     if not missing:
@@ -149,9 +151,7 @@ def _absolute(data: DataSetting) -> DataSetting:
     return data if data.path is None else replace(data, path=os.path.abspath(os.path.join(data.base, data.path)))
 
 
-def _settings(
-    net: Net, overrides: Mapping[str, Any], choices: list[Choice]
-) -> tuple[TrainSettings, DataSet | None]:
+def _settings(net: Net, overrides: Mapping[str, Any], choices: list[Choice]) -> tuple[TrainSettings, DataSet | None]:
     """The file's settings with the overrides, and what was chosen in place of what nobody said."""
     settings = net.settings
     changes: dict[str, Any] = {

@@ -10,6 +10,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from convc.ir.diagnostic import fail
 from convc.runtime.checkpoint import match, read_checkpoint, require_match, write_checkpoint
@@ -43,8 +46,17 @@ class Position:
         self.batch, self.loss, self.correct, self.images, self.seconds = 0, 0.0, 0.0, 0, 0.0
 
 
-def save_state(path: Path, program: Program, position: Position, metadata: Mapping[str, str]) -> None:
-    """Write the state of `program` at `position`. Errors: `checkpoint-not-finite`, `file-write`."""
+def save_state(
+    path: Path,
+    program: Program,
+    position: Position,
+    metadata: Mapping[str, str],
+    state: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write the state of `program` at `position`; `state` is its `state_dict` if that was read already.
+
+    Errors: `checkpoint-not-finite`, `file-write`.
+    """
     about = {
         "kind": "state",
         "states": json.dumps(program.state_names),
@@ -54,7 +66,7 @@ def save_state(path: Path, program: Program, position: Position, metadata: Mappi
         **program.about,
         **metadata,
     }
-    write_checkpoint(path, program.state_dict(), about)
+    write_checkpoint(path, program.state_dict() if state is None else state, about)
 
 
 def load_state(path: Path, program: Program) -> Position:
@@ -76,7 +88,8 @@ def parse_position(path: Path, metadata: Mapping[str, str]) -> Position:
     """The position that a state's metadata tells. Error: `checkpoint-unreadable`."""
     try:
         content = json.loads(metadata["position"])
-        values = {field.name: content[field.name] for field in fields(Position)}
-        return Position(**{**values, "best_score": tuple(values["best_score"])})
+        values: dict[str, Any] = {field.name: content[field.name] for field in fields(Position)}
+        values["best_score"] = tuple(values["best_score"])
+        return Position(**values)
     except (KeyError, ValueError, TypeError):
         fail("checkpoint-unreadable", f"{path} is not the state of a training: it does not say where it stands")

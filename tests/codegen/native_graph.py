@@ -45,7 +45,11 @@ _BATCHED: dict[type[Op], tuple[int, ...]] = {
     SgdUpdate: (),
     AdamUpdate: (),
 }
-_CONTEXT = {SgdUpdate: ("lr", "step"), AdamUpdate: ("lr", "step"), DropoutTraining: ("seed", "step")}
+_CONTEXT: dict[type[Op], tuple[str, ...]] = {
+    SgdUpdate: ("lr", "step"),
+    AdamUpdate: ("lr", "step"),
+    DropoutTraining: ("seed", "step"),
+}
 
 
 def single_op_graph(case: OpCase, arrays: tuple[np.ndarray, ...]) -> tuple[Graph, dict[str, np.ndarray]]:
@@ -59,7 +63,7 @@ def single_op_graph(case: OpCase, arrays: tuple[np.ndarray, ...]) -> tuple[Graph
     operands: list[Value] = []
     for index, array in enumerate(arrays):
         tail = index - (len(arrays) - len(context))
-        has_rows = index in batched and array.ndim == rank and rank > 1 or array.dtype == np.int32
+        has_rows = (index in batched and array.ndim == rank and rank > 1) or array.dtype == np.int32
         operands.append(_declare(graph, builder, named, index, array, context[tail] if tail >= 0 else None, has_rows))
     if "x" not in graph.inputs:
         # A program always has rows: here they are not used.
@@ -68,7 +72,8 @@ def single_op_graph(case: OpCase, arrays: tuple[np.ndarray, ...]) -> tuple[Graph
     node = builder.add_node(case.op, *operands)
     if isinstance(case.op, Update):
         graph.outputs["logits"] = builder.add(Relu(), graph.inputs["x"])
-        graph.updates = {value.name: result for value, result in zip((operands[0], *operands[2:]), node.results)}
+        changed = (operands[0], *operands[2:-2])
+        graph.updates = {value.name: result for value, result in zip(changed, node.results, strict=True) if value.name}
         return graph, named
     for index, result in enumerate(node.results):
         if result.type.dtype is DType.BOOL:
@@ -99,7 +104,7 @@ def _declare(
 def run_natively(
     graph: Graph, named: dict[str, np.ndarray], threads: int = 1, batch: int | None = None
 ) -> dict[str, np.ndarray]:
-    """The outputs of a graph on arrays by name. Memory is filled with NaN first: who reads what nobody wrote is found."""
+    """The outputs of a graph on arrays by name, memory filled with NaN first: reading what nobody wrote shows."""
     rows = len(named["x"])
     executor = NativeExecutor(graph, batch=batch or rows, threads=threads)
     executor.poison()

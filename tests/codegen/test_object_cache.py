@@ -251,7 +251,7 @@ def test_the_key_depends_on_everything_and_on_nothing_else() -> None:
     assert base == cache_key("text", target, {"b": True, "a": 1})
     assert len(base) == 64
     assert set(base) <= set("0123456789abcdef")
-    v3 = dict.fromkeys(("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"), True)
+    v3: dict[str, bool] = dict.fromkeys(("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"), True)
     others = {
         cache_key("text2", target, {"a": 1, "b": True}),
         cache_key("text", target, {"a": 2, "b": True}),

@@ -23,7 +23,7 @@ from convc.codegen.llvm.target import (
 from convc.ir.diagnostic import CompileError
 
 X86 = "x86_64-unknown-linux-gnu"
-V3 = dict.fromkeys(("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe", "sse2"), True)
+V3: dict[str, bool] = dict.fromkeys(("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe", "sse2"), True)
 V4 = V3 | dict.fromkeys(("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"), True) | {"amx-tile": False}
 ALL_OF_SAPPHIRE_RAPIDS = V4 | dict.fromkeys(("amx-tile", "amx-bf16", "avx512fp16", "avx512bf16"), True)
 

@@ -14,7 +14,11 @@ from convc.ir.diagnostic import CompileError
 from convc.runtime import atomic
 from convc.runtime.checkpoint import match, read_checkpoint, require_match, write_checkpoint
 
-ARRAYS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.float32([1.5]), "c": np.float32(2).reshape(())}
+ARRAYS = {
+    "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "b": np.float32([1.5]),
+    "c": np.float32(2).reshape(()),
+}
 
 
 def code_of(error: pytest.ExceptionInfo[CompileError]) -> str:

@@ -156,7 +156,8 @@ def test_what_nobody_said_is_chosen_and_told(fit: Fit, folder: Path, capsys: pyt
     for expected in ("  batch 64: ", "  seed 0: ", "  optimiser adam lr=0.001", "  validation none: "):
         assert expected in out
     assert "epochs 1: " not in out
-    assert result.weights.name == "last.safetensors"
+    assert result.weights.name == "best.safetensors"
+    assert result.best_epoch == 1
     model = (result.folder / "model.cnn").read_text()
     for expected in ("batch 64", "seed 0", "optim adam lr=0.001", f'"{folder}/data.npz"'):
         assert expected in model
@@ -263,12 +264,12 @@ def test_other_settings_cannot_go_on(fit: Fit, folder: Path) -> None:
     resume(NET.replace("seed 5", "seed 5\n  decay l2=0.1"))
     resume(NET.replace("fc 8", "fc 9"))
     resume(data='npz "data.npz" val=20')
+    betas = "beta1=0.9 beta2=0.999 eps=1e-08"
     assert messages == [
         ["batch: 16 in the run, 8 now"],
         ["the training data is not what it was", "seed: 5 in the run, 6 now"],  # the seed divides the data, too
         [
-            "optimizer: adam lr=0.02 beta1=0.9 beta2=0.999 eps=1e-08 in the run, "
-            "adam lr=0.03 beta1=0.9 beta2=0.999 eps=1e-08 now",
+            f"optimizer: adam lr=0.02 {betas} in the run, adam lr=0.03 {betas} now",
             "schedule: constant 0.02 warmup 0e in the run, constant 0.03 warmup 0e now",
         ],
         ["decay: l2=0 l1=0 bias=no in the run, l2=0.1 l1=0 bias=no now"],
@@ -407,7 +408,11 @@ def test_an_update_that_overflows(fit: Fit, folder: Path) -> None:
 
 def test_the_last_good_state_is_kept(fit: Fit, folder: Path) -> None:
     """Two good epochs, then a rate that no training survives."""
-    text = NET.replace("adam lr=0.02", "sgd").replace("seed 5", "seed 5\n  schedule 0.01 for 2e, 1e30").replace("-> bn ", "")
+    text = (
+        NET.replace("adam lr=0.02", "sgd")
+        .replace("seed 5", "seed 5\n  schedule 0.01 for 2e, 1e30")
+        .replace("-> bn ", "")
+    )
     with pytest.raises(CompileError, match=r"epoch 3") as error:
         fit(text, epochs=4, out="run")
     assert "the last good state is kept" in str(error.value)
@@ -430,9 +435,7 @@ def test_images_that_are_not_finite(fit: Fit, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_states_within_an_epoch_continue_bit_by_bit(
-    fit: Fit, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_states_within_an_epoch_continue_bit_by_bit(fit: Fit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that stops dead after every single step gives the same bits as one that runs through."""
     whole = fit(epochs=2)
 

@@ -10,7 +10,9 @@ from convc.ir.types import f32
 from convc.runtime.initial import initial_value
 
 
-def parameter(name: str, shape: tuple[int, ...], kind: str, value: float = 0.0, fans: tuple[int, int] = (1, 1)) -> Parameter:
+def parameter(
+    name: str, shape: tuple[int, ...], kind: str, value: float = 0.0, fans: tuple[int, int] = (1, 1)
+) -> Parameter:
     return Parameter(name, Value(f32(*shape), name), initial=Initializer(kind, value, *fans))
 
 

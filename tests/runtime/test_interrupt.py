@@ -34,11 +34,16 @@ def test_the_first_signal_is_acknowledged_and_noted() -> None:
 
 def test_the_second_signal_raises() -> None:
     heard: list[str] = []
-    with pytest.raises(Interrupted), Interrupts(heard.append):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.3)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(5)
+
+    def interrupt_twice() -> None:
+        with Interrupts(heard.append):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+
+    with pytest.raises(Interrupted):
+        interrupt_twice()
     assert heard == ["SIGINT"]
 
 

@@ -74,12 +74,16 @@ def test_a_root_that_is_a_file(tmp_path: Path) -> None:
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     folder, _ = open_folder(tmp_path / "run", "lenet", False)
     folder.write_json(folder.settings, {})
-    program = f"from pathlib import Path\nfrom convc.runtime.run_folder import open_folder\nopen_folder(Path({str(folder.path)!r}), 'lenet', True)"
-    taken = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    program = (
+        "import sys; from pathlib import Path; from convc.runtime.run_folder import open_folder\n"
+        "open_folder(Path(sys.argv[1]), 'lenet', True)"
+    )
+    command = [sys.executable, "-c", program, str(folder.path)]
+    taken = subprocess.run(command, capture_output=True, text=True, check=False)
     assert taken.returncode == 1
     assert "file-in-use" in taken.stderr
     folder.close()
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    assert subprocess.run(command, check=False).returncode == 0
 
 
 def record(epoch: int, **changes: object) -> EpochRecord:

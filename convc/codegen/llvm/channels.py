@@ -38,9 +38,7 @@ def each_pixel(
             visit(row, pixel, channel, lanes, real)
 
 
-def spot_at(
-    f: Function, layout: ImageLayout, row: Index, pixel: Index, channel: Index, lanes: int, real: int
-) -> Spot:
+def spot_at(f: Function, layout: ImageLayout, row: Index, pixel: Index, channel: Index, lanes: int, real: int) -> Spot:
     """The spot of a vector given where it is."""
     base = f.sum(f.multiply(row, layout.size), f.multiply(pixel, layout.stored))
     if isinstance(channel, int):

@@ -9,7 +9,7 @@ from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.mathematics import exponential, logarithm
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.graph import Value
-from convc.ir.ops.activation import Maxout
+from convc.ir.ops.activation import Maxout, MaxoutBackward
 from convc.ir.ops.loss import SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward
 from convc.passes.layout import ImageLayout
 
@@ -93,7 +93,7 @@ def _add_up(k: KernelBuilder, layout: ImageLayout, mean: bool) -> Callable[[Func
 
 
 def lower_softmax_cross_entropy(k: KernelBuilder) -> None:
-    op: SoftmaxCrossEntropy = k.op
+    op = k.op(SoftmaxCrossEntropy)
     logits, labels = k.kernel.anchor.operands
     layout = k.image(logits)
 
@@ -115,7 +115,7 @@ def lower_softmax_cross_entropy(k: KernelBuilder) -> None:
 
 
 def lower_softmax_cross_entropy_backward(k: KernelBuilder) -> None:
-    op: SoftmaxCrossEntropyBackward = k.op
+    op = k.op(SoftmaxCrossEntropyBackward)
     dloss, logits, labels = k.kernel.anchor.operands
     layout = k.image(logits)
 
@@ -222,7 +222,7 @@ def _masked(f: Function, value: V, real: int) -> V:
 
 def lower_maxout(k: KernelBuilder) -> None:
     """One number at a time: groups of channels lie across vectors."""
-    op: Maxout = k.op
+    op = k.op(Maxout)
     (x,) = k.kernel.anchor.operands
     source, target = k.image(x), k.image(k.kernel.anchor.result)
 
@@ -244,7 +244,7 @@ def lower_maxout(k: KernelBuilder) -> None:
 
 
 def lower_maxout_backward(k: KernelBuilder) -> None:
-    op: Maxout = k.op
+    op = k.op(MaxoutBackward)
     dy, x, y = k.kernel.anchor.operands
     source, target = k.image(x), k.image(y)
 
@@ -269,5 +269,3 @@ def lower_maxout_backward(k: KernelBuilder) -> None:
                 f.store(f.constant(0.0), f.address(into, lane))
 
     k.phase("maxout_backward", body)
-
-

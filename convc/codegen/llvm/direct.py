@@ -12,7 +12,7 @@ taps for all pixels, and where the layout allows run over a whole filter row as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -78,9 +78,7 @@ def tile_runs(axis: Axis, most: int) -> list[Run]:
     tiles: list[tuple[int, int, tuple[tuple[int, ...], ...]]] = []
     first = 0
     for pixels in even_split(axis.count, most):
-        active = tuple(
-            tuple(m for m in range(pixels) if axis.reached(first + m, offset)) for _, offset in axis.taps
-        )
+        active = tuple(tuple(m for m in range(pixels) if axis.reached(first + m, offset)) for _, offset in axis.taps)
         tiles.append((first, pixels, active))
         first += pixels
     runs: list[Run] = []
@@ -109,7 +107,7 @@ class Direct:
 
 def lower_conv2d(k: KernelBuilder) -> None:
     """conv2d with bias and a chain."""
-    op: Conv2d = k.op
+    op = k.op(Conv2d)
     x, w = k.kernel.anchor.operands[:2]
     bias = k.kernel.anchor.operands[2] if len(k.kernel.anchor.operands) == 3 else None
     y = k.kernel.anchor.result
@@ -127,13 +125,13 @@ def lower_conv2d(k: KernelBuilder) -> None:
             direct = Direct(rows, columns, source, target, weights, group)
             _Emitter(k, f, direct, k.pointer(x), k.pointer(w), None if bias is None else k.pointer(bias)).emit()
 
-    k.phase("conv2d", body)
+    k.phase("conv2d", body, scratch_row=0)
     _clear_padding(k, op.groups)
 
 
 def backward_data_weights(k: KernelBuilder) -> WeightLayout:
-    """The layout of the transposed filters: outputs are the input channels, rows (r, s, output channel of the group)."""
-    op: Conv2dBackwardData = k.op
+    """The layout of the transposed filters: outputs are the input channels, rows (r, s, output channel)."""
+    op = k.op(Conv2dBackwardData)
     w, dx = k.kernel.anchor.operands[1], k.kernel.anchor.result
     out_channels, c_group, r, s = w.shape
     width = dx.shape[2] * dx.shape[3] if pixels_collapse(op, (r, s)) else -(-dx.shape[3] // op.stride[1])
@@ -149,7 +147,7 @@ def scratch_backward_data(k: KernelBuilder) -> int:
 
 def lower_conv2d_backward_data(k: KernelBuilder) -> None:
     """Transposes the filters into scratch space, then runs the phases of the stride."""
-    op: Conv2dBackwardData = k.op
+    op = k.op(Conv2dBackwardData)
     dy, w = k.kernel.anchor.operands
     dx = k.kernel.anchor.result
     packed, transposed = k.layout(w), backward_data_weights(k)
@@ -170,7 +168,7 @@ def lower_conv2d_backward_data(k: KernelBuilder) -> None:
                     direct = Direct(rows, columns, source, target, transposed, group)
                     _Emitter(k, f, direct, k.pointer(dy), k.scratch_pointer(), None).emit()
 
-    k.phase("conv2d_backward_data", body)
+    k.phase("conv2d_backward_data", body, scratch_row=0)
     _clear_padding(k, op.groups)
 
 
@@ -179,7 +177,7 @@ def _clear_padding(k: KernelBuilder, groups: int) -> None:
     for value in k.kernel.writes:
         layout = k.image(value)
         if groups > 1 and layout.stored > layout.channels:
-            k.phase("clear_padding", lambda f, value=value: _clear_lanes(k, f, value))
+            k.phase("clear_padding", lambda f, value=value: _clear_lanes(k, f, value), scratch_row=0)
 
 
 def _clear_lanes(k: KernelBuilder, f: Function, value: Value) -> None:
@@ -222,7 +220,7 @@ class _Emitter:
         else:
             self._blocks(full, rest, lambda block, width: self._all_rows(start, stop, block, width))
 
-    def _blocks(self, full: int, rest: int, visit) -> None:  # noqa: ANN001
+    def _blocks(self, full: int, rest: int, visit: Callable[[Index, int], None]) -> None:
         if full:
             with self.f.loop(0, full) as block:
                 visit(block.index, self.d.weights.block)
@@ -276,18 +274,18 @@ class _Emitter:
         """The loop over filter rows; which of them the image has depends on the row of the output."""
         f, d = self.f, self.d
         taps = d.rows.taps
-        offset_step = taps[1][1] - taps[0][1] if len(taps) > 1 else 1
-        tap_step = taps[1][0] - taps[0][0] if len(taps) > 1 else 1
+        (first_tap, first_offset), (second_tap, second_offset) = taps[0], taps[min(1, len(taps) - 1)]
+        offset_step, tap_step = (second_offset - first_offset, second_tap - first_tap) if len(taps) > 1 else (1, 1)
         if d.rows.always_inside:
             low, high = 0, len(taps)
         else:
-            low, high = self._inside(row, taps[0][1], offset_step, len(taps))
+            low, high = self._inside(row, first_offset, offset_step, len(taps))
         line = d.source.width * d.source.stored
         filter_row = d.weights.rows.width * d.channels * width
         with f.loop(low, high, carried=sums.flat) as tap:
             sums.flat = tap.carried
-            source = f.address(corner, f.add(taps[0][1] * line, f.multiply(tap.index, offset_step * line)))
-            filters = f.address(panel, f.add(taps[0][0] * filter_row, f.multiply(tap.index, tap_step * filter_row)))
+            source = f.address(corner, f.add(first_offset * line, f.multiply(tap.index, offset_step * line)))
+            filters = f.address(panel, f.add(first_tap * filter_row, f.multiply(tap.index, tap_step * filter_row)))
             self._filter_row(run, source, filters, sums, width)
             tap.carried = sums.flat
         sums.flat = tap.carried
@@ -366,7 +364,7 @@ class _Emitter:
 
 
 def _transpose_filters(f: Function, source: V, packed: WeightLayout, target: V, transposed: WeightLayout) -> None:
-    """[group][block of k][r][s][c][k]  ->  [group][block of c][r][s][k][c], split over the threads by (group, tap, k)."""
+    """[group][block of k][r][s][c][k]  ->  [group][block of c][r][s][k][c]; threads split (group, tap, k)."""
     taps, c_group, own = packed.rows.pixels, packed.rows.channels, transposed.rows.channels
     start, stop = f.share(packed.groups * taps * own)
     with f.loop(start, stop) as unit:

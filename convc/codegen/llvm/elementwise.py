@@ -25,6 +25,7 @@ from convc.ir.ops.elementwise import (
     Subtract,
 )
 
+# Takes the function under construction, the op, and its operands.
 Lower = Callable[..., V]
 
 
@@ -32,8 +33,20 @@ def _zero(f: Function, x: V) -> V:
     return f.constant(0.0, x.lanes)
 
 
-def _binary(operation: str) -> Lower:
-    return lambda f, op, left, right: f.binary(operation, left, right)
+def _add(f: Function, op: Op, left: V, right: V) -> V:
+    return f.binary("fadd", left, right)
+
+
+def _subtract(f: Function, op: Op, left: V, right: V) -> V:
+    return f.binary("fsub", left, right)
+
+
+def _multiply(f: Function, op: Op, left: V, right: V) -> V:
+    return f.binary("fmul", left, right)
+
+
+def _divide(f: Function, op: Op, left: V, right: V) -> V:
+    return f.binary("fdiv", left, right)
 
 
 def _larger(f: Function, op: Op, left: V, right: V) -> V:
@@ -85,27 +98,63 @@ def _running_average(f: Function, op: RunningAverage, old: V, new: V) -> V:
     return f.binary("fadd", kept, f.binary("fmul", f.constant(op.momentum, old.lanes), new))
 
 
+def _prelu(f: Function, op: Op, x: V, slope: V) -> V:
+    return _positive_or(f, x, f.binary("fmul", slope, x))
+
+
+def _sigmoid(f: Function, op: Op, x: V) -> V:
+    return sigmoid(f, x)
+
+
+def _tanh(f: Function, op: Op, x: V) -> V:
+    return hyperbolic_tangent(f, x)
+
+
+def _exp(f: Function, op: Op, x: V) -> V:
+    return exponential(f, x)
+
+
+def _negate(f: Function, op: Op, x: V) -> V:
+    return f.negate(x)
+
+
+def _absolute(f: Function, op: Op, x: V) -> V:
+    return f.unary("fabs", x)
+
+
+def _sqrt(f: Function, op: Op, x: V) -> V:
+    return f.unary("sqrt", x)
+
+
+def _greater(f: Function, op: Op, left: V, right: V) -> V:
+    return f.compare("ogt", left, right)
+
+
+def _select(f: Function, op: Op, condition: V, yes: V, no: V) -> V:
+    return f.select(condition, yes, no)
+
+
 ELEMENTWISE: dict[type[Op], Lower] = {
     Relu: _relu,
     LeakyRelu: _leaky_relu,
-    Prelu: lambda f, op, x, slope: _positive_or(f, x, f.binary("fmul", slope, x)),
+    Prelu: _prelu,
     Elu: _elu,
-    Sigmoid: lambda f, op, x: sigmoid(f, x),
-    Tanh: lambda f, op, x: hyperbolic_tangent(f, x),
+    Sigmoid: _sigmoid,
+    Tanh: _tanh,
     Step: _step,
     Relu6: _relu6,
-    Add: _binary("fadd"),
-    Subtract: _binary("fsub"),
-    Multiply: _binary("fmul"),
-    Divide: _binary("fdiv"),
+    Add: _add,
+    Subtract: _subtract,
+    Multiply: _multiply,
+    Divide: _divide,
     Maximum: _larger,
     Minimum: _smaller,
-    Negate: lambda f, op, x: f.negate(x),
-    Absolute: lambda f, op, x: f.unary("fabs", x),
+    Negate: _negate,
+    Absolute: _absolute,
     Sign: _sign,
-    Exp: lambda f, op, x: exponential(f, x),
-    Sqrt: lambda f, op, x: f.unary("sqrt", x),
-    Greater: lambda f, op, left, right: f.compare("ogt", left, right),
-    Select: lambda f, op, condition, yes, no: f.select(condition, yes, no),
+    Exp: _exp,
+    Sqrt: _sqrt,
+    Greater: _greater,
+    Select: _select,
     RunningAverage: _running_average,
 }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from convc.codegen.llvm.elementwise import ELEMENTWISE
 from convc.codegen.llvm.mathematics import philox_word
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.graph import Node, Value
+from convc.ir.op import Op
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.random import DropoutTraining
 from convc.passes.fusion import Kernel, is_boolean, is_immediate, resolve
@@ -42,7 +44,14 @@ class Spot:
     real: int
 
 
-Body = Callable[[Function, "KernelBuilder"], None]
+def _number(value: Value) -> float:
+    """The value of a scalar constant."""
+    assert value.producer is not None
+    assert isinstance(value.producer.op, Constant)
+    return value.producer.op.values[0]
+
+
+OpType = TypeVar("OpType", bound=Op)
 
 
 class KernelBuilder:
@@ -61,9 +70,11 @@ class KernelBuilder:
         self._fma = fma
         self._f: Function | None = None
 
-    @property
-    def op(self):  # noqa: ANN201 - the type is that of the anchor's class, which the lowering knows
-        return self.kernel.anchor.op
+    def op(self, *kinds: type[OpType]) -> OpType:
+        """The anchor's op, which the lowering knows to be of one of these kinds."""
+        op = self.kernel.anchor.op
+        assert isinstance(op, kinds)
+        return op
 
     def layout(self, value: Value) -> Layout:
         return self.plan.layouts[value]
@@ -76,11 +87,16 @@ class KernelBuilder:
     def is_batched(self, value: Value) -> bool:
         return value in self.plan.batched
 
-    def phase(self, name: str, body: Callable[[Function], None]) -> None:
-        """Append a function; `body` writes it."""
+    def phase(self, name: str, body: Callable[[Function], None], scratch_row: int | None = None) -> None:
+        """Append a function; `body` writes it.
+
+        In a kernel that works image by image, `scratch_row` says that the phase can run on some of the images alone,
+        and how many bytes of scratch space belong to an image. Other phases of such a kernel run once, before.
+        """
         pointers = len(self.values) + (1 if self.scratch else 0)
         f = Function(name, pointers, comment=f"{self.kernel.name} {self.kernel.label}")
         f.fma_name = self._fma
+        f.scratch_row = scratch_row
         self._f = f
         body(f)
         self.phases.append(f)
@@ -91,18 +107,18 @@ class KernelBuilder:
         return self._f.pointers[self.values.index(resolve(value))]
 
     def scratch_pointer(self) -> V:
-        assert self._f is not None and self.scratch is not None
+        assert self._f is not None
+        assert self.scratch is not None
         return self._f.pointers[-1]
 
     def rows(self, f: Function) -> Index:
         """How many images this run has."""
-        return context_word(f, ROWS)
+        return f.rows
 
     def scalar(self, f: Function, value: Value) -> V:
         """A rank-0 value: a constant in the code, or a number in memory."""
         if is_immediate(value):
-            assert isinstance(value.producer.op, Constant)  # type: ignore[union-attr]
-            return f.constant(value.producer.op.values[0])  # type: ignore[union-attr]
+            return f.constant(_number(value))
         return f.load(self.pointer(value))
 
     def signature(self) -> str:
@@ -116,7 +132,9 @@ class KernelBuilder:
             results = [self._describe(value, numbers) for value in node.results]
             lines.append(f"{', '.join(results)} = {node.op}({', '.join(operands)})")
         stored = " ".join(numbers[value] for value in self.kernel.writes)
-        return "\n".join([*lines, f"stored {stored}", f"chain {len(self.kernel.chain)}", str(self.aliased), str(self.machine)])
+        return "\n".join(
+            [*lines, f"stored {stored}", f"chain {len(self.kernel.chain)}", str(self.aliased), str(self.machine)]
+        )
 
     def _describe(self, value: Value, numbers: dict[Value, str]) -> str:
         if is_immediate(value):
@@ -167,9 +185,7 @@ class KernelBuilder:
 
     def _fetch(self, f: Function, value: Value, spot: Spot) -> V:
         if is_immediate(value):
-            op = value.producer.op  # type: ignore[union-attr]
-            assert isinstance(op, Constant)
-            return f.constant(op.values[0], spot.lanes)
+            return f.constant(_number(value), spot.lanes)
         assert not (value.producer and is_boolean(value.producer)), "booleans are computed where they are used"
         if value.type.rank == 0:
             return f.splat(f.load(self.pointer(value)), spot.lanes)

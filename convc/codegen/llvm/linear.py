@@ -1,4 +1,4 @@
-"""Fully connected layers and their gradients, all three on the weights as they lie packed: no copy of them is ever made.
+"""Fully connected layers and their gradients, all three on the weights as they lie packed; no copy is ever made.
 
     y  = x·wᵀ    a tile of rows of x by a block of outputs:   scalars x[n, d], vectors w[block][d]
     dw = dyᵀ·x   a tile of rows d of the gradient by a block:  scalars x[n, d], vectors dy[n, block]
@@ -89,9 +89,7 @@ def _forward_tile(
         sums.flat = loop.carried
         scalars, columns = f.address(source, loop.index), f.address(panel, f.multiply(loop.index, width))
         for step in range(unroll):
-            sums.multiply_add(
-                f, columns, step * width, lambda m, step=step: (scalars, m * depth + step), range(rows)
-            )
+            sums.multiply_add(f, columns, step * width, lambda m, step=step: (scalars, m * depth + step), range(rows))
         loop.carried = sums.flat
     sums.flat = loop.carried
     target = k.image(k.kernel.anchor.result)
@@ -170,14 +168,13 @@ def lower_linear_backward_weights(k: KernelBuilder) -> None:
 
 
 def scratch_linear_backward_data(k: KernelBuilder) -> int:
-    dy, w = k.kernel.anchor.operands
-    weights = _weights(k, w)
+    weights = _weights(k, k.kernel.anchor.operands[1])
     images = padded(k.plan.batch)
     return 4 * images * (weights.columns + weights.rows.size)
 
 
 def lower_linear_backward_data(k: KernelBuilder) -> None:
-    """dxᵀ = wᵀ·dyᵀ: transposes the cotangents, multiplies with images as vectors, and transposes back under the chain."""
+    """dxᵀ = wᵀ·dyᵀ: transposes the cotangents, multiplies with images as vectors, transposes back under the chain."""
     dy, w = k.kernel.anchor.operands
     weights, target = _weights(k, w), k.image(k.kernel.anchor.result)
     images = padded(k.plan.batch)

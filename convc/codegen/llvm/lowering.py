@@ -1,11 +1,4 @@
-"""From a plan to one LLVM module: the table of lowerings, and the step that calls their phases in order.
-
-    void step(ptr context, i64 rank, i64 parties)
-
-runs on all threads. Each phase is guarded by the sections and the range of phases that the caller asks for; a barrier
-stands before a phase only if it touches memory that an earlier one, since the last barrier, has written (or read, if
-it writes). Phases of kernels with the same signature are generated once.
-"""
+"""From a plan to one LLVM module: the table of lowerings. Kernels with the same signature share their functions."""
 
 from __future__ import annotations
 
@@ -23,7 +16,7 @@ from convc.codegen.llvm.classification import (
     scratch_per_pixel,
 )
 from convc.codegen.llvm.direct import lower_conv2d, lower_conv2d_backward_data, scratch_backward_data
-from convc.codegen.llvm.kernel import CONTROL, FIRST, LAST, REGION_WORDS, SECTIONS, KernelBuilder, context_word
+from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.linear import (
     lower_linear,
     lower_linear_backward_data,
@@ -36,6 +29,7 @@ from convc.codegen.llvm.normalization import (
     scratch_batch_norm,
 )
 from convc.codegen.llvm.pooling import lower_pool, lower_pool_backward, scratch_pool_backward
+from convc.codegen.llvm.step import BARRIER, Argument, Call, make_step
 from convc.codegen.llvm.sweeps import (
     lower_channel_sum,
     lower_elementwise,
@@ -44,13 +38,14 @@ from convc.codegen.llvm.sweeps import (
     lower_update,
     scratch_channel_sum,
 )
-from convc.codegen.llvm.vocabulary import Function, V
+from convc.codegen.llvm.vocabulary import Function
 from convc.codegen.llvm.weight_gradient import lower_conv2d_backward_weights, scratch_backward_weights
 from convc.ir import ops
 from convc.ir.op import Op
 from convc.passes.fusion import Kernel, is_elementwise
-from convc.passes.memory import MemoryPlan, Slot
+from convc.passes.memory import Slot
 from convc.passes.plan import Plan
+from convc.passes.schedule import Group
 
 
 @dataclass(frozen=True)
@@ -123,77 +118,40 @@ class ModuleText:
 def generate(plan: Plan, fma: str) -> ModuleText:
     """The module of a plan; `fma` names the intrinsic that multiplies and adds (fma, or fmuladd without hardware)."""
     functions: dict[str, list[Function]] = {}
-    calls: list[tuple[Kernel, Function, list[Slot]]] = []
-    for kernel in plan.kernels:
-        builder = KernelBuilder(plan, kernel, fma)
-        signature = f"{lowering_of(kernel).emit.__name__}\n{builder.signature()}"
-        if signature not in functions:
-            lowering_of(kernel).emit(builder)
-            for number, function in enumerate(builder.phases):
-                function.name = f"k{len(functions)}_{number}_{function.name}"
-                function.may_alias = builder.aliased
-            functions[signature] = builder.phases
-        slots = [_slot(plan.memory, value) for value in builder.values]
-        if builder.scratch:
-            slots.append(builder.scratch)
-        calls += [(kernel, function, slots) for function in functions[signature]]
-    phases = [phase for group in functions.values() for phase in group]
-    step = _step(plan, calls)
-    declarations = {"convc_barrier": "declare void @convc_barrier(ptr)"}
+    groups: list[tuple[Group, list[Call]]] = []
+    for group in plan.groups:
+        calls = [
+            call for kernel in plan.kernels[group.first : group.last] for call in _calls(plan, kernel, fma, functions)
+        ]
+        # What runs once comes before what runs block by block: the order in which `make_step` numbers them.
+        groups.append((group, sorted(calls, key=lambda call: call.local) if group.images else calls))
+    phases = [phase for kernel in functions.values() for phase in kernel]
+    step = make_step(plan, groups)
+    declarations = {BARRIER: f"declare void @{BARRIER}(ptr)"}
     for function in (*phases, step):
         declarations |= function.declarations
     text = "\n".join([*sorted(declarations.values()), *(phase.text() for phase in phases), step.text(exported=True)])
-    return ModuleText(text, tuple(PhaseCall(k, f.name, f.comment) for k, f, _ in calls))
+    order = [call for _, calls in groups for call in calls]
+    return ModuleText(text, tuple(PhaseCall(c.kernel, c.function.name, c.function.comment) for c in order))
 
 
-def _slot(memory: MemoryPlan, value) -> Slot:  # noqa: ANN001
-    return memory.slots[value] if value in memory.slots else Slot("persistent", 0, 0)
-
-
-class _Hazards:
-    """Which memory has been touched since the last barrier."""
-
-    def __init__(self) -> None:
-        self.read: list[Slot] = []
-        self.written: list[Slot] = []
-
-    def conflict(self, reads: list[Slot], writes: list[Slot]) -> bool:
-        return _overlap(reads, self.written) or _overlap(writes, self.written) or _overlap(writes, self.read)
-
-    def add(self, reads: list[Slot], writes: list[Slot]) -> None:
-        self.read += reads
-        self.written += writes
-
-
-def _overlap(left: list[Slot], right: list[Slot]) -> bool:
-    return any(
-        a.region == b.region and a.offset < b.offset + b.bytes and b.offset < a.offset + a.bytes
-        for a in left
-        for b in right
+def _calls(plan: Plan, kernel: Kernel, fma: str, functions: dict[str, list[Function]]) -> list[Call]:
+    """The phases of a kernel, taken from `functions` where a kernel of the same signature has made them."""
+    builder = KernelBuilder(plan, kernel, fma)
+    signature = f"{lowering_of(kernel).emit.__name__}\n{builder.signature()}"
+    if signature not in functions:
+        lowering_of(kernel).emit(builder)
+        for number, function in enumerate(builder.phases):
+            function.name = f"k{len(functions)}_{number}_{function.name}"
+            function.may_alias = builder.aliased
+        functions[signature] = builder.phases
+    nowhere = Slot("persistent", 0, 0)  # scalars of the context: phases read them there
+    arguments = tuple(
+        Argument(plan.memory.slots.get(value, nowhere), 4 * plan.layouts[value].size if value in plan.batched else 0)
+        for value in builder.values
     )
-
-
-def _step(plan: Plan, calls: list[tuple[Kernel, Function, list[Slot]]]) -> Function:
-    f = Function("step", 0, f"@{plan.graph.name}, {len(calls)} phases")
-    control, sections = context_word(f, CONTROL, "ptr"), context_word(f, SECTIONS)
-    first, last = context_word(f, FIRST), context_word(f, LAST)
-    bases = {region: context_word(f, word, "ptr") for region, word in REGION_WORDS.items()}
-    hazards, previous = _Hazards(), None
-    for number, (kernel, function, slots) in enumerate(calls):
-        scratch = [plan.memory.scratch[kernel]] if kernel in plan.memory.scratch else []
-        reads = [_slot(plan.memory, value) for value in kernel.reads]
-        writes = [_slot(plan.memory, value) for value in kernel.writes] + scratch
-        # Phases of one kernel talk through scratch space and results, in ways only the kernel knows.
-        if kernel is previous or hazards.conflict(reads, writes):
-            f.do(f"call void @convc_barrier(ptr {control.ref})")
-            hazards = _Hazards()
-        hazards.add(reads, writes)
-        previous = kernel
-        wanted = f.emit("i64", f"and i64 {sections.ref}, {int(kernel.section)}")
-        enabled = f.binary("and", f.less(0, wanted), f.less(first, number + 1))
-        enabled = f.binary("and", enabled, f.less(number, last))
-        with f.when(enabled):
-            arguments = [f.address(bases[slot.region], slot.offset, "i8") for slot in slots]
-            text = "".join(f", ptr {argument.ref}" for argument in arguments)
-            f.do(f"call void @{function.name}(ptr %context, i64 %rank, i64 %parties{text})")
-    return f
+    calls: list[Call] = []
+    for function in functions[signature]:
+        scratch = (Argument(builder.scratch, function.scratch_row or 0),) if builder.scratch else ()
+        calls.append(Call(kernel, function, (*arguments, *scratch)))
+    return calls

@@ -2,10 +2,12 @@
 
 Statistics are gathered image by image, each image around its own mean (two sweeps over data that is in the cache), and
 combined by the formula of Chan, Golub & LeVeque (1979): no cancellation, and the same bits for any number of threads,
-because an image is never split. Every thread combines the images for itself; the sums are short.
+because an image is never split. Threads then share the channels, for which they combine the images in order.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 
 from convc.codegen.llvm.channels import channel_vectors, each_pixel, spot_at
 from convc.codegen.llvm.kernel import KernelBuilder
@@ -13,6 +15,9 @@ from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.graph import Value
 from convc.ir.ops.norm import BatchNormBackward, BatchNormTraining
 from convc.passes.layout import ImageLayout
+
+# One round of a loop over pixels: offset of the pixel, sums so far -> sums.
+Step = Callable[[Index, list[V]], list[V]]
 
 
 def scratch_batch_norm(k: KernelBuilder) -> int:
@@ -27,7 +32,7 @@ def _count(f: Function, rows: Index, pixels: int) -> V:
     return f.emit("float", f"sitofp i64 {total if isinstance(total, int) else total.ref} to float")
 
 
-def _per_image(k: KernelBuilder, f: Function, layout: ImageLayout):  # noqa: ANN202 - a generator of loop bodies
+def _per_image(k: KernelBuilder, f: Function, layout: ImageLayout) -> Iterator[tuple[Index, Index, int, V]]:
     """For every image of this thread and every vector of channels: (row, channel, lanes, place of its two sums)."""
     start, stop = f.share(k.rows(f))
     with f.loop(start, stop) as image:
@@ -36,8 +41,8 @@ def _per_image(k: KernelBuilder, f: Function, layout: ImageLayout):  # noqa: ANN
             yield image.index, channel, lanes, sums
 
 
-def _sweep(f: Function, layout: ImageLayout, count: int, lanes: int, step) -> list[V]:  # noqa: ANN001
-    """Sums over the pixels of an image: `step(pixel offset, sums) -> sums`."""
+def _sweep(f: Function, layout: ImageLayout, count: int, lanes: int, step: Step) -> list[V]:
+    """`count` sums over the pixels of an image."""
     start = [f.constant(0.0, lanes) for _ in range(count)]
     with f.loop(0, layout.pixels, carried=start) as pixel:
         pixel.carried = step(f.multiply(pixel.index, layout.stored), pixel.carried)
@@ -49,18 +54,20 @@ def _load(f: Function, pointer: V, place: Index, lanes: int) -> V:
 
 
 def lower_batch_norm_training(k: KernelBuilder) -> None:
-    op: BatchNormTraining = k.op
+    op = k.op(BatchNormTraining)
     x, gamma, beta = k.kernel.anchor.operands
-    y, mean, var, unbiased = k.kernel.anchor.results
+    _, mean, var, unbiased = k.kernel.anchor.results
     layout = k.image(x)
     stored = layout.stored
 
     def statistics(f: Function) -> None:
         for row, channel, lanes, sums in _per_image(k, f, layout):
             image = f.address(k.pointer(x), f.add(f.multiply(row, layout.size), channel))
-            (total,) = _sweep(
-                f, layout, 1, lanes, lambda place, s: [f.binary("fadd", s[0], _load(f, image, place, lanes))]
-            )
+
+            def add(place: Index, s: list[V]) -> list[V]:
+                return [f.binary("fadd", s[0], _load(f, image, place, lanes))]
+
+            (total,) = _sweep(f, layout, 1, lanes, add)
             own_mean = f.binary("fmul", total, f.constant(1 / layout.pixels, lanes))
 
             def square(place: Index, s: list[V]) -> list[V]:
@@ -75,7 +82,7 @@ def lower_batch_norm_training(k: KernelBuilder) -> None:
         # mean = Σ meanᵢ / images;  M₂ = Σ M₂ᵢ + pixels · Σ (meanᵢ − mean)², for images of equally many pixels.
         rows = k.rows(f)
         images, count = _count(f, rows, 1), _count(f, rows, layout.pixels)
-        for channel, lanes, real in _shared_vectors(k, f, layout):
+        for channel, lanes in _shared_vectors(k, f, layout):
             sums = f.address(k.scratch_pointer(), channel)
             zero = f.constant(0.0, lanes)
             with f.loop(0, rows, carried=[zero]) as image:
@@ -130,18 +137,18 @@ def _coefficients(k: KernelBuilder, f: Function, stored: int) -> V:
     return f.address(k.scratch_pointer(), 2 * k.plan.batch * stored)
 
 
-def _shared_vectors(k: KernelBuilder, f: Function, layout: ImageLayout):  # noqa: ANN202
-    """The vectors of channels, split over the threads by groups of four channels (or one)."""
+def _shared_vectors(k: KernelBuilder, f: Function, layout: ImageLayout) -> Iterator[tuple[Index, int]]:
+    """(channel, lanes) of this thread's share of the channels: groups of four (or one)."""
     lanes = 4 if layout.stored % 4 == 0 else 1
     start, stop = f.share(layout.stored // lanes)
     with f.loop(start, stop) as group:
-        yield f.multiply(group.index, lanes), lanes, lanes
+        yield f.multiply(group.index, lanes), lanes
 
 
 def lower_batch_norm_backward(k: KernelBuilder) -> None:
-    op: BatchNormBackward = k.op
+    op = k.op(BatchNormBackward)
     dy, x, gamma, mean, var = k.kernel.anchor.operands
-    dx, dgamma, dbeta = k.kernel.anchor.results
+    _, dgamma, dbeta = k.kernel.anchor.results
     layout = k.image(x)
     stored = layout.stored
 
@@ -163,7 +170,7 @@ def lower_batch_norm_backward(k: KernelBuilder) -> None:
     def combine(f: Function) -> None:
         rows = k.rows(f)
         count = _count(f, rows, layout.pixels)
-        for channel, lanes, _ in _shared_vectors(k, f, layout):
+        for channel, lanes in _shared_vectors(k, f, layout):
             sums = f.address(k.scratch_pointer(), channel)
             zero = f.constant(0.0, lanes)
             with f.loop(0, rows, carried=[zero, zero]) as image:

@@ -9,6 +9,7 @@ sweep while the image is still in the cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from convc.codegen.llvm.channels import channel_vectors, each_pixel, spot_at
 from convc.codegen.llvm.control import maybe
@@ -63,12 +64,14 @@ def _guarded_load(f: Function, pointer: V, place: Index, lanes: int, condition: 
     if condition is None:
         return f.load(f.address(pointer, place), lanes)
     safe = f.select(condition, V(_text(place), "i64"), V("0", "i64"))
-    return f.select(f.splat(condition, lanes) if lanes > 1 else condition, f.load(f.address(pointer, safe), lanes), default)
+    return f.select(
+        f.splat(condition, lanes) if lanes > 1 else condition, f.load(f.address(pointer, safe), lanes), default
+    )
 
 
 def lower_pool(k: KernelBuilder) -> None:
     """max_pool and avg_pool with a chain."""
-    op: MaxPool | AvgPool = k.op
+    op = k.op(MaxPool, AvgPool)
     x, y = k.kernel.anchor.operands[0], k.kernel.anchor.results[0]
     source, target = k.image(x), k.image(y)
     maximum = isinstance(op, MaxPool)
@@ -78,7 +81,9 @@ def lower_pool(k: KernelBuilder) -> None:
         start = f.constant(float("-inf") if maximum else 0.0, lanes)
         total: V | None = None
         for place, condition in _taps(f, op.window, source, target, pixel):
-            value = _guarded_load(f, k.pointer(x), f.add(base, f.multiply(place, source.stored)), lanes, condition, start)
+            value = _guarded_load(
+                f, k.pointer(x), f.add(base, f.multiply(place, source.stored)), lanes, condition, start
+            )
             if total is None:
                 total = value
             elif maximum:
@@ -93,9 +98,9 @@ def lower_pool(k: KernelBuilder) -> None:
         k.finish(f, spot_at(f, target, row, pixel, channel, lanes, real), total)
 
     def body(f: Function) -> None:
-        each_pixel(k, f, target, lambda *where: visit(f, *where))
+        each_pixel(k, f, target, partial(visit, f))
 
-    k.phase(op.name, body)
+    k.phase(op.name, body, scratch_row=0)
 
 
 def _reciprocal(f: Function, op: AvgPool, source: ImageLayout, target: ImageLayout, pixel: Index, lanes: int) -> V:
@@ -121,7 +126,7 @@ def _lookup(f: Function, values: list[float], index: Index) -> V:
 
 def lower_pool_backward(k: KernelBuilder) -> None:
     """max_pool_backward and avg_pool_backward with a chain."""
-    op: MaxPoolBackward | AvgPoolBackward = k.op
+    op = k.op(MaxPoolBackward, AvgPoolBackward)
     operands, dx = k.kernel.anchor.operands, k.kernel.anchor.results[0]
     dy = operands[0]
     source, target = k.image(dx), k.image(dy)
@@ -152,7 +157,6 @@ def lower_pool_backward(k: KernelBuilder) -> None:
             return f.select(here, cotangent, zero)
 
         return first_maximum
-
 
     def direct(f: Function) -> None:
         def visit(row: Index, pixel: Index, channel: Index, lanes: int, real: int) -> None:
@@ -185,7 +189,10 @@ def lower_pool_backward(k: KernelBuilder) -> None:
                     spot = spot_at(f, source, row, pixel.index, channel, lanes, real)
                     k.finish(f, spot, f.load(f.address(into, f.add(spot.base, spot.extra)), lanes))
 
-    k.phase(op.name, direct if _covers(window, source, target) else scatter)
+    if _covers(window, source, target):
+        k.phase(op.name, direct, scratch_row=0)
+    else:
+        k.phase(op.name, scatter, scratch_row=4 * source.size)
 
 
 def _covers(window: Window, source: ImageLayout, target: ImageLayout) -> bool:
@@ -197,7 +204,7 @@ def _covers(window: Window, source: ImageLayout, target: ImageLayout) -> bool:
 
 def scratch_pool_backward(k: KernelBuilder) -> int:
     """The sums of overlapping windows, before the chain."""
-    op: MaxPoolBackward | AvgPoolBackward = k.op
+    op = k.op(MaxPoolBackward, AvgPoolBackward)
     source = k.image(k.kernel.anchor.results[0])
     target = k.image(k.kernel.anchor.operands[0])
     return 0 if _covers(op.window, source, target) else 4 * k.plan.batch * source.size

@@ -23,6 +23,7 @@ class CompiledStep:
     plan: Plan
     target: CpuTarget
     library: Library
+    image: bytes  # the object file
     cached: bool
 
     @cached_property
@@ -61,7 +62,7 @@ def compile_step(graph: Graph, dump_dir: Path | None = None, target: CpuTarget |
         module = generate(plan, _fma(target))
         image = compile_object(module.text, target)
         shared_cache().put(key, image)
-    step = CompiledStep(plan, target, link(image, ["step"], load_runtime().imports), cached)
+    step = CompiledStep(plan, target, link(image, ["step"], load_runtime().imports), image, cached)
     if module is not None:
         step.module = module
     if dump_dir is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from convc.codegen.llvm.channels import channel_vectors, each_pixel, spot_at
 from convc.codegen.llvm.kernel import RATE, STEP, KernelBuilder, Spot, context_word
 from convc.codegen.llvm.vocabulary import Function, Index, V, double_literal
@@ -12,6 +14,9 @@ from convc.passes.layout import ImageLayout, PlanarLayout, VectorLayout
 from convc.passes.machine import split_lanes
 
 _PARTS = 16
+
+# An optimiser's formula: parameter, gradient, states -> new parameter, new states.
+Rule = Callable[[V, V, list[V]], list[V]]
 
 
 def lower_elementwise(k: KernelBuilder) -> None:
@@ -28,7 +33,11 @@ def lower_elementwise(k: KernelBuilder) -> None:
 
     def pixels(f: Function) -> None:
         image = k.image(result)
-        each_pixel(k, f, image, lambda *where: k.finish(f, spot_at(f, image, *where), None))
+
+        def visit(row: Index, pixel: Index, channel: Index, lanes: int, real: int) -> None:
+            k.finish(f, spot_at(f, image, row, pixel, channel, lanes, real), None)
+
+        each_pixel(k, f, image, visit)
 
     def flat(f: Function) -> None:
         size = f.multiply(k.rows(f), layout.size) if batched else layout.size
@@ -50,7 +59,7 @@ def lower_elementwise(k: KernelBuilder) -> None:
                 with f.loop(first, size) as element:
                     k.finish(f, spot(element.index, 1), None)
 
-    k.phase("elementwise", pixels if by_pixel else flat)
+    k.phase("elementwise", pixels if by_pixel else flat, scratch_row=0)
 
 
 def lower_channel_sum(k: KernelBuilder) -> None:
@@ -76,13 +85,12 @@ def lower_channel_sum(k: KernelBuilder) -> None:
                 f.store(pixel.carried[0], f.address(into, channel))
 
     def combine(f: Function) -> None:
-        with f.when(f.equal(f.rank, 0)):
-            with f.loop(0, layout.stored) as channel:
-                source = f.address(k.scratch_pointer(), channel.index)
-                total = f.load(source)
-                for part in range(1, parts):
-                    total = f.binary("fadd", total, f.load(f.address(source, part * layout.stored)))
-                f.store(total, f.address(k.pointer(k.kernel.anchor.result), channel.index))
+        with f.when(f.equal(f.rank, 0)), f.loop(0, layout.stored) as channel:
+            source = f.address(k.scratch_pointer(), channel.index)
+            total = f.load(source)
+            for part in range(1, parts):
+                total = f.binary("fadd", total, f.load(f.address(source, part * layout.stored)))
+            f.store(total, f.address(k.pointer(k.kernel.anchor.result), channel.index))
 
     k.phase("channel_sum_parts", partial)
     k.phase("channel_sum", combine)
@@ -133,7 +141,7 @@ def lower_relayout(k: KernelBuilder) -> None:
             for lane in range(target.channels, target.stored):
                 f.store(f.constant(0.0), f.address(into, lane))
 
-    k.phase("relayout", body)
+    k.phase("relayout", body, scratch_row=0)
 
 
 def _place(f: Function, source: object, target: ImageLayout, channel: Index, pixel: Index) -> Index:
@@ -148,7 +156,7 @@ def _place(f: Function, source: object, target: ImageLayout, channel: Index, pix
 
 def lower_update(k: KernelBuilder) -> None:
     """All parameters with equal settings in one loop over memory, gradients and states lying in the same order."""
-    op: Update = k.op
+    op = k.op(SgdUpdate, AdamUpdate)
     updates = (k.kernel.anchor, *k.kernel.riders)
     slots = k.plan.memory.slots
     spans = [
@@ -162,7 +170,7 @@ def lower_update(k: KernelBuilder) -> None:
     def body(f: Function) -> None:
         pointers = [k.pointer(resolve(value)) for value in _tensors(k.kernel.anchor)]
         lanes = k.machine.lanes
-        rule = _adam(f, op) if isinstance(op, AdamUpdate) else _sgd(f, op)  # type: ignore[arg-type]
+        rule = _adam(f, op) if isinstance(op, AdamUpdate) else _sgd(f, op)
         groups = size // lanes
         start, stop = f.share(groups)
         if groups:
@@ -181,7 +189,7 @@ def _tensors(update: Node) -> tuple[Value, ...]:
     return update.operands[:-2]
 
 
-def _update_vector(f: Function, pointers: list[V], index: Index, lanes: int, rule) -> None:  # noqa: ANN001
+def _update_vector(f: Function, pointers: list[V], index: Index, lanes: int, rule: Rule) -> None:
     places = [f.address(pointer, index) for pointer in pointers]
     parameter, gradient, *states = (f.load(place, lanes) for place in places)
     for place, value in zip((places[0], *places[2:]), rule(parameter, gradient, states), strict=True):
@@ -203,7 +211,7 @@ def _rate(f: Function, op: Update) -> V:
     return f.binary("fmul", context_word(f, RATE, "float"), f.constant(op.lr_scale))
 
 
-def _sgd(f: Function, op: SgdUpdate):  # noqa: ANN202
+def _sgd(f: Function, op: SgdUpdate) -> Rule:
     rate = f.negate(_rate(f, op))
 
     def rule(parameter: V, gradient: V, states: list[V]) -> list[V]:
@@ -219,7 +227,7 @@ def _sgd(f: Function, op: SgdUpdate):  # noqa: ANN202
     return rule
 
 
-def _adam(f: Function, op: AdamUpdate):  # noqa: ANN202
+def _adam(f: Function, op: AdamUpdate) -> Rule:
     # The corrections of the bias, once per thread and step, in double precision.
     step = context_word(f, STEP)
     first, second = (_one_minus_power(f, beta, step) for beta in (op.beta1, op.beta2))

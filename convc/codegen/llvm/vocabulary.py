@@ -60,9 +60,14 @@ class Loop:
 
 
 class Function:
-    """A function `void name(ptr context, i64 rank, i64 parties, ptr…)` under construction."""
+    """A function `void name(ptr context, i64 rank, i64 parties, i64 rows, ptr…)` under construction.
+
+    The exported one, the step, has no `rows` and no pointers: it reads them from the context.
+    """
 
     fma_name = "fma"
+    # See `KernelBuilder.phase`.
+    scratch_row: int | None = None
     # Set when a pointer is written through while another one reads the same memory (updates in place).
     may_alias = False
 
@@ -76,6 +81,7 @@ class Function:
         self.context = V("%context", "ptr")
         self.rank = V("%rank", "i64")
         self.parties = V("%parties", "i64")
+        self.rows = V("%rows", "i64")
         self.pointers = [V(f"%p{number}", "ptr") for number in range(pointers)]
 
     # Text
@@ -105,8 +111,9 @@ class Function:
     def text(self, exported: bool = False) -> str:
         """The whole definition."""
         kind = "ptr" if self.may_alias else "ptr noalias"
+        rows = [] if exported else ["i64 %rows"]
         arguments = ", ".join(
-            ["ptr %context", "i64 %rank", "i64 %parties", *(f"{kind} {p.ref}" for p in self.pointers)]
+            ["ptr %context", "i64 %rank", "i64 %parties", *rows, *(f"{kind} {p.ref}" for p in self.pointers)]
         )
         linkage = "" if exported else "internal "
         head = f"; {self.comment}\ndefine {linkage}void @{self.name}({arguments}) nounwind noinline {{\nentry:"
@@ -207,7 +214,9 @@ class Function:
             self.do(f"br label %{head}")
         self.lines[patch] = f"  {index.ref} = phi i64 [{ref(start)}, %{before}], [{following.ref}, %{latch}]"
         for number, (phi, first, last) in enumerate(zip(phis, carried, loop.carried, strict=True)):
-            self.lines[patch + 1 + number] = f"  {phi.ref} = phi {phi.type} [{first.ref}, %{before}], [{last.ref}, %{latch}]"
+            self.lines[patch + 1 + number] = (
+                f"  {phi.ref} = phi {phi.type} [{first.ref}, %{before}], [{last.ref}, %{latch}]"
+            )
         self._start(leave)
         if not static:
             loop.carried = phis
@@ -289,14 +298,16 @@ class Function:
         return self.intrinsic(f"llvm.{name}.{suffix(value)}", value.type, value)
 
     def fma(self, left: V, right: V, addend: V) -> V:
-        """left·right + addend: rounded once where the machine can (`llvm.fmuladd` elsewhere would be slow in software)."""
+        """left·right + addend, rounded once where the machine can; elsewhere `fma_name` says how."""
         name = f"llvm.{self.fma_name}.{suffix(addend)}"
         return self.intrinsic(name, addend.type, left, right, addend)
 
     def shuffle(self, left: V, right: V, mask: Sequence[int]) -> V:
         type = vector(left.element, len(mask))
         lanes = ", ".join(f"i32 {lane}" for lane in mask)
-        return self.emit(type, f"shufflevector {left.type} {left.ref}, {left.type} {right.ref}, <{len(mask)} x i32> <{lanes}>")
+        return self.emit(
+            type, f"shufflevector {left.type} {left.ref}, {left.type} {right.ref}, <{len(mask)} x i32> <{lanes}>"
+        )
 
     def extract(self, value: V, lane: int) -> V:
         if value.lanes == 1:

@@ -1,12 +1,14 @@
-"""Gradient of convolution by its filters:  dw[r,s,c,k] = Σ_{n,i,j} x[n, i·sh + r·dh − top, j·sw + s·dw − left, c] · dy[n,i,j,k].
+"""Gradient of convolution by its filters.
+
+    dw[r,s,c,k] = Σ_{n,i,j} x[n, i·sh + r·dh − top, j·sw + s·dw − left, c] · dy[n,i,j,k]
 
 A register tile holds some rows (r, s, c) by a block of outputs k while loops run over all positions: scalars from x,
 vectors from dy, both read in place. The gradient comes out packed like the weights. Images are taken in chunks that
 fit the second-level cache, each of which is added to what the chunks before left in memory.
 
-Two kinds of tiles. With channels enough, a tile holds channels of one tap (r, s), and the positions that the tap reaches
-are bounds of loops. With few channels (first layers) a tile spans the taps of a filter row, or all of them; positions
-near the border, which only some of its rows reach, get code of their own.
+Two kinds of tiles. With channels enough, a tile holds channels of one tap (r, s), and the positions that the tap
+reaches are bounds of loops. With few channels (first layers) a tile spans the taps of a filter row, or all of them;
+positions near the border, which only some of its rows reach, get code of their own.
 
 The bias gradient is one more row of a tile whose tap reaches every position; its scalar is 1.
 
@@ -17,6 +19,7 @@ cut into a fixed number of parts, whose partial gradients are added up in order.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from convc.codegen.llvm.control import maybe
 from convc.codegen.llvm.kernel import KernelBuilder
@@ -51,7 +54,7 @@ class Shape:
 
     @classmethod
     def of(cls, k: KernelBuilder) -> Shape:
-        op: Conv2dBackwardWeights = k.op
+        op = k.op(Conv2dBackwardWeights)
         x, dy = k.kernel.anchor.operands
         source, cotangent = k.image(x), k.image(dy)
         if pixels_collapse(op, op.kernel):
@@ -192,13 +195,12 @@ class _Emitter:
         start, stop = f.share(self.parts * s.units)
         rows = self.k.rows(f)
         in_part = f.divide(f.add(rows, self.parts - 1), self.parts)
-        with f.loop(0, in_part, s.chunk) as chunk:
-            with f.loop(start, stop) as unit:
-                part, inner = f.divide(unit.index, s.units), f.remainder(unit.index, s.units)
-                first = f.minimum(f.add(f.multiply(part, in_part), chunk.index), rows)
-                end = f.minimum(f.multiply(f.add(part, 1), in_part), rows)
-                images = first, f.minimum(f.add(first, s.chunk), end)
-                self._unit(part, inner, images, f.equal(chunk.index, 0))
+        with f.loop(0, in_part, s.chunk) as chunk, f.loop(start, stop) as unit:
+            part, inner = f.divide(unit.index, s.units), f.remainder(unit.index, s.units)
+            first = f.minimum(f.add(f.multiply(part, in_part), chunk.index), rows)
+            end = f.minimum(f.multiply(f.add(part, 1), in_part), rows)
+            images = first, f.minimum(f.add(first, s.chunk), end)
+            self._unit(part, inner, images, f.equal(chunk.index, 0))
         if self.bias is not None and self.bias_tap is None:
             self._bias_alone(in_part, rows)
 
@@ -210,7 +212,9 @@ class _Emitter:
         group, inner = f.remainder(inner, s.op.groups), f.divide(inner, s.op.groups)
         for width, first_block, count in ((s.weights.block, 0, full), (rest, full, 1 if rest else 0)):
             if count:
-                condition = None if count == blocks else (f.less(block, full) if first_block == 0 else f.equal(block, full))
+                condition = (
+                    None if count == blocks else (f.less(block, full) if first_block == 0 else f.equal(block, full))
+                )
                 with maybe(f, condition):
                     self._block(part, group, block, width, inner, images, fresh)
 
@@ -371,7 +375,7 @@ class _Emitter:
         reaches = [s.reach(1, row[1]) for row in rows]
         borders = sorted({0, s.cotangent.width, *(edge for reach in reaches for edge in reach)})
         segments: list[tuple[Index, Index, list[int]]] = []
-        for first, last in zip(borders, borders[1:], strict=False):
+        for first, last in pairwise(borders):
             active = [m for m, (low, high) in enumerate(reaches) if low <= first and last <= high]
             active += everyone[len(rows) :]
             if active:
