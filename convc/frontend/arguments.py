@@ -9,7 +9,7 @@ from convc.frontend import syntax
 from convc.frontend.expressions import FUNCTIONS, Constant, Evaluator, Unknown, show
 from convc.frontend.hints import did_you_mean, plural
 from convc.frontend.kinds import TEXT, Kind, Plain, TooLarge
-from convc.frontend.parser import SEPARATOR_HINT
+from convc.frontend.statement_parser import SEPARATOR_HINT
 from convc.ir.diagnostic import CompileError, Diagnostic, Note
 from convc.ir.span import Span
 

@@ -11,8 +11,8 @@ from convc.frontend.emission import Emission
 from convc.frontend.expressions import Budget, Evaluator, OverBudget, Unknown
 from convc.frontend.hints import shape_text
 from convc.frontend.layers import BY_WORD
-from convc.frontend.parser import STATEMENT_WORDS
 from convc.frontend.program import Program
+from convc.frontend.statement_parser import STATEMENT_WORDS
 from convc.ir.diagnostic import CompileError, Diagnostic, Note, fail
 from convc.ir.graph import Graph, Value
 from convc.ir.span import Span

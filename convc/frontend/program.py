@@ -11,8 +11,9 @@ from convc.frontend.expressions import Budget, Constant, Evaluator, Scope, Unkno
 from convc.frontend.layers import BY_WORD
 from convc.frontend.limits import Limits
 from convc.frontend.naming import RESERVED
-from convc.frontend.parser import ITEM_WORDS, STATEMENT_WORDS, parse
+from convc.frontend.parser import ITEM_WORDS, parse
 from convc.frontend.source import Source, read_source
+from convc.frontend.statement_parser import STATEMENT_WORDS
 from convc.ir.diagnostic import CompileError, Diagnostic, Note
 
 RESERVED_WORDS = frozenset((*BY_WORD, *STATEMENT_WORDS, *ITEM_WORDS, *RESERVED))

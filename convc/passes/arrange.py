@@ -6,6 +6,9 @@
 
 Images are NHWC inside; the input arrives as NCHW and is rearranged first unless it has a single channel. Weights are
 packed in the order in which their layer's kernel reads them; gradients and optimiser states lie like their parameter.
+
+Fully connected layers and element-wise ops read a flattened image as it lies. Who cannot reads its natural twin, made
+once, before the first reader. Booleans are never stored, so a twin of one is made from the twins of what it compares.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ from typing import ClassVar
 
 from convc.ir.builder import Builder
 from convc.ir.graph import Graph, Node, Value
-from convc.ir.op import Op
 from convc.ir.ops import (
     Conv2d,
     Conv2dBackwardData,
@@ -31,15 +33,14 @@ from convc.ir.ops import (
 from convc.ir.ops.update import Update
 from convc.ir.types import DType
 from convc.passes.base import Pass, PassLog
-from convc.passes.fusion import is_elementwise
+from convc.passes.fusion import is_boolean, is_elementwise
 from convc.passes.layout import ImageLayout, Layout, PlanarLayout, ScalarLayout, VectorLayout, WeightLayout, padded
 from convc.passes.machine import Machine
 from convc.passes.tiling import choose_tile
 from convc.passes.training import GRADIENT
 
 Layouts = dict[Value, Layout]
-# Ops that read a flattened image in any order of its features, as long as their weights are packed alike.
-_ORDER_FREE: tuple[type[Op], ...] = (Linear, LinearBackwardData, LinearBackwardWeights, Flatten, Relayout)
+_VIEWS = (Flatten, Unflatten)
 
 
 def natural(value: Value, batched: bool) -> Layout:
@@ -55,6 +56,20 @@ def pixels_collapse(op: Conv2d | Conv2dBackwardData | Conv2dBackwardWeights, ker
     return kernel == (1, 1) and op.stride == (1, 1) and op.padding == (0, 0, 0, 0)
 
 
+def _parameters_of_gradients(graph: Graph) -> dict[Value, Value]:
+    """The weights that each gradient belongs to, and each of the parts that several uses of a weight add up to."""
+    found: dict[Value, Value] = {}
+    for name, parameter in graph.parameters.items():
+        gradient = graph.outputs.get(GRADIENT + name)
+        pending = [gradient] if gradient is not None and parameter.value.type.rank > 1 else []
+        while pending:
+            related = pending.pop()
+            found[related] = parameter.value
+            if related.producer is not None and is_elementwise(related.producer):
+                pending += [o for o in related.producer.operands if o.shape == related.shape]
+    return found
+
+
 @dataclass(frozen=True)
 class Arrange(Pass):
     """Fills `layouts` (value -> layout) for the machine; changes the graph only by `relayout` nodes."""
@@ -64,21 +79,34 @@ class Arrange(Pass):
     layouts: Layouts = field(default_factory=dict)
 
     def run(self, graph: Graph, log: PassLog) -> None:
-        batched = graph.batched()
-        for value in graph.inputs.values():
+        _Arranger(self.machine, graph, log, self.layouts).run()
+
+
+class _Arranger:
+    """The work of one run: `twins` are the natural twins by value, `parameters` the parameter that a gradient, or a
+    part of one, belongs to."""
+
+    def __init__(self, machine: Machine, graph: Graph, log: PassLog, layouts: Layouts) -> None:
+        self.machine, self.graph, self.log, self.layouts = machine, graph, log, layouts
+        self.batched = graph.batched()
+        self.twins: dict[Value, Value] = {}
+        self.parameters = _parameters_of_gradients(graph)
+
+    def run(self) -> None:
+        for value in self.graph.inputs.values():
             self.layouts[value] = self._input(value)
-        for parameter in graph.parameters.values():
+        for parameter in self.graph.parameters.values():
             value = parameter.value
             if value.type.rank < 2:
                 self.layouts[value] = VectorLayout(value.shape[0]) if value.shape else ScalarLayout()
-        for node in list(graph.nodes):
+        for node in list(self.graph.nodes):
             for index, operand in enumerate(node.operands):
-                if operand in batched and self._wants_natural(node, index, operand):
-                    batched.add(self._insert(graph, node, index, log))
+                if operand in self.batched and self._wants_natural(node, index, operand):
+                    self.graph.set_operand(node, index, self._twin(operand, node))
             self._weights(node)
             for result in node.results:
-                self.layouts[result] = self._result(node, result, result in batched)
-        self._like_parameters(graph)
+                self.layouts[result] = self._result(node, result)
+        self._like_parameters()
 
     def _input(self, value: Value) -> Layout:
         if not value.shape:
@@ -91,36 +119,46 @@ class Arrange(Pass):
 
     def _wants_natural(self, node: Node, index: int, operand: Value) -> bool:
         layout = self.layouts[operand]
-        if operand.type.dtype is DType.I32 or layout == natural(operand, True):
-            return False  # labels are read in the order of the interface
+        if isinstance(node.op, (*_VIEWS, Relayout)) or operand.type.dtype is DType.I32:
+            return False  # views share their operand's memory; labels are read in the order of the interface
+        if layout == natural(operand, True):
+            return False
         if isinstance(layout, PlanarLayout):
-            return not isinstance(node.op, Relayout)
-        if isinstance(node.op, Unflatten):
-            return layout != ImageLayout.of(node.op.shape)
+            return True
         if is_elementwise(node):
             # Equal orders stay as they are; mixed ones meet in the natural order.
             rows = {self.layouts[o] for o in node.operands if o.shape == operand.shape}
             vectors = any(o.type.rank == 1 for o in node.operands)
             return len(rows) > 1 or vectors
-        return not isinstance(node.op, _ORDER_FREE)
+        if isinstance(node.op, Linear):
+            # Weights fit one order of features: those of several layers, which may differ, fit the natural one.
+            return sum(isinstance(user.op, Linear) for user, _ in node.operands[1].users) > 1
+        if isinstance(node.op, LinearBackwardWeights) and index == 0:
+            weights = self.layouts.get(self.parameters.get(node.result, node.result))
+            return isinstance(weights, WeightLayout) and weights.rows != layout
+        return True
 
-    def _insert(self, graph: Graph, node: Node, index: int, log: PassLog) -> Value:
-        operand = node.operands[index]
-        builder = Builder(graph, before=node)
+    def _twin(self, value: Value, node: Node) -> Value:
+        """The same tensor in the natural order, made before `node` unless an earlier reader has asked for it."""
+        if value in self.twins:
+            return self.twins[value]
+        builder, source = Builder(self.graph, before=node), value.producer
         with builder.at(node.location, node.label):
-            value = builder.add(Relayout(), operand)
-        self.layouts[value] = natural(value, True)
-        # Later readers of the same value find the natural order, too.
-        graph.replace_uses(
-            operand, value, only=lambda user: user is not value.producer and not isinstance(user.op, Flatten)
-        )
-        log.changed(
-            "relayout",
-            (node,),
-            (),
-            f"{node.op.name} reads {self.layouts[value]}, its operand is {self.layouts[operand]}",
-        )
-        return value
+            if source is not None and is_boolean(source):
+                twin = builder.add(source.op, *(self._natural_operand(o, node) for o in source.operands))
+            else:
+                twin = builder.add(Relayout(), value)
+        self.twins[value] = twin
+        self.layouts[twin] = natural(value, True)
+        self.batched.add(twin)
+        why = f"{node.op.name} reads {self.layouts[twin]}, its operand is {self.layouts[value]}"
+        assert twin.producer is not None
+        self.log.changed("relayout", (node,), (twin.producer,), why)
+        return twin
+
+    def _natural_operand(self, operand: Value, node: Node) -> Value:
+        arranged = operand not in self.batched or self.layouts[operand] == natural(operand, True)
+        return operand if arranged else self._twin(operand, node)
 
     def _weights(self, node: Node) -> None:
         """Weights take the layout that their first reader wants."""
@@ -148,9 +186,9 @@ class Arrange(Pass):
         block = choose_tile(self.machine, images, outputs).block
         return WeightLayout(outputs, rows, min(block, padded(outputs)))
 
-    def _result(self, node: Node, result: Value, batched: bool) -> Layout:
-        op = node.op
-        if isinstance(op, Flatten):
+    def _result(self, node: Node, result: Value) -> Layout:
+        op, batched = node.op, result in self.batched
+        if isinstance(op, _VIEWS):
             return self.layouts[node.operands[0]]
         if isinstance(op, Conv2dBackwardWeights):
             return self._filters(op, result.shape, node.operands[1])
@@ -173,9 +211,9 @@ class Arrange(Pass):
                 return same[0]
         return natural(result, batched) if result.type.rank < 2 or batched else PlanarLayout(result.type.size)
 
-    def _like_parameters(self, graph: Graph) -> None:
+    def _like_parameters(self) -> None:
         """Gradients, updates and states of weights take the layout of their parameter."""
-        for name, parameter in graph.parameters.items():
+        for parameter in self.graph.parameters.values():
             value = parameter.value
             if value.type.rank < 2:
                 continue
@@ -184,10 +222,5 @@ class Arrange(Pass):
                 if isinstance(update.op, Update) and update.operands[0] is value:
                     for related in (*update.operands[2:-2], *update.results):
                         self.layouts[related] = layout
-            gradient = graph.outputs.get(GRADIENT + name)
-            pending = [gradient] if gradient is not None else []
-            while pending:
-                related = pending.pop()
-                self.layouts[related] = layout
-                if related.producer is not None and is_elementwise(related.producer):
-                    pending += [o for o in related.producer.operands if o.shape == related.shape]
+        for related, value in self.parameters.items():
+            self.layouts[related] = self.layouts[value]

@@ -146,16 +146,13 @@ class _Fuser:
 
     def _bias_gradient(self, anchor: Node) -> tuple[Node, ...]:
         dy = resolve(anchor.operands[1])
-        riders = [
-            user
-            for user, _ in dy.users
-            if isinstance(user.op, ChannelSum) and user not in self.taken and user in self.sections
-            and user.label == anchor.label
-        ]  # fmt: skip
-        self.taken.update(riders)
-        for rider in riders:
-            self.log.changed("bias-gradient", (anchor, rider), (anchor,), "both read the same cotangent")
-        return tuple(riders)
+        for user, _ in dy.users:
+            free = user not in self.taken and user in self.sections
+            if free and isinstance(user.op, ChannelSum) and user.label == anchor.label:
+                self.taken.add(user)
+                self.log.changed("bias-gradient", (anchor, user), (anchor,), "both read the same cotangent")
+                return (user,)
+        return ()
 
     def _chain(self, anchor: Node, chain: list[Node]) -> list[Node]:
         inside: set[Value] = {anchor.results[0]}

@@ -11,6 +11,7 @@ Weights are packed for the kernel that reads them most: blocks of output channel
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -147,19 +148,40 @@ class WeightLayout:
         return self.groups * self.columns * self.rows.size
 
     def index_map(self) -> np.ndarray:
-        own = self.outputs // self.groups
         features = self.rows.channels * self.rows.pixels
-        row = self.rows.index_map()
-        parts: list[np.ndarray] = []
+        logical = np.arange(self.outputs * features).reshape(self.outputs, features)
+        # Padding is told from index 0 by counting from 1 while packing.
+        return self.pack(logical + 1) - 1
+
+    def pack(self, array: np.ndarray) -> np.ndarray:
+        """The stored form of (outputs, …), flat; block by block, since an index of a large matrix would be larger."""
+        own, row = self.outputs // self.groups, self.rows.index_map()
+        matrix = array.reshape(self.outputs, -1)
+        stored = np.zeros(self.size, matrix.dtype)
+        for group, first, block in self._views(stored):
+            real = matrix[group * own + first : group * own + min(first + block.shape[1], own)]
+            block[row >= 0, : len(real)] = real[:, row[row >= 0]].T
+        return stored
+
+    def unpack(self, stored: np.ndarray) -> np.ndarray:
+        """(outputs, features) of a stored form."""
+        own, row = self.outputs // self.groups, self.rows.index_map()
+        matrix = np.empty((self.outputs, self.rows.channels * self.rows.pixels), stored.dtype)
+        for group, first, block in self._views(stored):
+            real = matrix[group * own + first : group * own + min(first + block.shape[1], own)]
+            real[:, row[row >= 0]] = block[row >= 0, : len(real)].T
+        return matrix
+
+    def _views(self, stored: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+        """(group, first column, view as (rows, columns)) of every block."""
+        position = 0
         for group in range(self.groups):
-            start = 0
+            first = 0
             for width in self.blocks:
-                column = start + np.arange(width)
-                logical = (group * own + column)[None, :] * features + row[:, None]
-                real = (column < own)[None, :] & (row >= 0)[:, None]
-                parts.append(np.where(real, logical, -1).ravel())
-                start += width
-        return np.concatenate(parts)
+                size = self.rows.size * width
+                yield group, first, stored[position : position + size].reshape(self.rows.size, width)
+                position += size
+                first += width
 
     def __str__(self) -> str:
         grouped = f" x {self.groups} groups" if self.groups > 1 else ""
@@ -168,13 +190,17 @@ class WeightLayout:
 
 def pack(layout: Layout, array: np.ndarray) -> np.ndarray:
     """The stored form (flat float32) of a logical array; padding is zero."""
+    array = np.asarray(array, np.float32)
+    if isinstance(layout, WeightLayout):
+        return layout.pack(array)
     index = layout.index_map()
-    flat = np.asarray(array, np.float32).reshape(-1)
-    return np.where(index >= 0, flat[np.maximum(index, 0)], np.float32(0))
+    return np.where(index >= 0, array.reshape(-1)[np.maximum(index, 0)], np.float32(0))
 
 
 def unpack(layout: Layout, stored: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The logical array of a stored form."""
+    if isinstance(layout, WeightLayout):
+        return layout.unpack(stored).reshape(shape)
     index = layout.index_map()
     result = np.empty(math.prod(shape), np.float32)
     result[index[index >= 0]] = stored[index >= 0]

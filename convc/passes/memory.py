@@ -15,7 +15,6 @@ from convc.ir.graph import Graph, Value
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.update import Update
 from convc.passes.fusion import Kernel, is_immediate, resolve
-from convc.passes.schedule import Group
 from convc.passes.training import GRADIENT
 
 ALIGNMENT = 64
@@ -87,16 +86,9 @@ def pack_intervals(intervals: Iterable[Interval]) -> tuple[dict[object, int], in
 
 
 def plan_memory(
-    graph: Graph,
-    kernels: list[Kernel],
-    groups: list[Group],
-    size_of: Callable[[Value], int],
-    scratch_of: Callable[[Kernel], int],
+    graph: Graph, kernels: list[Kernel], size_of: Callable[[Value], int], scratch_of: Callable[[Kernel], int]
 ) -> MemoryPlan:
-    """Place all values; `size_of` and `scratch_of` give bytes.
-
-    Within a group kernels run interleaved, so what one of them touches is live throughout the group.
-    """
+    """Place all values; `size_of` and `scratch_of` give bytes."""
     slots, persistent = _persistent(graph, kernels, size_of)
     for name, value in graph.inputs.items():
         if name in ("x", "labels"):
@@ -104,18 +96,13 @@ def plan_memory(
     end = len(kernels)
     kept = {resolve(value) for value in graph.outputs.values()}
     lifetimes: dict[Value, list[int]] = {}
-    group_of = {index: group for group in groups for index in range(group.first, group.last)}
     for index, kernel in enumerate(kernels):
-        group = group_of[index]
         for value in (*kernel.writes, *kernel.reads):
             if value not in slots and not _is_scalar_input(graph, value):
-                lifetime = lifetimes.setdefault(value, [group.first, group.last - 1])
-                lifetime[1] = end if value in kept else group.last - 1
+                lifetimes.setdefault(value, [index, index])[1] = end if value in kept else index
     intervals = [Interval(value, size_of(value), first, last) for value, (first, last) in lifetimes.items()]
     intervals += [
-        Interval(kernel, scratch_of(kernel), group_of[index].first, group_of[index].last - 1)
-        for index, kernel in enumerate(kernels)
-        if scratch_of(kernel)
+        Interval(kernel, scratch_of(kernel), index, index) for index, kernel in enumerate(kernels) if scratch_of(kernel)
     ]
     offsets, total = pack_intervals(intervals)
     slots |= {i.key: Slot("arena", offsets[i.key], i.bytes) for i in intervals if isinstance(i.key, Value)}

@@ -12,7 +12,6 @@ from convc.passes.fusion import Kernel, fuse, is_immediate, resolve
 from convc.passes.layout import Layout
 from convc.passes.machine import Machine
 from convc.passes.memory import MemoryPlan, plan_memory
-from convc.passes.schedule import Group, schedule
 
 
 @dataclass
@@ -23,7 +22,6 @@ class Plan:
     machine: Machine
     batch: int
     kernels: list[Kernel]
-    groups: list[Group]
     layouts: Layouts
     batched: set[Value]
     memory: MemoryPlan
@@ -49,10 +47,7 @@ class Plan:
             return f"{name(value)}: {value.type} {rows}{self.layouts[value]}{where}"
 
         lines = [f"plan @{self.graph.name} batch={self.batch} machine={self.machine}"]
-        chains = {g.first: f"chain of {g.last - g.first}, {g.images} images at a time" for g in self.groups if g.images}
         for number, kernel in enumerate(self.kernels):
-            if number in chains:
-                lines.append(chains[number])
             lines.append(f"kernel {number} [{kernel.section.name}] {kernel.name}")
             for node in kernel.nodes:
                 operands = ", ".join(name(value) for value in node.operands)
@@ -70,20 +65,17 @@ class Plan:
 
 def make_plan(graph: Graph, machine: Machine, scratch: Callable[[Kernel, Plan], int]) -> Plan:
     """Arrange, fuse and place. The graph gains `relayout` nodes; `scratch` tells how many bytes a kernel wants."""
-    logs = {name: PassLog() for name in ("arrange", "fuse", "schedule")}
+    logs = {name: PassLog() for name in ("arrange", "fuse")}
     arrange = Arrange(machine)
     arrange.run(graph, logs["arrange"])
     batched = graph.batched()
     batch = next((value.shape[0] for value in graph.inputs.values() if value.shape), 1)
 
-    def row_bytes(value: Value) -> int:
-        return arrange.layouts[value].size * 4 if value in arrange.layouts else 0
-
     def size_of(value: Value) -> int:
-        return row_bytes(value) * (batch if value in batched else 1)
+        return arrange.layouts[value].size * 4 * (batch if value in batched else 1)
 
-    kernels, groups = schedule(fuse(graph, logs["fuse"]), batched, row_bytes, machine, logs["schedule"])
+    kernels = fuse(graph, logs["fuse"])
     empty = MemoryPlan({}, {}, 0, 0, 0, 0)
-    plan = Plan(graph, machine, batch, kernels, groups, arrange.layouts, batched, empty, logs)
-    plan.memory = plan_memory(graph, kernels, groups, size_of, lambda kernel: scratch(kernel, plan))
+    plan = Plan(graph, machine, batch, kernels, arrange.layouts, batched, empty, logs)
+    plan.memory = plan_memory(graph, kernels, size_of, lambda kernel: scratch(kernel, plan))
     return plan

@@ -60,6 +60,7 @@ class NativeExecutor:
         self._persistent, persistent = _aligned(memory.persistent_bytes)
         self._arena, arena = _aligned(memory.arena_bytes)
         self._bases = {"persistent": persistent, "arena": arena}
+        self._given: np.ndarray | None = None
         self._context = (ctypes.c_int64 * WORDS)()
         self._context[CONTROL] = self._pool.control
         self._context[PERSISTENT], self._context[ARENA] = persistent, arena
@@ -74,7 +75,9 @@ class NativeExecutor:
 
     def _where(self, value: Value) -> tuple[int, int]:
         slot = self.plan.memory.slots[resolve(value)]
-        return self._bases[slot.region] + slot.offset, slot.bytes
+        # An output may be the input itself: then it is read where the caller left it.
+        base = self._context[INPUT] if slot.region == "input" else self._bases[slot.region]
+        return base + slot.offset, slot.bytes
 
     def _floats(self, value: Value) -> np.ndarray:
         """A view of a value's memory, without padding bytes behind it."""
@@ -146,6 +149,7 @@ class NativeExecutor:
     ) -> int:
         context = self._context
         context[SECTIONS], context[ROWS] = int(sections), len(x)
+        self._given = x  # `output` may be asked for it
         context[INPUT] = x.ctypes.data
         context[LABELS] = 0 if labels is None else labels.ctypes.data
         context[SEED], context[STEP] = seed, step
@@ -202,3 +206,4 @@ class NativeExecutor:
         """Unload the code and free the memory."""
         self.step.library.close()
         self._arena = self._persistent = np.zeros(0, np.uint8)
+        self._given = None

@@ -138,6 +138,7 @@ REJECTED = [
     "net n { repeat { relu } }",
     "net n { for a [1] { relu } }",
     "train { batch, }",
+    "train { -> batch 3 }",
     "train { schedule 0.1 for }",
     "search random { a [1] }",
     "conv 3 k=3",

@@ -125,7 +125,7 @@ def lower_conv2d(k: KernelBuilder) -> None:
             direct = Direct(rows, columns, source, target, weights, group)
             _Emitter(k, f, direct, k.pointer(x), k.pointer(w), None if bias is None else k.pointer(bias)).emit()
 
-    k.phase("conv2d", body, scratch_row=0)
+    k.phase("conv2d", body)
     _clear_padding(k, op.groups)
 
 
@@ -168,7 +168,7 @@ def lower_conv2d_backward_data(k: KernelBuilder) -> None:
                     direct = Direct(rows, columns, source, target, transposed, group)
                     _Emitter(k, f, direct, k.pointer(dy), k.scratch_pointer(), None).emit()
 
-    k.phase("conv2d_backward_data", body, scratch_row=0)
+    k.phase("conv2d_backward_data", body)
     _clear_padding(k, op.groups)
 
 
@@ -177,7 +177,7 @@ def _clear_padding(k: KernelBuilder, groups: int) -> None:
     for value in k.kernel.writes:
         layout = k.image(value)
         if groups > 1 and layout.stored > layout.channels:
-            k.phase("clear_padding", lambda f, value=value: _clear_lanes(k, f, value), scratch_row=0)
+            k.phase("clear_padding", lambda f, value=value: _clear_lanes(k, f, value))
 
 
 def _clear_lanes(k: KernelBuilder, f: Function, value: Value) -> None:

@@ -87,16 +87,11 @@ class KernelBuilder:
     def is_batched(self, value: Value) -> bool:
         return value in self.plan.batched
 
-    def phase(self, name: str, body: Callable[[Function], None], scratch_row: int | None = None) -> None:
-        """Append a function; `body` writes it.
-
-        In a kernel that works image by image, `scratch_row` says that the phase can run on some of the images alone,
-        and how many bytes of scratch space belong to an image. Other phases of such a kernel run once, before.
-        """
+    def phase(self, name: str, body: Callable[[Function], None]) -> None:
+        """Append a function; `body` writes it."""
         pointers = len(self.values) + (1 if self.scratch else 0)
         f = Function(name, pointers, comment=f"{self.kernel.name} {self.kernel.label}")
         f.fma_name = self._fma
-        f.scratch_row = scratch_row
         self._f = f
         body(f)
         self.phases.append(f)
@@ -113,7 +108,7 @@ class KernelBuilder:
 
     def rows(self, f: Function) -> Index:
         """How many images this run has."""
-        return f.rows
+        return context_word(f, ROWS)
 
     def scalar(self, f: Function, value: Value) -> V:
         """A rank-0 value: a constant in the code, or a number in memory."""

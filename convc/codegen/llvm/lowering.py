@@ -29,7 +29,7 @@ from convc.codegen.llvm.normalization import (
     scratch_batch_norm,
 )
 from convc.codegen.llvm.pooling import lower_pool, lower_pool_backward, scratch_pool_backward
-from convc.codegen.llvm.step import BARRIER, Argument, Call, make_step
+from convc.codegen.llvm.step import BARRIER, Call, make_step
 from convc.codegen.llvm.sweeps import (
     lower_channel_sum,
     lower_elementwise,
@@ -45,7 +45,6 @@ from convc.ir.op import Op
 from convc.passes.fusion import Kernel, is_elementwise
 from convc.passes.memory import Slot
 from convc.passes.plan import Plan
-from convc.passes.schedule import Group
 
 
 @dataclass(frozen=True)
@@ -118,21 +117,14 @@ class ModuleText:
 def generate(plan: Plan, fma: str) -> ModuleText:
     """The module of a plan; `fma` names the intrinsic that multiplies and adds (fma, or fmuladd without hardware)."""
     functions: dict[str, list[Function]] = {}
-    groups: list[tuple[Group, list[Call]]] = []
-    for group in plan.groups:
-        calls = [
-            call for kernel in plan.kernels[group.first : group.last] for call in _calls(plan, kernel, fma, functions)
-        ]
-        # What runs once comes before what runs block by block: the order in which `make_step` numbers them.
-        groups.append((group, sorted(calls, key=lambda call: call.local) if group.images else calls))
+    calls = [call for kernel in plan.kernels for call in _calls(plan, kernel, fma, functions)]
     phases = [phase for kernel in functions.values() for phase in kernel]
-    step = make_step(plan, groups)
+    step = make_step(plan, calls)
     declarations = {BARRIER: f"declare void @{BARRIER}(ptr)"}
     for function in (*phases, step):
         declarations |= function.declarations
     text = "\n".join([*sorted(declarations.values()), *(phase.text() for phase in phases), step.text(exported=True)])
-    order = [call for _, calls in groups for call in calls]
-    return ModuleText(text, tuple(PhaseCall(c.kernel, c.function.name, c.function.comment) for c in order))
+    return ModuleText(text, tuple(PhaseCall(c.kernel, c.function.name, c.function.comment) for c in calls))
 
 
 def _calls(plan: Plan, kernel: Kernel, fma: str, functions: dict[str, list[Function]]) -> list[Call]:
@@ -146,12 +138,6 @@ def _calls(plan: Plan, kernel: Kernel, fma: str, functions: dict[str, list[Funct
             function.may_alias = builder.aliased
         functions[signature] = builder.phases
     nowhere = Slot("persistent", 0, 0)  # scalars of the context: phases read them there
-    arguments = tuple(
-        Argument(plan.memory.slots.get(value, nowhere), 4 * plan.layouts[value].size if value in plan.batched else 0)
-        for value in builder.values
-    )
-    calls: list[Call] = []
-    for function in functions[signature]:
-        scratch = (Argument(builder.scratch, function.scratch_row or 0),) if builder.scratch else ()
-        calls.append(Call(kernel, function, (*arguments, *scratch)))
-    return calls
+    slots = tuple(plan.memory.slots.get(value, nowhere) for value in builder.values)
+    scratch = (builder.scratch,) if builder.scratch else ()
+    return [Call(kernel, function, (*slots, *scratch)) for function in functions[signature]]

@@ -100,7 +100,7 @@ def lower_pool(k: KernelBuilder) -> None:
     def body(f: Function) -> None:
         each_pixel(k, f, target, partial(visit, f))
 
-    k.phase(op.name, body, scratch_row=0)
+    k.phase(op.name, body)
 
 
 def _reciprocal(f: Function, op: AvgPool, source: ImageLayout, target: ImageLayout, pixel: Index, lanes: int) -> V:
@@ -189,10 +189,7 @@ def lower_pool_backward(k: KernelBuilder) -> None:
                     spot = spot_at(f, source, row, pixel.index, channel, lanes, real)
                     k.finish(f, spot, f.load(f.address(into, f.add(spot.base, spot.extra)), lanes))
 
-    if _covers(window, source, target):
-        k.phase(op.name, direct, scratch_row=0)
-    else:
-        k.phase(op.name, scatter, scratch_row=4 * source.size)
+    k.phase(op.name, direct if _covers(window, source, target) else scatter)
 
 
 def _covers(window: Window, source: ImageLayout, target: ImageLayout) -> bool:

@@ -59,7 +59,7 @@ def lower_elementwise(k: KernelBuilder) -> None:
                 with f.loop(first, size) as element:
                     k.finish(f, spot(element.index, 1), None)
 
-    k.phase("elementwise", pixels if by_pixel else flat, scratch_row=0)
+    k.phase("elementwise", pixels if by_pixel else flat)
 
 
 def lower_channel_sum(k: KernelBuilder) -> None:
@@ -141,7 +141,7 @@ def lower_relayout(k: KernelBuilder) -> None:
             for lane in range(target.channels, target.stored):
                 f.store(f.constant(0.0), f.address(into, lane))
 
-    k.phase("relayout", body, scratch_row=0)
+    k.phase("relayout", body)
 
 
 def _place(f: Function, source: object, target: ImageLayout, channel: Index, pixel: Index) -> Index:

@@ -60,14 +60,9 @@ class Loop:
 
 
 class Function:
-    """A function `void name(ptr context, i64 rank, i64 parties, i64 rows, ptr…)` under construction.
-
-    The exported one, the step, has no `rows` and no pointers: it reads them from the context.
-    """
+    """A function `void name(ptr context, i64 rank, i64 parties, ptr…)` under construction."""
 
     fma_name = "fma"
-    # See `KernelBuilder.phase`.
-    scratch_row: int | None = None
     # Set when a pointer is written through while another one reads the same memory (updates in place).
     may_alias = False
 
@@ -81,7 +76,6 @@ class Function:
         self.context = V("%context", "ptr")
         self.rank = V("%rank", "i64")
         self.parties = V("%parties", "i64")
-        self.rows = V("%rows", "i64")
         self.pointers = [V(f"%p{number}", "ptr") for number in range(pointers)]
 
     # Text
@@ -111,9 +105,8 @@ class Function:
     def text(self, exported: bool = False) -> str:
         """The whole definition."""
         kind = "ptr" if self.may_alias else "ptr noalias"
-        rows = [] if exported else ["i64 %rows"]
         arguments = ", ".join(
-            ["ptr %context", "i64 %rank", "i64 %parties", *rows, *(f"{kind} {p.ref}" for p in self.pointers)]
+            ["ptr %context", "i64 %rank", "i64 %parties", *(f"{kind} {p.ref}" for p in self.pointers)]
         )
         linkage = "" if exported else "internal "
         head = f"; {self.comment}\ndefine {linkage}void @{self.name}({arguments}) nounwind noinline {{\nentry:"

@@ -1,0 +1,123 @@
+"""Whole nets run natively and by the interpreter: what the tests that compare the two have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+
+from convc.ir.graph import Graph, Node
+from convc.ir.interpreter import run_reference
+from convc.ir.ops.update import Update
+from convc.ir.types import TensorType
+from convc.passes.base import Mode
+from convc.passes.manager import PassManager
+from convc.passes.pipeline import pipeline
+from convc.passes.sections import EVERYTHING, Section
+from convc.passes.training import GRADIENT
+from convc.runtime.native import NativeExecutor
+from tests.strategies import random_arrays
+
+Arrays = dict[str, np.ndarray]
+
+
+def with_batch(graph: Graph, batch: int) -> Graph:
+    """The same net for another number of rows."""
+    twin = Graph(graph.name)
+    twins = {v: twin.add_input(name, _rows(v.type, batch)) for name, v in graph.inputs.items()}
+    for name, parameter in graph.parameters.items():
+        metadata = {key: item for key, item in vars(parameter).items() if key not in ("name", "value")}
+        twins[parameter.value] = twin.add_parameter(name, parameter.value.type, **metadata)
+    for node in graph.nodes:
+        clone = Node(node.op, tuple(twins[value] for value in node.operands), node.location, node.label)
+        twin.insert(clone)
+        twins.update(zip(node.results, clone.results, strict=True))
+    twin.outputs = {name: twins[value] for name, value in graph.outputs.items()}
+    return twin
+
+
+def _rows(type: TensorType, batch: int) -> TensorType:
+    return type.with_shape((batch, *type.shape[1:])) if type.shape else type
+
+
+def lowered(graph: Graph, mode: Mode, optimizer: Update | None = None) -> Graph:
+    """A forward graph made a training step or an inference program; the graph given is left alone."""
+    twin = graph.copy()
+    PassManager(pipeline(mode, optimizer)).run(twin)
+    return twin
+
+
+def arrays_for(graph: Graph, rows: int, seed: int = 0, step: int = 3) -> Arrays:
+    """Inputs with `rows` rows, parameters and states of a lowered graph, all float32."""
+    arrays = random_arrays(graph, seed)
+    arrays = {name: a[:rows] if name in graph.inputs and a.ndim else a for name, a in arrays.items()}
+    arrays |= {name: np.abs(a) for name, a in arrays.items() if name.endswith(".square")}  # Adam's second moments
+    context = {"lr": np.float32(0.125), "step": np.int64(step), "seed": np.int64(seed + 5)}
+    return arrays | {name: np.asarray(value) for name, value in context.items() if name in graph.inputs}
+
+
+@contextmanager
+def executor_for(graph: Graph, arrays: Mapping[str, np.ndarray], threads: int = 1) -> Iterator[NativeExecutor]:
+    """A program with its parameters set and everything else NaN."""
+    executor = NativeExecutor(graph.copy(), batch=graph.inputs["x"].shape[0], threads=threads)
+    try:
+        executor.poison()
+        for name in graph.parameters:
+            executor.write(name, arrays[name])
+        yield executor
+    finally:
+        executor.close()
+
+
+def run(executor: NativeExecutor, arrays: Mapping[str, np.ndarray], sections: Section = EVERYTHING) -> None:
+    executor.run(
+        sections,
+        np.ascontiguousarray(arrays["x"]),
+        arrays.get("labels"),
+        lr=float(arrays.get("lr", 0.0)),
+        step=int(arrays.get("step", 1)),
+        seed=int(arrays.get("seed", 0)),
+    )
+
+
+def results(executor: NativeExecutor, rows: int) -> Arrays:
+    """Outputs, gradients, and updated parameters, buffers and states."""
+    graph = executor.graph
+    outputs = {name: executor.output(name, rows) for name in graph.outputs if not name.startswith(GRADIENT)}
+    gradients = {name: executor.gradient(name[len(GRADIENT) :]) for name in graph.outputs if name.startswith(GRADIENT)}
+    return outputs | gradients | {name: executor.read(name) for name in graph.updates}
+
+
+def run_natively(graph: Graph, arrays: Mapping[str, np.ndarray], threads: int = 1) -> Arrays:
+    with executor_for(graph, arrays, threads) as executor:
+        run(executor, arrays)
+        return results(executor, len(arrays["x"]))
+
+
+def exactly(arrays: Mapping[str, np.ndarray]) -> Arrays:
+    """The same values in float64."""
+    return {name: a.astype(np.float64) if a.dtype == np.float32 else a for name, a in arrays.items()}
+
+
+def assert_agrees(graph: Graph, arrays: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray]) -> None:
+    """Native results against the interpreter in float64.
+
+    How large rounding errors may be is told by the interpreter in float32: where a sum cancels, or a small variance
+    magnifies, it errs as well. Besides that, a few units in the last place of the largest element, or of 1, which is
+    the size of what goes into the sums here: a bias before batch norm has a gradient of exactly 0.
+    """
+    exact, single = run_reference(graph, exactly(arrays)), run_reference(graph, arrays)
+    assert actual.keys() == exact.keys()
+    for name, reference in exact.items():
+        size = max(1.0, float(np.abs(reference).max(initial=0)))
+        allowed = 3e-6 * size + 30 * float(np.abs(single[name] - reference).max(initial=0))
+        assert actual[name].shape == reference.shape, name
+        error = np.abs(actual[name] - reference).max(initial=0)
+        assert error <= allowed, f"{name} is off by {error:.2e}, allowed are {allowed:.2e}"
+
+
+def assert_same_bits(left: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray]) -> None:
+    assert left.keys() == right.keys()
+    for name, array in left.items():
+        np.testing.assert_array_equal(array, right[name], err_msg=name)
