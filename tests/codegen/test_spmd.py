@@ -87,7 +87,7 @@ def runtime(request: pytest.FixtureRequest) -> SpmdRuntime:
     if waits == "futex" and default_waits() != "futex":
         pytest.skip("no futex here")
     target = host_target("baseline")
-    return link_runtime(compile_object(runtime_ir(target, waits), target))
+    return link_runtime(compile_object(runtime_ir(target, waits), target, inline=True))
 
 
 @pytest.fixture(scope="module")

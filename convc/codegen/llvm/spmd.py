@@ -129,7 +129,7 @@ def _load_runtime(waits: Waits) -> SpmdRuntime:
     key = cache_key(text, target, {})
     image = shared_cache().get(key)
     if image is None:
-        image = compile_object(text, target)
+        image = compile_object(text, target, inline=True)
         shared_cache().put(key, image)
     return link_runtime(image)
 
