@@ -11,6 +11,7 @@ the same cotangent; all optimiser updates with equal settings form one sweep.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -86,7 +87,8 @@ class Kernel:
 
     @property
     def name(self) -> str:
-        return "+".join(node.op.name for node in self.nodes if not is_boolean(node))
+        counts = Counter(node.op.name for node in self.nodes if not is_boolean(node))
+        return "+".join(name if count == 1 else f"{count} {name}" for name, count in counts.items())
 
     @property
     def label(self) -> str:

@@ -28,9 +28,10 @@ from convc.ir.graph import Graph, Value
 from convc.ir.ops.constant import Constant
 from convc.passes.fusion import is_immediate, resolve
 from convc.passes.layout import ImageLayout, pack, unpack
-from convc.passes.sections import Section
+from convc.passes.sections import EVERYTHING, Section
 from convc.passes.training import GRADIENT
 from convc.runtime.executor import Result
+from convc.runtime.profile import Profile, make_profile
 from convc.runtime.threads import shared_pool
 
 _ALL_PHASES = 1 << 30
@@ -169,26 +170,22 @@ class NativeExecutor:
         result[:, index[index >= 0]] = stored[:, index >= 0]
         return result.reshape(shape)
 
-    def profile(
-        self,
-        x: np.ndarray,
-        labels: np.ndarray | None,
-        sections: Section,
-        *,
-        lr: float = 0.0,
-        step: int = 1,
-        seed: int = 0,
-    ) -> list[tuple[int, float]]:
-        """Seconds of each phase, phases run one by one: (index into `step.phases`, seconds)."""
-        self._bind(sections, x, labels, lr, step, seed)
-        times: list[tuple[int, float]] = []
-        for number, phase in enumerate(self.step.phases):
-            if phase.kernel.section & sections:
-                self._context[FIRST], self._context[LAST] = number, number + 1
-                started = time.perf_counter()
-                self._pool.launch(self._entry, self._address)
-                times.append((number, time.perf_counter() - started))
-        return times
+    def profile(self, x: np.ndarray, labels: np.ndarray | None, rounds: int = 15) -> Profile:
+        """Time every kernel of a whole step. Parameters, buffers and states are afterwards what they were before."""
+        before = self._persistent.copy()
+        self._bind(EVERYTHING, x, labels, 0.0, 1, 0)
+
+        def run(first: int, last: int) -> float:
+            self._context[FIRST], self._context[LAST] = first, last
+            started = time.perf_counter()
+            self._pool.launch(self._entry, self._address)
+            return time.perf_counter() - started
+
+        run(0, _ALL_PHASES)
+        phases = [(phase.kernel, phase.function) for phase in self.step.phases]
+        profile = make_profile(phases, rounds, run, _ALL_PHASES)
+        self._persistent[:] = before
+        return profile
 
     def artifact(self, kind: str) -> bytes | None:
         """The program as `llvm` (before LLVM's passes), `asm` or `obj`; None for any other kind."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,6 +30,7 @@ from convc.runtime.parameters import STATE_ROLE, Parameters, as_parameter
 
 if TYPE_CHECKING:
     from convc.passes.plan import Plan
+    from convc.runtime.profile import Profile
 
 # The learning rate for a progress in epochs (2.5: in the middle of the third) and a number of updates done.
 Rate = Callable[[float, int], float]
@@ -141,8 +142,11 @@ class Program:
             self.steps += 1
         return result
 
-    def profile(self, x: ArrayLike, labels: ArrayLike | None = None) -> Any:
-        """Where the time of a step (in infer mode: of a call) goes, per op. Not every target can tell."""
+    def profile(self, x: ArrayLike, labels: ArrayLike | None = None) -> Profile:
+        """Where the time of a step (in infer mode: of a call) goes, per kernel; changes nothing.
+
+        Not every target can tell.
+        """
         profile = getattr(self._executor, "profile", None)
         if profile is None:
             fail("value-target", f"the target {self.target} does not profile", hint="compile for target='cpu'")

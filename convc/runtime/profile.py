@@ -1,0 +1,83 @@
+"""Where the time of a compiled step goes, kernel by kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+from convc.ir.op import Cost
+from convc.ir.span import Location
+from convc.passes.fusion import Kernel
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """One kernel: the ops that it fuses, the layer and lines they stem from, its phases, and its median time.
+
+    `flops` and `bytes` are what the mathematics asks for (every operand touched once), not what was executed.
+    """
+
+    ops: str
+    layer: str
+    location: Location
+    phases: tuple[str, ...]
+    seconds: float
+    flops: int
+    bytes: int
+
+    @property
+    def gflops(self) -> float:
+        """GFLOP/s."""
+        return self.flops / self.seconds / 1e9 if self.seconds else 0.0
+
+    @property
+    def line(self) -> int | None:
+        return self.location[0].line if self.location else None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All kernels of a step in order, and how long the whole step takes when nothing is timed inside it."""
+
+    kernels: tuple[KernelTime, ...]
+    wall_seconds: float
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(kernel.seconds for kernel in self.kernels)
+
+    def __str__(self) -> str:
+        lines = [f"{'µs':>9} {'%':>5} {'GFLOP/s':>8} {'MB':>8} {'line':>5}  kernel"]
+        for kernel in self.kernels:
+            share = 100 * kernel.seconds / self.total_seconds if self.total_seconds else 0.0
+            lines.append(
+                f"{kernel.seconds * 1e6:9.1f} {share:5.1f} {kernel.gflops:8.1f} {kernel.bytes / 1e6:8.2f} "
+                f"{kernel.line or '':>5}  {kernel.layer + ': ' if kernel.layer else ''}{kernel.ops}"
+            )
+        lines.append(f"{self.total_seconds * 1e6:9.1f} in kernels, {self.wall_seconds * 1e6:.1f} the whole step")
+        return "\n".join(lines)
+
+
+def cost_of(kernel: Kernel) -> Cost:
+    """What the ops of a kernel cost together; only tensors that the kernel reads or writes move bytes."""
+    flops = sum(node.op.cost(*(value.type for value in node.operands)).flops for node in kernel.nodes)
+    return Cost(flops, sum(value.type.bytes for value in (*kernel.reads, *kernel.writes)))
+
+
+def make_profile(
+    phases: list[tuple[Kernel, str]], rounds: int, run: Callable[[int, int], float], everything: int
+) -> Profile:
+    """Time the phases one by one, `rounds` times. `run(first, last)` runs a range of them and gives its seconds;
+    an empty range gives what a launch costs, which is not the kernels' time."""
+    launch = median(run(0, 0) for _ in range(rounds))
+    times = [median(run(number, number + 1) for _ in range(rounds)) - launch for number in range(len(phases))]
+    wall = median(run(0, everything) for _ in range(rounds))
+    kernels: list[KernelTime] = []
+    for kernel in dict.fromkeys(kernel for kernel, _ in phases):
+        own = [number for number, (other, _) in enumerate(phases) if other is kernel]
+        cost = cost_of(kernel)
+        names = tuple(phases[number][1] for number in own)
+        seconds = max(0.0, sum(times[number] for number in own))
+        kernels.append(KernelTime(kernel.name, kernel.label, kernel.location, names, seconds, cost.flops, cost.bytes))
+    return Profile(tuple(kernels), wall)
