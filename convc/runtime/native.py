@@ -69,7 +69,7 @@ class NativeExecutor:
         self._entry = self.step.library["step"]
         for node in graph.nodes_of(Constant):
             if not is_immediate(node.result):
-                self._floats(node.result)[:] = pack(self.plan.layouts[node.result], _constant(node.result))
+                self.stored(node.result)[:] = pack(self.plan.layouts[node.result], _constant(node.result))
         self._loss, self._correct = (self._scalar(graph.outputs.get(name)) for name in ("loss", "correct"))
 
     # Memory
@@ -80,8 +80,8 @@ class NativeExecutor:
         base = self._context[INPUT] if slot.region == "input" else self._bases[slot.region]
         return base + slot.offset, slot.bytes
 
-    def _floats(self, value: Value) -> np.ndarray:
-        """A view of a value's memory, without padding bytes behind it."""
+    def stored(self, value: Value) -> np.ndarray:
+        """A view of a value as it lies in memory, in its layout."""
         address, size = self._where(value)
         return np.ctypeslib.as_array((ctypes.c_float * (size // 4)).from_address(address))
 
@@ -98,13 +98,13 @@ class NativeExecutor:
 
     def write(self, name: str, array: np.ndarray) -> None:
         value = self.graph.parameters[name].value
-        self._floats(value)[:] = pack(self.plan.layouts[value], array)
+        self.stored(value)[:] = pack(self.plan.layouts[value], array)
 
     def write_input(self, name: str, array: np.ndarray) -> None:
         """Set an input other than `x` and `labels`: fewer rows than the batch are allowed."""
         value = self.graph.inputs[name]
         layout = self.plan.layouts[value]
-        rows = self._floats(value).reshape(self.batch, -1)
+        rows = self.stored(value).reshape(self.batch, -1)
         rows[: len(array)] = np.stack([pack(layout, row) for row in array])
 
     def output(self, name: str, rows: int) -> np.ndarray:
@@ -119,7 +119,7 @@ class NativeExecutor:
         return self._unpack(self.graph.outputs[GRADIENT + name])
 
     def _unpack(self, value: Value) -> np.ndarray:
-        return unpack(self.plan.layouts[resolve(value)], self._floats(value), value.shape)
+        return unpack(self.plan.layouts[resolve(value)], self.stored(value), value.shape)
 
     # Running
 
@@ -161,7 +161,7 @@ class NativeExecutor:
     def _rows(self, value: Value, rows: int) -> np.ndarray:
         """A fresh array of the first rows of a batched value."""
         layout = self.plan.layouts[resolve(value)]
-        stored = self._floats(value).reshape(self.batch, -1)[:rows]
+        stored = self.stored(value).reshape(self.batch, -1)[:rows]
         shape = (rows, *value.shape[1:])
         if isinstance(layout, ImageLayout) and layout.pixels == 1:
             return stored[:, : layout.channels].reshape(shape).copy()

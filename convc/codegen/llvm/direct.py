@@ -325,7 +325,7 @@ class _Emitter:
         pixel = d.columns.stride * d.source.stored
         start, columns = offset * d.source.stored, tap * d.channels * width
         short = count * len(active) <= 64
-        unroll = count if short else unroll_factor(count)
+        unroll = count if short else unroll_factor(count, 5 if len(active) * len(sums.pieces) <= 16 else 4)
         with f.loop(0, count, unroll, carried=sums.flat) as loop:
             sums.flat = loop.carried
             scalars = f.address(source, f.add(loop.index, 0))

@@ -23,7 +23,7 @@ from itertools import pairwise
 
 from convc.codegen.llvm.control import maybe
 from convc.codegen.llvm.kernel import KernelBuilder
-from convc.codegen.llvm.register_tile import Sums, column_pieces
+from convc.codegen.llvm.register_tile import Sums, column_pieces, unroll_factor
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.graph import Value
 from convc.ir.ops.conv import Conv2dBackwardWeights
@@ -392,19 +392,31 @@ class _Emitter:
             (r * s.op.dilation[0] * s.source.width + column * s.op.dilation[1]) * s.source.stored + c
             for r, column, c in rows
         ]
-        with f.loop(first, last, carried=sums.flat) as column:
+        known = isinstance(first, int) and isinstance(last, int)
+        unroll = unroll_factor(last - first) if known else 1  # type: ignore[operator]
+        with f.loop(first, last, unroll, carried=sums.flat) as column:
             sums.flat = column.carried
             x_pixel = f.address(x_row, f.multiply(column.index, s.op.stride[1] * s.source.stored))
             dy_pixel = f.address(dy_row, f.multiply(column.index, s.cotangent.stored))
-            if taps:
-                sums.multiply_add(f, dy_pixel, 0, lambda m: (x_pixel, offsets[m]), taps)
-            for m in bias:
-                for number, piece in enumerate(sums.pieces):
-                    index = m * len(sums.pieces) + number
-                    value = f.load(f.address(dy_pixel, piece.offset), piece.lanes)
-                    sums.flat[index] = f.binary("fadd", sums.flat[index], value)
+            for step in range(unroll):
+                beside = step * s.op.stride[1] * s.source.stored
+                places = [beside + offset for offset in offsets]
+                self._position(x_pixel, places, dy_pixel, step * s.cotangent.stored, taps, bias, sums)
             column.carried = sums.flat
         sums.flat = column.carried
+
+    def _position(
+        self, x_pixel: V, places: list[int], dy_pixel: V, beside: int, taps: list[int], bias: list[int], sums: Sums
+    ) -> None:
+        """One position: products with the scalars of the taps, and the bias row's plain sums."""
+        f = self.f
+        if taps:
+            sums.multiply_add(f, dy_pixel, beside, lambda m: (x_pixel, places[m]), taps)
+        for m in bias:
+            for number, piece in enumerate(sums.pieces):
+                index = m * len(sums.pieces) + number
+                value = f.load(f.address(dy_pixel, beside + piece.offset), piece.lanes)
+                sums.flat[index] = f.binary("fadd", sums.flat[index], value)
 
     def _bias_alone(self, in_part: Index, rows: Index) -> None:
         """No tap reaches every position: the bias gradient takes a sweep of its own, split by channels."""
