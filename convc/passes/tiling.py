@@ -38,8 +38,9 @@ def even_split(count: int, most: int) -> tuple[int, ...]:
     return (small + 1,) * larger + (small,) * (runs - larger)
 
 
-# Costs in units of one multiply-add of a full vector; relative weights from timing tiles of all shapes.
-_VECTOR_LOAD, _SCALAR_LOAD, _STEP = 1.5, 0.25, 1.0
+# Costs in units of one multiply-add of a full vector. Rough: weights up to 2.5 per vector load were tried, and LeNet's
+# tiles then chosen (8 pixels by 2 vectors instead of 4 by 4) are a little slower (docs/performance-log.md).
+_VECTOR_LOAD, _SCALAR_LOAD, _STEP = 0.5, 0.3, 1.0
 
 
 def choose_tile(machine: Machine, width: int, columns: int) -> Tile:

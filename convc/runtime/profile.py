@@ -68,11 +68,21 @@ def cost_of(kernel: Kernel) -> Cost:
 def make_profile(
     phases: list[tuple[Kernel, str]], rounds: int, run: Callable[[int, int], float], everything: int
 ) -> Profile:
-    """Time the phases one by one, `rounds` times. `run(first, last)` runs a range of them and gives its seconds;
-    an empty range gives what a launch costs, which is not the kernels' time."""
-    launch = median(run(0, 0) for _ in range(rounds))
-    times = [median(run(number, number + 1) for _ in range(rounds)) - launch for number in range(len(phases))]
-    wall = median(run(0, everything) for _ in range(rounds))
+    """Time the phases of a step one by one, in order, `rounds` times: each finds the caches as in a step.
+
+    `run(first, last)` runs a range of phases and gives its seconds; an empty range gives what a launch costs, which is
+    not the kernels' time.
+    """
+    launches: list[float] = []
+    walls: list[float] = []
+    samples: list[list[float]] = [[] for _ in phases]
+    for _ in range(rounds):
+        walls.append(run(0, everything))
+        launches.append(run(0, 0))
+        for number, sample in enumerate(samples):
+            sample.append(run(number, number + 1))
+    launch, wall = median(launches), median(walls)
+    times = [median(sample) - launch for sample in samples]
     kernels: list[KernelTime] = []
     for kernel in dict.fromkeys(kernel for kernel, _ in phases):
         own = [number for number, (other, _) in enumerate(phases) if other is kernel]
