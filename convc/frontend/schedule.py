@@ -10,6 +10,15 @@ from convc.frontend.expressions import Quantity
 from convc.ir.span import Span
 
 _NONE, _THIRTY_EPOCHS = Quantity(0, "e"), Quantity(30, "e")
+# Keys of the language and the fields that they set.
+_WRITTEN = {
+    "constant": (),
+    "cosine": (("min", "floor"),),
+    "step": (("every", "every"), ("gamma", "gamma")),
+    "poly": (("power", "power"), ("min", "floor")),
+    "onecycle": (("max", "maximum"),),
+    "plateau": (("factor", "factor"), ("patience", "patience")),
+}
 ScheduleKind = Literal["constant", "rates", "step", "cosine", "poly", "onecycle", "plateau"]
 
 
@@ -44,6 +53,15 @@ class Schedule:
     patience: int = 5
     warmup: Quantity = _NONE
     span: Span | None = None
+
+    def __str__(self) -> str:
+        """As a file writes it, with every value that has a part in it, and `base` where it is scaled."""
+        if self.kind == "rates":
+            return ", ".join(f"{s.rate!r}" + (f" for {s.duration}" if s.duration else "") for s in self.segments)
+        words = [self.kind, *(f"{key}={getattr(self, name)}" for key, name in _WRITTEN[self.kind])]
+        if self.warmup.value and self.kind in ("constant", "cosine", "step", "poly"):
+            words.append(f"warmup={self.warmup}")
+        return " ".join(words) + ("" if self.absolute else f" lr={self.base!r}")
 
     @property
     def absolute(self) -> bool:

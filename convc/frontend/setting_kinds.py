@@ -53,6 +53,7 @@ _COUNTS = (
     Parameter("seed", whole(0, _SEED), None, "seed of the division, by default that of the training"),
 )
 _PATH = _first("path", TEXT, "the file or folder in double quotes")
+_DOWNLOADED = Parameter("path", TEXT, None, "the folder that its files were put into", positional=True, keyword=False)
 _FOLDER = (
     Parameter("bad", choice("refuse", "skip"), None, "what happens to images that cannot be read"),
     Parameter("size", pair(), None, "(height, width) to which images are brought"),
@@ -77,9 +78,9 @@ def _betas() -> tuple[Parameter, ...]:
 _MOMENTUM = Parameter("momentum", real(0.0, 1.0, below=True), 0.0, "factor of the velocity")
 
 SETTINGS: tuple[SettingKind, ...] = (
-    SettingKind("data", _COUNTS, "handwritten digits, 60,000 and 10,000 grey images of 28x28", "mnist"),
-    SettingKind("data", _COUNTS, "clothing, in the format of MNIST", "fashion_mnist"),
-    SettingKind("data", _COUNTS, "60,000 colour images of 32x32 in ten classes", "cifar10"),
+    SettingKind("data", (_DOWNLOADED, *_COUNTS), "handwritten digits, 60,000 and 10,000 grey images of 28x28", "mnist"),
+    SettingKind("data", (_DOWNLOADED, *_COUNTS), "clothing, in the format of MNIST", "fashion_mnist"),
+    SettingKind("data", (_DOWNLOADED, *_COUNTS), "60,000 colour images of 32x32 in ten classes", "cifar10"),
     SettingKind("data", _COUNTS, "1,797 handwritten digits of 8x8", "digits"),
     SettingKind("data", (_PATH, *_COUNTS, *_FOLDER), "one sub-folder of images per class", "folder"),
     SettingKind("data", (_PATH, *_COUNTS), "a folder of IDX files, as MNIST's", "idx"),

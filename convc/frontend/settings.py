@@ -189,6 +189,16 @@ _OPTIMIZERS = ("sgd", "adam")
 _SCHEDULES = ("constant", "rates", "step", "cosine", "poly", "onecycle")
 
 
+# What helps in place of a setting that is refused.
+_INSTEAD = {
+    "data": f"there are {', '.join(_DATA)}",
+    "optim": f"there are {' and '.join(_OPTIMIZERS)}",
+    "schedule": f"there are {', '.join(kind for kind in _SCHEDULES if kind != 'rates')} and lists of rates",
+    "precision": "there is fp32",
+    "init": "--init W starts from weights, without freezing any",
+}
+
+
 def unsupported(settings: TrainSettings) -> list[Diagnostic]:
     """One error for each setting that this version reads but cannot carry out."""
     refused: list[tuple[str, bool]] = [
@@ -215,5 +225,7 @@ def unsupported(settings: TrainSettings) -> list[Diagnostic]:
         if condition:
             shown = "accumulate" if title == "batch accumulate" else title
             span = settings.span(title.split()[0])
-            found.append(Diagnostic("unavailable-setting", f"`{shown}` is not available in this version", span))
+            hint = _INSTEAD.get(title.split()[0], f"leave `{shown}` out")
+            message = f"`{shown}` is not available in this version"
+            found.append(Diagnostic("unavailable-setting", message, span, hint=hint))
     return found

@@ -96,10 +96,12 @@ def make_rate(schedule: Schedule, steps_per_epoch: int, epochs: int) -> Rate:
     return lambda epoch, step: schedule.rate(epoch, step, steps_per_epoch, epochs)
 
 
-def describe_optimizer(optimizer: OptimizerSetting) -> str:
-    """`sgd lr=0.1 momentum=0.9`."""
+def describe_optimizer(optimizer: OptimizerSetting, rate: bool = True) -> str:
+    """`sgd lr=0.1 momentum=0.9`, as a file writes it; without `lr=` where `rate` is false."""
+    words = [optimizer.kind, f"lr={optimizer.lr!r}"] if rate else [optimizer.kind]
     if optimizer.kind == "sgd":
-        momentum = f" momentum={optimizer.momentum:g}" if optimizer.momentum else ""
-        return f"sgd lr={optimizer.lr:g}{momentum}{' nesterov=yes' if optimizer.nesterov else ''}"
-    names = ("lr", "beta1", "beta2", "eps")
-    return " ".join([optimizer.kind, *(f"{name}={getattr(optimizer, name):g}" for name in names)])
+        words += [f"momentum={optimizer.momentum!r}"] if optimizer.momentum else []
+        words += ["nesterov=yes"] if optimizer.nesterov else []
+    else:
+        words += [f"{name}={getattr(optimizer, name)!r}" for name in ("beta1", "beta2", "eps")]
+    return " ".join(words)

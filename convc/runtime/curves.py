@@ -44,6 +44,7 @@ def _draw(path: Path, title: str, records: Sequence[EpochRecord]) -> None:
     # The object interface: pyplot would choose a window system and keep global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -56,6 +57,7 @@ def _draw(path: Path, title: str, records: Sequence[EpochRecord]) -> None:
             if points:
                 axes.plot(*zip(*points, strict=True), color=colour, label=part, marker="o", markersize=3)
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(what if what == "loss" else "accuracy (%)")
         axes.grid(alpha=0.3)
         if axes.lines:

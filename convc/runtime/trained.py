@@ -92,13 +92,11 @@ def evaluation_data(net: Net, data: str | None = None) -> tuple[DataSet, str, Sp
         if net.input_shape != (1, 28, 28):
             fail("data-missing", f"nothing says what {net.name} is to be evaluated on", hint="--data names the images")
         setting = DataSetting("mnist")
-    # What a file says is relative to the file, what a command line says to where it was typed.
-    base = Path(net.path).parent if data is None else Path()
     dataset = load_dataset(
         setting.kind,
         setting.path,
         setting.options,
-        base=base,
+        base=Path(setting.base),
         input_shape=net.input_shape,
         seed=net.settings.seed,
         span=setting.span,

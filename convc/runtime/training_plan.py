@@ -136,7 +136,8 @@ def _model(net: Net, settings: TrainSettings, overrides: Mapping[str, Any]) -> s
     if settings.data is not None:
         words["data"] = str(_absolute(settings.data))
     if settings.optimizer is not None:
-        words["optim"] = describe_optimizer(settings.optimizer)
+        # Rates of the schedule take the place of the optimiser's own; a file must not give both.
+        words["optim"] = describe_optimizer(settings.optimizer, rate=not settings.schedule.absolute)
     missing = {
         f"train.{word}": value for word, value in words.items() if word in overrides or not net.settings.explicit(word)
     }
@@ -169,7 +170,8 @@ def _settings(net: Net, overrides: Mapping[str, Any], choices: list[Choice]) -> 
             choices.append(Choice(name, str(getattr(settings, name)), f"the default for the {why}"))
     if settings.optimizer is None:
         optimizer = _DEFAULT_OPTIMIZER
-        choices.append(Choice("optimiser", describe_optimizer(optimizer), "the file names none; adam needs no tuning"))
+        value = describe_optimizer(optimizer, rate=not settings.schedule.absolute)
+        choices.append(Choice("optimiser", value, "the file names none; adam needs no tuning"))
         schedule = replace(settings.schedule, base=optimizer.lr)
         settings = replace(settings, optimizer=optimizer, schedule=schedule)
     elif not settings.explicit("optim.lr") and not settings.schedule.absolute:
@@ -225,8 +227,5 @@ def _explain_validation(dataset: DataSet, choices: list[Choice]) -> None:
 
 
 def _describe_schedule(settings: TrainSettings) -> str:
-    schedule = settings.schedule
-    bound = f" over {settings.epochs} epochs" if schedule.kind in _BOUND_TO_EPOCHS else ""
-    if schedule.kind == "constant":
-        return f"constant {schedule.base:g} warmup {schedule.warmup}"
-    return f"{replace(schedule, span=None)}{bound}"
+    bound = f" over {settings.epochs} epochs" if settings.schedule.kind in _BOUND_TO_EPOCHS else ""
+    return f"{settings.schedule}{bound}"

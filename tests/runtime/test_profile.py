@@ -43,7 +43,7 @@ def test_a_training_step_is_told_kernel_by_kernel(net: Net) -> None:
         np.testing.assert_array_equal(array, after[name], err_msg=name)
     names = [kernel.ops for kernel in profile.kernels]
     for expected in ("conv2d", "conv2d_backward_weights", "max_pool_backward", "linear", "sgd_update"):
-        assert any(name.startswith(expected) for name in names), expected
+        assert any(expected in name for name in names), expected
     phases = [phase for kernel in profile.kernels for phase in kernel.phases]
     assert len(phases) >= len(profile.kernels) > 5
     convolution = next(kernel for kernel in profile.kernels if kernel.ops.startswith("conv2d"))
