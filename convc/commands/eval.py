@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from convc.runtime.evaluate import evaluate
+    from convc.runtime.progress import figure
     from convc.runtime.trained import evaluation_data, open_trained
 
     settings = assignments(arguments.set)
@@ -36,5 +37,5 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"accuracy {100 * result['accuracy']:.2f} %")
     print(f"top five {100 * result['top5']:.2f} %")
     if result["loss"] is not None:
-        print(f"loss {result['loss']:.4f}")
+        print(f"loss {figure(result['loss'])}")
     return 0

@@ -41,6 +41,10 @@ class VerbParser(argparse.ArgumentParser):
         if not name.startswith("-"):
             raise UsageError(f"unexpected argument {word!r}", f"see `{self.prog} --help`")
         options = [option for action in self._actions for option in action.option_strings]
+        from convc.frontend.train_item import WORDS
+
+        if name.lstrip("-") in WORDS and "--set" in options:
+            raise UsageError(f"unknown option {name}", f"settings are given as --set train.{name.lstrip('-')}=VALUE")
         near = similar(name, options)
         raise UsageError(f"unknown option {name}", f"did you mean {near}?" if near else f"see `{self.prog} --help`")
 

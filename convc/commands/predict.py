@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from convc.ir.diagnostic import printable
     from convc.runtime.predict import predict
     from convc.runtime.trained import open_trained
 
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         return 0
     for prediction in predictions:
-        print(prediction.path)
+        print(printable(prediction.path))
         for guess in prediction.guesses:
-            print(f"  {100 * guess.probability:6.2f} %  {guess.name}")
+            print(f"  {100 * guess.probability:6.2f} %  {printable(guess.name)}")
     return 0

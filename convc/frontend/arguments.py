@@ -93,7 +93,7 @@ class _Binder:
             if argument.key is not None:
                 keyword_seen = True
                 self._keyword(argument)
-            elif keyword_seen or count >= len(self.positional):
+            elif keyword_seen or count >= len(self.positional) or self._begins_a_setting(argument, count):
                 self._surplus(argument, keyword_seen and count < len(self.positional))
                 break  # what follows belongs to the forgotten statement
             else:
@@ -212,6 +212,11 @@ class _Binder:
             keys = [p.key for p in self.parameters if p.keyword and not p.positional]
             hint = f"write key=value: {', '.join(keys[:8])}" if keys else None
             self._error("name-surplus", f"{self.title} takes {takes}; this is one too many", argument.span, hint)
+
+    def _begins_a_setting(self, argument: syntax.Argument, count: int) -> bool:
+        """Whether a bare word stands where a path in quotes may be left out: `data mnist batch 64`."""
+        optional = self.positional[count].default is not REQUIRED and self.positional[count].kind is TEXT
+        return optional and isinstance(argument.value, syntax.Name) and self.separable(argument.value.name)
 
     def _missing(self, parameter: Parameter) -> None:
         self.failed = True

@@ -52,7 +52,16 @@ def loads(
 
 def parse_data(text: str) -> DataSetting:
     """The SPEC of the command line, `mnist` or `idx "dir/"`: a `data` item without its first word."""
-    setting, sources = setting_of(text)
+    try:
+        setting, sources = setting_of(text)
+    except CompileError as error:
+        words = text.split()
+        if len(words) < 2 or '"' in text or "=" in words[1]:
+            raise
+        # A shell takes quotes away, so this is what one types first.
+        hint = f"a path stands in double quotes, and all of it in single ones: '{words[0]} \"{words[1]}\"'"
+        first = replace(error.diagnostics[0], hint=hint)
+        raise CompileError([first], error.sources) from None
     try:
         return data_setting(setting, Scope(), DEFAULT_LIMITS)
     except CompileError as error:

@@ -70,9 +70,10 @@ class Net:
         )
 
     def digest(self) -> str:
-        """SHA-256 (hexadecimal) of the structure: equal for nets that compute the same with the same parameters.
+        """SHA-256 (hexadecimal): equal for nets that train alike.
 
-        Neither spans nor the names of layers, initialisers, rates or the batch size have a part in it.
+        Operations, shapes, and all about the parameters (names, initialisers, rates, what is frozen) have a part in it;
+        the name of the net, places in a file and the batch size have none.
         """
         return self._digest
 
@@ -90,7 +91,8 @@ def digest(graph: Graph) -> str:
         lines.append(f"input {name} {value.type}")
     for name, parameter in graph.parameters.items():
         numbers[parameter.value] = f"parameter {name}"
-        lines.append(f"parameter {name} {parameter.value.type} {parameter.role}")
+        training = (parameter.trainable, parameter.frozen, parameter.initial, parameter.lr, parameter.decay)
+        lines.append(f"parameter {name} {parameter.value.type} {parameter.role} {training}")
     for index, node in enumerate(graph.nodes):
         operands = ", ".join(numbers[operand] for operand in node.operands)
         attributes = ", ".join(f"{entry.name}={getattr(node.op, entry.name)!r}" for entry in fields(node.op))

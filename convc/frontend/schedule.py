@@ -55,13 +55,13 @@ class Schedule:
     span: Span | None = None
 
     def __str__(self) -> str:
-        """As a file writes it, with every value that has a part in it, and `base` where it is scaled."""
+        """As a file writes it, with every value that has a part in it but `base`."""
         if self.kind == "rates":
             return ", ".join(f"{s.rate!r}" + (f" for {s.duration}" if s.duration else "") for s in self.segments)
         words = [self.kind, *(f"{key}={getattr(self, name)}" for key, name in _WRITTEN[self.kind])]
         if self.warmup.value and self.kind in ("constant", "cosine", "step", "poly"):
             words.append(f"warmup={self.warmup}")
-        return " ".join(words) + ("" if self.absolute else f" lr={self.base!r}")
+        return " ".join(words)
 
     @property
     def absolute(self) -> bool:

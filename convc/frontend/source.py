@@ -11,6 +11,9 @@ from convc.frontend.limits import DEFAULT_LIMITS, Limits
 from convc.ir.diagnostic import Diagnostic, fail
 from convc.ir.span import Span
 
+# What Linux takes (PATH_MAX).
+_LONGEST = 4096
+
 
 @dataclass(frozen=True)
 class Source:
@@ -21,11 +24,18 @@ class Source:
 
 
 def read_source(path: str | os.PathLike[str], span: Span | None = None, limits: Limits = DEFAULT_LIMITS) -> Source:
-    """The text of a file; `span` is the place that asked for it. Raises `file-…` errors."""
+    """The text of a file; `span` is the place that asked for it. Raises `file-…` errors.
+
+    A user may name a pipe (`convc check <(generator)`), a file may not `use` one: it could block for ever.
+    """
     name = os.fspath(path)
     if "\0" in name:
         fail("file-missing", "a file name cannot hold a NUL character", span)
+    if len(name) > _LONGEST:
+        fail("file-missing", f"{name[:40]}… is too long for the name of a file ({len(name)} characters)", span)
     try:
+        if span is not None and os.path.exists(name) and not os.path.isdir(name) and not os.path.isfile(name):
+            fail("file-unreadable", f"{name} is not a regular file", span)
         with open(name, "rb") as file:
             data = file.read(limits.source_bytes + 1)
     except FileNotFoundError:

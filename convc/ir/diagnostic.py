@@ -8,7 +8,8 @@ lenet.cnn:3:10: error[shape-conv]: kernel 7x7 is larger than the padded input 5x
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
@@ -56,9 +57,41 @@ def fail(
     raise CompileError([Diagnostic(code, message, span, notes, hint)])
 
 
+@contextmanager
+def with_sources(sources: Mapping[str, str]) -> Iterator[None]:
+    """Give the errors of the body the texts that they point into, as far as they have none themselves."""
+    try:
+        yield
+    except CompileError as error:
+        error.sources = {**sources, **error.sources}
+        raise
+
+
 def render(diagnostics: Iterable[Diagnostic], sources: Mapping[str, str] | None = None) -> str:
     """The text of `diagnostics`; source lines are shown for files that `sources` (file name -> text) holds."""
     return "\n".join(_render_one(diagnostic, sources or {}) for diagnostic in diagnostics)
+
+
+def printable(text: str) -> str:
+    """`text` with control characters and marks of writing direction as `\\x1b` and the like.
+
+    Names of files, classes and tensors come from elsewhere and must not steer the terminal that shows them.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(character if _harmless(character) else _escaped(character) for character in text)
+
+
+def _harmless(character: str) -> bool:
+    return character in "\n\t" or not (character < " " or "\x7f" <= character < "\xa0" or character in _DIRECTIONS)
+
+
+def _escaped(character: str) -> str:
+    return f"\\x{ord(character):02x}" if ord(character) < 256 else f"\\u{ord(character):04x}"
+
+
+# Marks, embeddings, overrides and isolates: they reorder what stands beside them.
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def _render_one(diagnostic: Diagnostic, sources: Mapping[str, str]) -> str:
@@ -70,7 +103,7 @@ def _render_one(diagnostic: Diagnostic, sources: Mapping[str, str]) -> str:
         lines.append(f"  note: {where}{note.message}")
     if diagnostic.hint:
         lines.append(f"  hint: {diagnostic.hint}")
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def source_lines(text: str) -> list[str]:
@@ -89,6 +122,8 @@ def _excerpt(span: Span | None, sources: Mapping[str, str]) -> list[str]:
     number = str(span.line)
     # Long lines are cut around the caret: a message has to fit on one screen.
     start = max(0, span.column - 60) if len(text) > 140 else 0
-    shown = "".join(" " if character == "\t" else character for character in text[start : start + 140])
+    shown = "".join(
+        character if character != "\t" and _harmless(character) else " " for character in text[start : start + 140]
+    )
     width = max(1, min(end - span.column, len(shown) - (span.column - 1 - start)))
     return [f"  {number} | {shown}", f"  {' ' * len(number)} | {' ' * (span.column - 1 - start)}{'^' * width}"]

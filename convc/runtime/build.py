@@ -25,7 +25,6 @@ from convc.runtime.configuration import (
     refuse_unsupported,
     seed_number,
 )
-from convc.runtime.digest import net_digest
 from convc.runtime.executor import Executor, ReferenceExecutor
 from convc.runtime.program import Program, Rate
 
@@ -75,7 +74,7 @@ def build_net(
         decay_bias=settings.decay.bias,
         rate=rate,
         dump_dir=dump_dir,
-        about=lambda: {"net": net.name, "net_digest": net_digest(net.graph(1))},
+        about=lambda: {"net": net.name, "net_digest": net.digest()},
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,12 @@ class Checkpoint:
     @property
     def weights(self) -> dict[str, np.ndarray]:
         """Parameters and buffers, without the optimiser states of a training state."""
-        states = set(json.loads(self.metadata.get("states", "[]")))
-        return {name: array for name, array in self.tensors.items() if name not in states}
+        return {name: array for name, array in self.tensors.items() if name not in self.states}
+
+    @cached_property
+    def states(self) -> frozenset[str]:
+        """Names of the optimiser's states among the tensors."""
+        return frozenset(text_list(self.metadata.get("states")))
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,15 @@ class Match:
             *(f"{name}: {_shape(shape)} in the net, not in the file" for name, shape in self.missing.items()),
             *(f"{name}: {_shape(shape)} in the file, not in the net" for name, shape in self.unexpected.items()),
         ]
+
+
+def text_list(text: str | None) -> tuple[str, ...]:
+    """A list of texts from a file's metadata; a file from elsewhere may have none, or something else in its place."""
+    try:
+        items = json.loads(text or "[]")
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(items) if isinstance(items, list) and all(isinstance(item, str) for item in items) else ()
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -109,7 +123,7 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
             tensors = {str(name): np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     except OSError as error:
         fail("checkpoint-unreadable", f"cannot read {path}: {error.strerror or error}")
-    except (SafetensorError, TypeError, ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
+    except (SafetensorError, TypeError, ValueError, KeyError, AttributeError, UnicodeDecodeError, MemoryError) as error:
         reason = " ".join(str(error).split())[:160]
         fail(
             "checkpoint-unreadable",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from convc.ir.diagnostic import fail
 from convc.runtime.atomic import write_text
+from convc.runtime.plain_files import append_plain, read_plain
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,23 @@ class Metrics:
 
     def _read(self) -> Iterable[EpochRecord]:
         try:
-            lines = self.jsonl.read_text(encoding="utf-8").splitlines()
+            lines = read_plain(self.jsonl).splitlines()
         except (OSError, UnicodeDecodeError):
             return
         for line in lines:
             try:
-                yield EpochRecord(**json.loads(line))
-            except (ValueError, TypeError):
+                record = EpochRecord(**json.loads(line))
+            except (ValueError, TypeError, RecursionError):
                 return  # torn by a crash
+            if not _is_sound(record):
+                return
+            yield record
+
+
+def _is_sound(record: EpochRecord) -> bool:
+    """Whether a record that was read holds numbers where there have to be numbers."""
+    values: list[object] = [value for name, value in asdict(record).items() if value is not None or name == "epoch"]
+    return all(isinstance(v, (int, float)) and abs(v) < math.inf for v in values)
 
 
 def _json_line(record: EpochRecord) -> str:
@@ -86,7 +96,7 @@ def _cell(value: float | bool | None) -> str:
 
 def _append(path: Path, line: str) -> None:
     try:
-        with open(path, "a", encoding="utf-8") as file:
+        with append_plain(path) as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())

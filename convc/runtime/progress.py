@@ -15,7 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from convc.ir.diagnostic import fail
+from convc.ir.diagnostic import fail, printable
+from convc.runtime.plain_files import append_plain
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -56,7 +57,7 @@ class Reporter:
     def attach(self, log: Path) -> None:
         """Write everything said so far and from now on to the file `log`. Error: `file-write`."""
         try:
-            self._log = open(log, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed by `close`
+            self._log = append_plain(log)
         except OSError as error:
             fail("file-write", f"cannot write {log}: {error.strerror}")
         for line in self._pending:
@@ -93,7 +94,7 @@ class Reporter:
         if self._mute:
             return
         try:
-            print(text, flush=True)
+            print(printable(text), flush=True)
         except BrokenPipeError:
             self._mute = True
             # What is left in the buffer must not fail again when the interpreter ends.
@@ -164,7 +165,7 @@ class BarReporter(Reporter):
         if self._bar is None:
             self.print(text)
         else:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def tick(self, progress: Progress) -> None:
         bar = self._bar or self._start()
@@ -216,12 +217,17 @@ def make_reporter(style: Style) -> Reporter:
 
 def describe(progress: Progress) -> str:
     """`loss 0.1234  accuracy 96.50 %  12,345 images/s  1:05 left`."""
-    parts = [f"loss {progress.loss:.4f}"]
+    parts = [f"loss {figure(progress.loss)}"]
     if progress.accuracy is not None:
         parts.append(f"accuracy {percent(progress.accuracy)}")
     parts.append(f"{progress.images_per_second:,.0f} images/s")
     parts.append(f"{duration(progress.seconds_left)} left")
     return "  ".join(parts)
+
+
+def figure(value: float) -> str:
+    """A loss: `0.0521`, `12.3457`; `1.235e+30` where digits before the point would fill the line."""
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.3e}"
 
 
 def percent(fraction: float) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from convc.ir.diagnostic import fail
 from convc.runtime.atomic import sweep, write_text
+from convc.runtime.plain_files import read_plain
 
 _LOCK = ".lock"
 _NUMBERED = re.compile(r"-(\d+)$")
@@ -66,9 +67,10 @@ class RunFolder:
     def read_json(self, path: Path) -> dict[str, object]:
         """Content of a file of the run. Error: `file-run` if it is missing or damaged."""
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            fail("file-run", f"cannot read {path}: {error}")
+            content = json.loads(read_plain(path))
+        except (OSError, ValueError, RecursionError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            fail("file-run", f"cannot read {path}: {reason or error}")
         if not isinstance(content, dict):
             fail("file-run", f"{path} is damaged: it holds no object")
         return content

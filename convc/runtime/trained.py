@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convc.ir.diagnostic import fail
+from convc.ir.diagnostic import fail, with_sources
 from convc.runtime.build import build_net
-from convc.runtime.checkpoint import Checkpoint, match, read_checkpoint, require_match
+from convc.runtime.checkpoint import Checkpoint, match, read_checkpoint, require_match, text_list
 from convc.runtime.data import DataSet, Split, load_dataset
 from convc.runtime.program import Program
 
@@ -70,16 +69,7 @@ def open_trained(
     if weights is None:
         fail("checkpoint-missing", f"{path} is a net without weights", hint="--weights W, or a run folder in its place")
     checkpoint = read_checkpoint(weights)
-    return Trained(loaded, checkpoint, _classes(checkpoint))
-
-
-def _classes(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The names of the classes; a file from elsewhere may have none, or something else under that word."""
-    try:
-        names = json.loads(checkpoint.metadata.get("classes", "[]"))
-    except ValueError:
-        return ()
-    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
+    return Trained(loaded, checkpoint, text_list(checkpoint.metadata.get("classes")))
 
 
 def evaluation_data(net: Net, data: str | None = None) -> tuple[DataSet, str, Split]:
@@ -92,15 +82,16 @@ def evaluation_data(net: Net, data: str | None = None) -> tuple[DataSet, str, Sp
         if net.input_shape != (1, 28, 28):
             fail("data-missing", f"nothing says what {net.name} is to be evaluated on", hint="--data names the images")
         setting = DataSetting("mnist")
-    dataset = load_dataset(
-        setting.kind,
-        setting.path,
-        setting.options,
-        base=Path(setting.base),
-        input_shape=net.input_shape,
-        seed=net.settings.seed,
-        span=setting.span,
-    )
-    dataset.require_outputs(net.classes, setting.span)
+    with with_sources({**net.sources, **({} if data is None else {"--data": f"data {data}"})}):
+        dataset = load_dataset(
+            setting.kind,
+            setting.path,
+            setting.options,
+            base=Path(setting.base),
+            input_shape=net.input_shape,
+            seed=net.settings.seed,
+            span=setting.span,
+        )
+        dataset.require_outputs(net.classes, setting.span)
     part, split = list(dataset.parts())[-1]
     return dataset, part, split

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convc.ir.diagnostic import CompileError
+from convc.ir.diagnostic import CompileError, with_sources
 from convc.runtime import environment
 from convc.runtime.atomic import write_text
 from convc.runtime.build import build_net
@@ -22,7 +22,7 @@ from convc.runtime.evaluate import Evaluation, evaluate
 from convc.runtime.interrupt import Interrupted, Interrupts
 from convc.runtime.metrics import EpochRecord, Metrics
 from convc.runtime.program import Program
-from convc.runtime.progress import Reporter, Style, make_reporter, percent
+from convc.runtime.progress import Reporter, Style, figure, make_reporter, percent
 from convc.runtime.run_folder import RunFolder, open_folder
 from convc.runtime.run_settings import parse_settings, require_continuation
 from convc.runtime.training_loop import NotFinite, TrainingLoop
@@ -86,7 +86,11 @@ def fit(
         interrupts = stack.enter_context(Interrupts(_acknowledge))
         overrides = {"data": data, "epochs": epochs, "batch": batch, "precision": precision, "seed": seed}
         given = {name: value for name, value in overrides.items() if value is not None}
-        plan = make_plan(net, given, target, threads, None if init is None else Path(init), reporter, interrupts.check)
+        # Errors about data and the like point into the file: shown with its line.
+        sources = {**net.sources, **({"--data": f"data {data}"} if isinstance(data, str) else {})}
+        weights = None if init is None else Path(init)
+        with with_sources(sources):
+            plan = make_plan(net, given, target, threads, weights, reporter, interrupts.check)
         folder, continued = open_folder(None if out is None else Path(out), net.name, resume)
         stack.callback(folder.close)
         training = _Training(plan, folder, reporter, interrupts, stack)
@@ -317,7 +321,9 @@ class _Training:
         if result.test_accuracy is None:
             emit("no-test", f"{self.plan.dataset.name} has no test part (test=N sets images aside)")
         else:
-            text = f"tested with the weights of epoch {result.best_epoch}: loss {result.test_loss:.4f}"
+            text = f"tested with the weights of epoch {result.best_epoch}"
+            if result.test_loss is not None:
+                text += f": loss {figure(result.test_loss)}"
             emit("weights", text, weights=str(result.weights), epoch=result.best_epoch)
             emit(
                 "test",

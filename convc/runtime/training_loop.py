@@ -21,7 +21,7 @@ from convc.runtime.evaluate import Evaluation, evaluate
 from convc.runtime.interrupt import Interrupted, Interrupts
 from convc.runtime.metrics import EpochRecord, Metrics
 from convc.runtime.program import Program, Rate
-from convc.runtime.progress import Progress, Reporter, percent
+from convc.runtime.progress import Progress, Reporter, figure, percent
 from convc.runtime.run_folder import RunFolder
 from convc.runtime.training_state import Position, save_state
 
@@ -193,11 +193,11 @@ class TrainingLoop:
 
 def describe_epoch(record: EpochRecord, epochs: int) -> str:
     """One line: `epoch 3/10  loss 0.0521  accuracy 98.40 %  validation 0.0481 98.55 %  9,876 images/s  6.1 s`."""
-    parts = [f"epoch {record.epoch}/{epochs}", f"loss {record.train_loss:.4f}"]
+    parts = [f"epoch {record.epoch}/{epochs}", f"loss {figure(record.train_loss)}"]
     if record.train_accuracy is not None:
         parts.append(f"accuracy {percent(record.train_accuracy)}")
     if record.validation_loss is not None:
-        parts.append(f"validation loss {record.validation_loss:.4f}")
+        parts.append(f"validation loss {figure(record.validation_loss)}")
     if record.validation_accuracy is not None:
         parts.append(f"validation accuracy {percent(record.validation_accuracy)}")
     parts += [f"lr {record.learning_rate:g}", f"{record.images_per_second:,.0f} images/s", f"{record.seconds:.1f} s"]

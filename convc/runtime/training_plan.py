@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from convc.frontend.load import loads, parse_data
 from convc.frontend.settings import DataSetting, OptimizerSetting, TrainSettings
 from convc.ir.diagnostic import fail
 from convc.runtime import environment
-from convc.runtime.checkpoint import read_checkpoint
+from convc.runtime.checkpoint import match, non_finite, read_checkpoint, require_match
 from convc.runtime.configuration import (
     check_target,
     choose_precision,
@@ -24,7 +26,6 @@ from convc.runtime.configuration import (
     seed_number,
 )
 from convc.runtime.data import DataSet, load_dataset
-from convc.runtime.digest import net_digest
 from convc.runtime.program import Rate
 from convc.runtime.progress import Reporter
 from convc.runtime.run_settings import RunSettings
@@ -88,7 +89,7 @@ def make_plan(
             hint="end it with `loss softmax`",
         )
     if init is not None:
-        read_checkpoint(init)  # what cannot be read shall fail before anything is written
+        _check_init(init, net)
     choices: list[Choice] = []
     settings, given = _settings(net, overrides, choices)
     refuse_unsupported(settings, net.sources)
@@ -99,19 +100,21 @@ def make_plan(
     dataset.require_outputs(net.classes, span)
     dataset.require_batch(settings.batch, settings.span("batch"))
     for warning in dataset.warnings:
-        reporter.emit("warning", warning.message, code=warning.code, notes=[note.message for note in warning.notes])
+        notes = [note.message for note in warning.notes]
+        text = "\n  ".join([f"warning: {warning.message}", *notes])
+        reporter.emit("warning", text, code=warning.code, message=warning.message, notes=notes)
     workers = _threads(target, threads, choices)
     _explain_validation(dataset, choices)
     steps = -(-len(dataset.train) // settings.batch)
     run = RunSettings(
         net=net.name,
-        net_digest=net_digest(net.graph(1)),
+        net_digest=net.digest(),
         data=str(settings.data) if settings.data else dataset.name,
         data_digest=dataset.content_hash,
         batch=settings.batch,
         epochs=settings.epochs,
         seed=settings.seed,
-        optimizer=describe_optimizer(settings.optimizer or _DEFAULT_OPTIMIZER),
+        optimizer=describe_optimizer(settings.optimizer or _DEFAULT_OPTIMIZER, rate=not settings.schedule.absolute),
         schedule=_describe_schedule(settings),
         decay=f"l2={settings.decay.l2:g} l1={settings.decay.l1:g} bias={'yes' if settings.decay.bias else 'no'}",
         precision=precision,
@@ -146,6 +149,22 @@ def _model(net: Net, settings: TrainSettings, overrides: Mapping[str, Any]) -> s
         return text
     # Without the second heading.
     return loads(text, file=net.path, net=net.name, set=missing).resolved().split("\n", 1)[1]
+
+
+def _check_init(path: Path, net: Net) -> None:
+    """What is wrong with the weights to start from shall be told before anything is written.
+
+    Errors: those of `read_checkpoint`, `checkpoint-mismatch` if nothing fits, `checkpoint-not-finite`.
+    """
+    weights = read_checkpoint(path).weights
+    shapes = {name: parameter.value.shape for name, parameter in net.graph(1).parameters.items()}
+    found = match({name: array.shape for name, array in weights.items()}, shapes)
+    if not found.loaded:
+        require_match(found, path, net.name)
+    with np.errstate(over="ignore"):
+        bad = non_finite({name: weights[name].astype(np.float32) for name in found.loaded})
+    if bad:
+        fail("checkpoint-not-finite", f"{bad[0]} in {path} holds values that are not finite")
 
 
 def _absolute(data: DataSetting) -> DataSetting:

@@ -7,6 +7,7 @@ no state of their own: they follow from the seed, the count of updates and the e
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -89,7 +90,14 @@ def parse_position(path: Path, metadata: Mapping[str, str]) -> Position:
     try:
         content = json.loads(metadata["position"])
         values: dict[str, Any] = {field.name: content[field.name] for field in fields(Position)}
-        values["best_score"] = tuple(values["best_score"])
-        return Position(**values)
-    except (KeyError, ValueError, TypeError):
+        score = values["best_score"] = tuple(values["best_score"])
+    except (KeyError, ValueError, TypeError, RecursionError):
         fail("checkpoint-unreadable", f"{path} is not the state of a training: it does not say where it stands")
+    counts = [values[field.name] for field in fields(Position) if field.type == "int"]
+    numbers = [value for name, value in values.items() if name != "best_score"]
+    if not (
+        all(isinstance(value, int) and 0 <= value < 1 << 53 for value in counts)
+        and all(isinstance(value, (int, float)) and abs(value) < math.inf for value in (*numbers, *score))
+    ):
+        fail("checkpoint-unreadable", f"{path} is damaged: {content!s:.200} is no place in a training")
+    return Position(**values)

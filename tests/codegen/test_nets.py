@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from convc.ir.graph import Graph
 from convc.ir.interpreter import run_reference
+from convc.ir.ops.activation import Sigmoid
+from convc.ir.ops.conv import Conv2d
 from convc.ir.ops.update import AdamUpdate, SgdUpdate, Update
+from convc.ir.window import Sides
 from convc.passes.fusion import resolve
 from convc.passes.layout import pack, unpack
 from convc.passes.sections import Section
@@ -46,9 +49,9 @@ def small_lenet(batch: int = BATCH) -> Graph:
 
 
 def noisy(batch: int = BATCH) -> Graph:
-    """Batch norm with running statistics, dropout, three colours, padding lanes in every layer."""
+    """Batch norm, dropout, three colours, groups, padding lanes (of which sigmoid would make a half)."""
     net = Net(3, 9, 7, batch=batch).conv(6, 3, pad=1, bias=False).bn().relu().dropout(0.25).conv(9, 3, s=2, groups=3)
-    return net.bn().relu().pool(2).fc(7).bn().relu().fc(5).build()
+    return net.bn().relu().pool(2).fc(7).bn().apply("sigmoid", Sigmoid()).fc(5).build()
 
 
 def run_of(graph: Graph, rows: int, seed: int = 0) -> tuple[Arrays, Arrays]:
@@ -111,6 +114,18 @@ def test_any_number_of_rows_and_nothing_left_of_the_run_before() -> None:
                 executor.write(name, arrays[name])
             run(executor, arrays)
             assert_same_bits(fresh, results(executor, rows))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "padding"), [((1, 1), (0, 1, 0, 0)), ((1, 1), (1, 0, 0, 0)), ((2, 1), (0, 1, 1, 0))]
+)
+@pytest.mark.parametrize("channels", [2, 8])
+def test_filters_that_never_meet_the_image(kernel: tuple[int, int], padding: Sides, channels: int) -> None:
+    """All positions see padding: only the bias is left, and the gradient of the filters is 0."""
+    net = Net(channels, 1, 1, batch=3).conv(4, 1)
+    weight = ("weight", (5, 4, *kernel), "weight")
+    net.apply("conv", Conv2d(stride=(2, 2), padding=padding), weight, ("bias", (5,), "bias"))
+    assert_right(lowered(net.fc(3).build(), "train"), 3)
 
 
 # Sections

@@ -180,10 +180,10 @@ def test_choice_of_the_net() -> None:
 # Digest and resolved text
 
 
-def test_the_digest_is_one_of_structure() -> None:
+def test_the_digest_is_of_what_decides_a_training() -> None:
     base = loads("net n { input 1x8x8 -> conv 3 k=3 -> relu -> fc 2 -> loss softmax }")
     same = loads(
-        "# another\nnet m { input 1x8x8\n conv 3 k=3 init=xavier lr=2\n repeat 1 { relu }\n fc 2\n loss softmax }\n"
+        "# another\nnet m { input 1x8x8\n conv 3 k=3\n repeat 1 { relu }\n fc 2\n loss softmax }\n"
         "train { batch 3 }"
     )
     assert base.digest() == same.digest()
@@ -192,6 +192,9 @@ def test_the_digest_is_one_of_structure() -> None:
         "conv 3 k=3 -> tanh",
         "conv 3 k=3 name=a -> relu",
         "conv 3 k=3 -> leaky 0.3",
+        "conv 3 k=3 init=xavier -> relu",
+        "conv 3 k=3 lr=2 -> relu",
+        "conv 3 k=3 freeze=yes -> relu",
     ):
         assert loads(f"net n {{ input 1x8x8 -> {other} -> fc 2 -> loss softmax }}").digest() != base.digest()
     assert len(base.digest()) == 64

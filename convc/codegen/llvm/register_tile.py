@@ -65,5 +65,5 @@ class Sums:
 
 
 def unroll_factor(count: int, most: int = 4) -> int:
-    """The largest divisor of `count` up to `most` (a remainder loop costs more than a shorter body)."""
-    return next(factor for factor in range(min(most, count), 0, -1) if count % factor == 0)
+    """The largest divisor of `count` up to `most`, 1 for none (a remainder loop costs more than a shorter body)."""
+    return next(factor for factor in range(min(most, max(count, 1)), 0, -1) if count % factor == 0)

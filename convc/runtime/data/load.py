@@ -50,6 +50,10 @@ def load_dataset(
             for diagnostic in error.diagnostics
         ]
         raise CompileError(placed, error.sources) from None
+    except OSError as error:
+        # Whatever a reader asks a file system about may fail; each reader words what it expects itself.
+        where = error.filename or path or kind
+        fail("data-unreadable", f"cannot read {where}: {error.strerror or error}", span)
 
 
 def _load(
