@@ -27,16 +27,22 @@ from convc.ir.ops import (
     Conv2d,
     Conv2dBackwardData,
     Conv2dBackwardWeights,
-    DropoutTraining,
     Flatten,
     Linear,
     LinearBackwardData,
     LinearBackwardWeights,
+    LocalResponseNorm,
+    LocalResponseNormBackward,
     MaxPool,
     MaxPoolBackward,
+    ScaleMaps,
+    SliceChannels,
+    SpatialSum,
+    SpreadMaps,
     Unflatten,
 )
 from convc.ir.ops.elementwise import Elementwise
+from convc.ir.ops.random import Draw
 from convc.ir.ops.update import Update
 from convc.ir.span import Location, union
 from convc.ir.types import DType
@@ -55,13 +61,19 @@ EPILOGUE_ANCHORS: tuple[type[Op], ...] = (
     AvgPoolBackward,
     BatchNormTraining,
     BatchNormBackward,
+    LocalResponseNorm,
+    LocalResponseNormBackward,
+    SliceChannels,
+    ScaleMaps,
+    SpatialSum,
+    SpreadMaps,
 )
 _WEIGHT_GRADIENTS = (Conv2dBackwardWeights, LinearBackwardWeights)
 _VIEWS = (Flatten, Unflatten)
 
 
 def is_elementwise(node: Node) -> bool:
-    return isinstance(node.op, (Elementwise, DropoutTraining))
+    return isinstance(node.op, (Elementwise, Draw))
 
 
 def is_boolean(node: Node) -> bool:

@@ -18,7 +18,7 @@ from convc.ir.builder import Builder
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.ops.elementwise import Add, Divide, Multiply, RunningAverage, Sqrt, Subtract
 from convc.ir.ops.norm import BatchNorm, BatchNormTraining
-from convc.ir.ops.random import Dropout, DropoutTraining
+from convc.ir.ops.random import Draw, Dropout, DropoutTraining, Noise, NoiseTraining
 from convc.ir.types import DType, TensorType
 from convc.passes.base import Mode, Pass, PassLog
 
@@ -30,7 +30,7 @@ def scalar_input(graph: Graph, name: str, dtype: DType) -> Value:
 
 @dataclass(frozen=True)
 class Specialize(Pass):
-    """Resolve `batch_norm`, `dropout` and the loss for a mode."""
+    """Resolve `batch_norm`, `dropout`, `noise` and the loss for a mode."""
 
     name: ClassVar[str] = "specialize"
     mode: Mode = "infer"
@@ -39,7 +39,13 @@ class Specialize(Pass):
         for node in graph.nodes_of(BatchNorm):
             self._batch_norm(graph, node, log)
         for node in graph.nodes_of(Dropout):
-            self._dropout(graph, node, log)
+            op = node.op
+            assert isinstance(op, Dropout)
+            self._draw(graph, node, DropoutTraining(op.rate, op.stream) if op.rate else None, log)
+        for node in graph.nodes_of(Noise):
+            op = node.op
+            assert isinstance(op, Noise)
+            self._draw(graph, node, NoiseTraining(op.std, op.stream) if op.std else None, log)
         if self.mode == "infer":
             self._drop_loss(graph, log)
 
@@ -60,25 +66,39 @@ class Specialize(Pass):
                     graph.updates[buffer.name] = b.add(average, old, statistic)
                 why = "training normalises by the statistics of the batch and averages them for inference"
             else:
-                deviation = b.add(Sqrt(), b.add(Add(), var, b.constant(op.eps)))
-                scale = b.add(Divide(), gamma, deviation)
-                shift = b.add(Subtract(), beta, b.add(Multiply(), mean, scale))
+                scale, shift = self._affine(graph, node, op)
                 y = b.add(Add(), b.add(Multiply(), x, scale), shift)
                 why = "the layer is frozen" if op.frozen else "inference uses the running statistics"
         self._replace(graph, node, y, log, why)
 
-    def _dropout(self, graph: Graph, node: Node, log: PassLog) -> None:
-        op = node.op
-        assert isinstance(op, Dropout)
-        if self.mode == "infer" or op.rate == 0:
-            why = "nothing is dropped at inference" if self.mode == "infer" else "the rate is 0"
+    @staticmethod
+    def _affine(graph: Graph, node: Node, op: BatchNorm) -> tuple[Value, Value]:
+        """Scale and shift per channel, computed before x is, so that they can ride in the epilogue of x's kernel."""
+        x = node.operands[0]
+        v = Builder(graph, before=x.producer or node)
+        with v.at(node.location, node.label):
+            # Constants (a layer without gamma and beta) stand beside the layer: they are made again up here.
+            gamma, beta, mean, var = (
+                value if value.producer is None else v.add(value.producer.op) for value in node.operands[1:]
+            )
+            deviation = v.add(Sqrt(), v.add(Add(), var, v.constant(op.eps)))
+            scale = v.add(Divide(), gamma, deviation)
+            return scale, v.add(Subtract(), beta, v.add(Multiply(), mean, scale))
+
+    def _draw(self, graph: Graph, node: Node, form: Draw | None, log: PassLog) -> None:
+        """Replace by the form for training, which is None where the layer changes nothing."""
+        if self.mode == "infer" or form is None:
+            what = "nothing is dropped" if isinstance(node.op, Dropout) else "nothing is added"
+            size = "the rate" if isinstance(node.op, Dropout) else "the deviation"
+            why = f"{what} at inference" if self.mode == "infer" else f"{size} is 0"
             self._replace(graph, node, node.operands[0], log, why)
             return
         seed, step = scalar_input(graph, "seed", DType.I64), scalar_input(graph, "step", DType.I64)
         b = Builder(graph, before=node)
         with b.at(node.location, node.label):
-            y = b.add(DropoutTraining(op.rate, op.stream), node.operands[0], seed, step)
-        self._replace(graph, node, y, log, "training draws a mask from (seed, layer, update, element)")
+            y = b.add(form, node.operands[0], seed, step)
+        drawn = "a mask" if isinstance(node.op, Dropout) else "noise"
+        self._replace(graph, node, y, log, f"training draws {drawn} from (seed, layer, update, element)")
 
     @staticmethod
     def _replace(graph: Graph, node: Node, value: Value, log: PassLog, why: str) -> None:
