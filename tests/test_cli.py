@@ -105,7 +105,7 @@ def json_of(output: Output, words: list[str], code: int = 0) -> dict[str, Any]:
 
 def convc(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "convc.cli", *words], capture_output=True, text=True, timeout=120, check=False, **options
+        [sys.executable, "-m", "convc", *words], capture_output=True, text=True, timeout=120, check=False, **options
     )
 
 
@@ -157,6 +157,7 @@ def test_the_overview_lists_every_verb(output: Output) -> None:
         (["train"], "convc train: FILE is missing", "see `convc train --help`"),
         (["train", "a.cnn", "--epocs", "3"], "convc train: unknown option --epocs", "did you mean --epochs?"),
         (["train", "a.cnn", "--epo", "3"], "convc train: unknown option --epo", "did you mean --epochs?"),
+        (["train", "a.cnn", "--seed", "3"], "unknown option --seed", "settings are given as --set train.seed=VALUE"),
         (["train", "a.cnn", "b.cnn"], "convc train: unexpected argument 'b.cnn'", ""),
         (["train", "a.cnn", "--epochs", "0"], "argument --epochs: a number of at least 1 is needed, not '0'", ""),
         (["train", "a.cnn", "--batch", "many"], "argument --batch: a whole number is needed, not 'many'", ""),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from convc.frontend import syntax
 from convc.frontend.arguments import REQUIRED, Bound, Parameter, bind
-from convc.frontend.context import ENDED, START, UNKNOWN, Context
+from convc.frontend.context import ENDED, START, Context
 from convc.frontend.emission import Layer, Site
 from convc.frontend.expressions import Constant, Evaluator, Scope, Unknown
 from convc.frontend.hints import closest, did_you_mean
@@ -15,7 +15,7 @@ from convc.frontend.kinds import Kind
 from convc.frontend.layers import BY_WORD, COMMON, LayerKind
 from convc.frontend.machine import Machine, Task
 from convc.frontend.naming import Naming
-from convc.ir.diagnostic import Diagnostic, fail
+from convc.ir.diagnostic import fail
 from convc.ir.graph import Value
 from convc.ir.span import Span
 
@@ -101,9 +101,6 @@ class Application(Machine):
         )
         if bound.values["precision"] not in (None, "fp32"):
             site.unavailable("precision", f"`precision={bound.values['precision']}` of a layer")
-        if kind.emit is None:
-            self._refuse(kind, site, context)
-            return
         after = kind.emit(site)
         self.current = ENDED if after is None else after
         self.emission.layers.append(
@@ -116,14 +113,6 @@ class Application(Machine):
                 tuple(site.parameters),
             )
         )
-
-    def _refuse(self, kind: LayerKind, site: Site, context: Context) -> None:
-        """Name a layer that this version does not have; where its result's shape is clear, checking goes on."""
-        self.record(unavailable(f"`{kind.title}`", site.span), context)
-        if kind.shape is not None:
-            self.current = self.placeholder(kind.shape(site))
-        else:
-            self.current = UNKNOWN
 
     # Blocks
 
@@ -172,11 +161,6 @@ class Application(Machine):
     def evaluate_default(self, default: syntax.Expression, scope: Scope) -> Constant:
         """A parameter's default; it may use the parameters before it, and `in`."""
         return Evaluator(scope, self._channels, self.budget).evaluate(default)
-
-
-def unavailable(what: str, span: Span) -> Diagnostic:
-    """The one way in which this version refuses a part of the language."""
-    return Diagnostic("unavailable-layer", f"{what} is not available in this version", span)
 
 
 def _choose(

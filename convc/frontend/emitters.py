@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from convc.frontend.emission import Loss, Site
@@ -11,13 +10,16 @@ from convc.ir.diagnostic import Diagnostic, fail
 from convc.ir.graph import Initializer, Value
 from convc.ir.op import Op
 from convc.ir.ops.activation import Elu, LeakyRelu, Maxout, Prelu, Relu, Relu6, Sigmoid, Softmax, Step, Tanh
-from convc.ir.ops.conv import Conv2d
-from convc.ir.ops.elementwise import Divide, Subtract
+from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
+from convc.ir.ops.distance import Hinge, MeanSquaredError
+from convc.ir.ops.elementwise import Add, Divide, Subtract
 from convc.ir.ops.linear import Linear
+from convc.ir.ops.local_response import LocalResponseNorm
 from convc.ir.ops.loss import SoftmaxCrossEntropy, label_type
 from convc.ir.ops.norm import BatchNorm
 from convc.ir.ops.pool import AvgPool, MaxPool
-from convc.ir.ops.random import Dropout
+from convc.ir.ops.random import Dropout, Noise
+from convc.ir.ops.resample import Upsample
 from convc.ir.ops.shape import Flatten
 from convc.ir.philox import stream_key
 from convc.ir.types import Shape, f32
@@ -120,6 +122,59 @@ def conv(site: Site) -> Value:
     return site.emit(op, x, weight, bias)
 
 
+def deconv(site: Site) -> Value:
+    """The gradient of a convolution by its images, which reads what the convolution would write."""
+    x = site.image()
+    _, channels, height, width = x.shape
+    filters, groups = site.get("filters", int), site.get("groups", int)
+    kernel, stride, dilation, out_pad = (site.get(key, tuple) for key in ("k", "s", "dil", "out_pad"))
+    for count, what, key in ((channels, "input channel", "groups"), (filters, "filter", "filters")):
+        if count % groups:
+            site.refuse(f"{plural(count, what)} cannot be split into {groups} groups", "groups", key)
+    algorithm = site.get("algo", str)
+    if algorithm not in ("auto", "direct"):
+        site.unavailable("algo", f"`algo={algorithm}`", "algo=auto or algo=direct")
+    if any(extra >= step for extra, step in zip(out_pad, stride, strict=True)):
+        hint = f"out_pad of at most {shape_text([step - 1 for step in stride])}"
+        message = f"out_pad {shape_text(out_pad)} has to be less than the stride {shape_text(stride)}"
+        site.refuse(message, "out_pad", hint=hint)
+    size = _transposed_size(site, (height, width))
+    padding = site.bound.values["pad"]
+    if padding == "same":
+        if any(out_pad):
+            site.refuse("`pad=same` makes the size a multiple of the stride; there is no room for out_pad", "out_pad")
+        padding = same_padding(size, kernel, stride, dilation)
+    assert isinstance(padding, tuple)
+    area = kernel[0] * kernel[1]
+    initial = site.initializer(channels // groups * area, filters * area)
+    weight = site.parameter("weight", (channels, filters // groups, *kernel), initial)
+    bias = site.parameter("bias", (filters,), ZEROS) if site.get("bias", bool) else None
+    y = site.emit(Conv2dBackwardData(stride, padding, dilation, groups, size), x, weight)
+    return y if bias is None else site.emit(Add(), y, bias)
+
+
+def _transposed_size(site: Site, size: Pair) -> Pair:
+    """(H − 1)·s − pads + dil·(k − 1) + 1 + out_pad; `pad=same` gives H·s."""
+    kernel, stride, dilation, out_pad = (site.get(key, tuple) for key in ("k", "s", "dil", "out_pad"))
+    padding = site.bound.values["pad"]
+    if padding == "same":
+        return size[0] * stride[0], size[1] * stride[1]
+    assert isinstance(padding, tuple)
+    rows, columns = (
+        (size[axis] - 1) * stride[axis] - padding[axis] - padding[axis + 2] + dilation[axis] * (kernel[axis] - 1)
+        + 1 + out_pad[axis]
+        for axis in (0, 1)
+    )  # fmt: skip
+    if min(rows, columns) < 1:
+        message = f"the result would be {shape_text((rows, columns))}: the padding is too large"
+        fail("shape-deconv", message, site.place("pad"))
+    return rows, columns
+
+
+def upsample(site: Site) -> Value:
+    return site.emit(Upsample(site.get("factor", int), site.get("mode", str)), site.image())
+
+
 def pool(site: Site) -> Value:
     x = site.image()
     size = (x.shape[2], x.shape[3])
@@ -178,10 +233,22 @@ def bn(site: Site) -> Value:
     return site.emit(op, x, gamma, beta, mean, var)
 
 
+def lrn(site: Site) -> Value:
+    alpha, beta, k = (site.number(key) for key in ("alpha", "beta", "k"))
+    return site.emit(LocalResponseNorm(site.get("size", int), alpha, beta, k), site.x)
+
+
+def _stream(site: Site, use: str) -> int:
+    """The random stream of a layer. Every further run of shared layers draws anew."""
+    return stream_key(site.path if site.uses == 0 else f"{site.path}#{site.uses + 1}", use)
+
+
 def dropout(site: Site) -> Value:
-    # Every further run of shared layers draws a mask of its own.
-    path = site.path if site.uses == 0 else f"{site.path}#{site.uses + 1}"
-    return site.emit(Dropout(site.number("rate"), stream_key(path, "dropout")), site.x)
+    return site.emit(Dropout(site.number("rate"), _stream(site, "dropout")), site.x)
+
+
+def noise(site: Site) -> Value:
+    return site.emit(Noise(site.number("std"), _stream(site, "noise")), site.x)
 
 
 # Activations
@@ -233,48 +300,28 @@ def loss_softmax(site: Site) -> None:
         message = "`loss softmax` takes the soft-max itself; this net takes it twice"
         hint = f"leave out the `softmax` of line {producer.span.line}" if producer.span else None
         site.warn(Diagnostic("redundant-softmax", message, site.span, hint=hint, severity="warning"))
-    logits = site.x
-    if logits.type.rank == 4 and logits.shape[2:] == (1, 1):
-        logits = site.emit(Flatten(), logits)  # one prediction per image, with labels (N,)
+    _loss(site, SoftmaxCrossEntropy(site.number("smooth")))
+
+
+def loss_hinge(site: Site) -> None:
+    _loss(site, Hinge(site.number("margin")))
+
+
+def loss_mse(site: Site) -> None:
+    """Against the labels taken as one-hot."""
+    _loss(site, MeanSquaredError())
+
+
+def _loss(site: Site, op: Op) -> None:
+    """A loss of the current value and the labels, which all losses of a net share."""
+    scores = site.x
+    if scores.type.rank == 4 and scores.shape[2:] == (1, 1):
+        scores = site.emit(Flatten(), scores)  # one prediction per image, with labels (N,)
     emission = site.emission
-    wanted = label_type(logits.type)
+    wanted = label_type(scores.type)
     if emission.labels is None:
         emission.labels = emission.graph.add_input("labels", wanted)
     elif emission.labels.shape != wanted.shape:
         site.refuse(f"this loss reads labels {wanted}, an earlier one {emission.labels.type}")
-    value = site.emit(SoftmaxCrossEntropy(site.number("smooth")), logits, emission.labels)
-    emission.losses.append(Loss(value, logits, site.number("weight"), site.auxiliary, site.span))
-
-
-# Shapes of layers that have no op yet: checking goes on behind them
-
-
-def same_shape(site: Site) -> Shape:
-    return site.x.shape
-
-
-def upsampled_shape(site: Site) -> Shape:
-    n, c, height, width = site.image().shape
-    factor = site.get("factor", int)
-    return n, c, height * factor, width * factor
-
-
-def transposed_shape(site: Site) -> Shape:
-    n, c, height, width = site.image().shape
-    kernel, stride, dilation, out = (site.get(key, tuple) for key in ("k", "s", "dil", "out_pad"))
-    padding = site.bound.values["pad"]
-    filters, groups = site.get("filters", int), site.get("groups", int)
-    if c % groups or filters % groups:
-        site.refuse(f"{c} input channels and {filters} filters do not split into {groups} groups", "groups")
-    extents: list[int] = []
-    for axis, extent in enumerate((height, width)):
-        full = (extent - 1) * stride[axis] + dilation[axis] * (kernel[axis] - 1) + 1 + out[axis]
-        if padding == "same":
-            extents.append(extent * stride[axis])
-        else:
-            assert isinstance(padding, tuple)
-            extents.append(full - padding[axis] - padding[axis + 2])
-    if min(extents) < 1:
-        fail("shape-deconv", f"the result would be {shape_text(extents)}: the padding is too large", site.place("pad"))
-    assert math.prod(extents) > 0
-    return n, filters, extents[0], extents[1]
+    value = site.emit(op, scores, emission.labels)
+    emission.losses.append(Loss(value, scores, site.number("weight"), site.auxiliary, site.span))

@@ -1,7 +1,4 @@
-"""The layers and their arguments: the one table that the checker, the elaborator, the manual and completion read.
-
-A layer without an op in this version has no emitter: it is checked like any other and then refused by name.
-"""
+"""The layers and their arguments: the one table that the checker, the elaborator, the manual and completion read."""
 
 from __future__ import annotations
 
@@ -25,7 +22,6 @@ from convc.frontend.kinds import (
     whole,
 )
 from convc.ir.graph import Value
-from convc.ir.types import Shape
 
 ALGORITHMS = ("auto", "direct", "im2col", "winograd", "fft", "strassen")
 
@@ -34,15 +30,14 @@ ALGORITHMS = ("auto", "direct", "im2col", "winograd", "fft", "strassen")
 class LayerKind:
     """A word of the language (with its variant: `pool max`), its arguments, and how it becomes ops.
 
-    `emit` gives the new current value, or None where there is none afterwards. `shape` serves where `emit` is missing.
+    `emit` gives the new current value, or None where there is none afterwards.
     """
 
     word: str
     parameters: tuple[Parameter, ...]
     doc: str
-    emit: Callable[[Site], Value | None] | None
+    emit: Callable[[Site], Value | None]
     variant: str | None = None
-    shape: Callable[[Site], Shape] | None = None
 
     @property
     def title(self) -> str:
@@ -117,8 +112,7 @@ LAYERS: tuple[LayerKind, ...] = (
             Parameter("out_pad", pair(0), (0, 0), "rows and columns added at the bottom and right"),
         ),
         "transposed convolution",
-        None,
-        shape=emitters.transposed_shape,
+        emitters.deconv,
     ),
     LayerKind("pool", _POOLING, "the largest value under each window", emitters.pool, variant="max"),
     LayerKind("pool", (*_POOLING, _COUNT_PAD), "the mean under each window", emitters.pool, variant="avg"),
@@ -149,13 +143,12 @@ LAYERS: tuple[LayerKind, ...] = (
         "lrn",
         (
             _first("size", whole(), "the number of neighbouring channels"),
-            Parameter("alpha", real(), 1e-4, "factor of the mean square"),
+            Parameter("alpha", real(0.0), 1e-4, "factor of the mean square"),
             Parameter("beta", real(), 0.75, "exponent"),
             Parameter("k", real(0.0, above=True), 1.0, "constant"),
         ),
         "local response normalisation across channels",
-        None,
-        shape=emitters.same_shape,
+        emitters.lrn,
     ),
     LayerKind("relu", (), "max(x, 0)", emitters.relu),
     LayerKind(
@@ -185,8 +178,7 @@ LAYERS: tuple[LayerKind, ...] = (
         "noise",
         (_first("std", real(0.0), "the standard deviation"),),
         "adds Gaussian noise in training",
-        None,
-        shape=emitters.same_shape,
+        emitters.noise,
     ),
     LayerKind("flatten", (), "CxHxW to C·H·W features, in this order", emitters.flatten),
     LayerKind(
@@ -196,18 +188,17 @@ LAYERS: tuple[LayerKind, ...] = (
             Parameter("mode", choice("nearest", "bilinear"), "nearest", "interpolation, half-pixel centres"),
         ),
         "enlarges images by a whole factor",
-        None,
-        shape=emitters.upsampled_shape,
+        emitters.upsample,
     ),
     LayerKind("loss", _LOSS, "cross-entropy of the soft-max", emitters.loss_softmax, variant="softmax"),
     LayerKind(
         "loss",
         (Parameter("margin", real(0.0), 1.0, "the margin"), _LOSS[0]),
         "multi-class hinge: sum over j != y of max(0, margin + s_j - s_y)",
-        None,
+        emitters.loss_hinge,
         variant="hinge",
     ),
-    LayerKind("loss", (_LOSS[0],), "mean squared error", None, variant="mse"),
+    LayerKind("loss", (_LOSS[0],), "mean squared error; labels are taken as one-hot", emitters.loss_mse, variant="mse"),
 )
 
 # By word, then by variant (None where there is only one).

@@ -16,7 +16,6 @@ from convc.frontend.statement_parser import STATEMENT_WORDS
 from convc.ir.diagnostic import CompileError, Diagnostic, Note, fail
 from convc.ir.graph import Graph, Value
 from convc.ir.span import Span
-from convc.ir.types import Shape, f32
 
 Task = Generator["Task", None, None]
 
@@ -145,11 +144,6 @@ class Machine:
             span,
             hint="`from NAME` continues elsewhere",
         )
-
-    @staticmethod
-    def placeholder(shape: Shape) -> Value:
-        """A value that stands for one that could not be built, so that checking can go on."""
-        return Value(f32(*shape))
 
     def is_statement(self, word: str) -> bool:
         """Whether a word can begin a statement."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from convc.frontend import syntax
-from convc.frontend.application import Application, unavailable
+from convc.frontend.application import Application
 from convc.frontend.arguments import Bound, bind
 from convc.frontend.context import ENDED, UNKNOWN, Context, Current, Shared
 from convc.frontend.emission import Layer
@@ -20,6 +20,8 @@ from convc.ir.diagnostic import Note, fail
 from convc.ir.graph import Value
 from convc.ir.op import Op
 from convc.ir.ops.elementwise import Add, Multiply
+from convc.ir.ops.join import Concat
+from convc.ir.ops.maps import ScaleMaps
 from convc.ir.span import Span
 
 _JOIN_ARGUMENTS = tuple(parameter for parameter in COMMON if parameter.key == "name")
@@ -91,33 +93,32 @@ class Topology(Application):
             if isinstance(name, str)
             else context.naming.prefix + statement.word
         )
-        self.combine(statement.word, [first, *known], statement.span, label, context)
+        self.combine(statement.word, [first, *known], statement.span, label)
 
-    def combine(self, word: str, values: Sequence[Value], span: Span, label: str, context: Context) -> None:
+    def combine(self, word: str, values: Sequence[Value], span: Span, label: str) -> None:
         """Add, multiply or concatenate values; the result becomes the current one."""
         first = values[0]
         if word == "concat":
-            self._concatenate(values, span, context)
+            self._concatenate(values, span, label)
             return
         for value in values[1:]:
-            if value.shape == first.shape:
+            if value.shape == first.shape or (word == "mul" and _spreads(value, first)):
                 continue
-            spreads = value.type.rank == 4 and value.shape[1:] == (first.shape[1], 1, 1)
-            if word == "mul" and spreads:
-                self.record(unavailable("`mul` with 1x1 maps", span), context)
-                raise Unknown
             shapes = " and ".join(shape_text(v.shape[1:]) for v in (first, value))
             fail(f"shape-{word}", f"`{word}` needs equal shapes, not {shapes}", span)
-        op: Op = Add() if word == "add" else Multiply()
         total = first
         builder = self.emission.builder
         with builder.at((span,), label):
             for value in values[1:]:
-                total = builder.add(op, total, value)
-        self.current = total
-        self.emission.layers.append(Layer(label, word, span, first.shape[1:], total.shape[1:]))
+                product: Op = Multiply() if value.shape == first.shape else ScaleMaps()
+                total = builder.add(Add() if word == "add" else product, total, value)
+        self._joined(total, word, first, span, label)
 
-    def _concatenate(self, values: Sequence[Value], span: Span, context: Context) -> None:
+    def _joined(self, value: Value, word: str, first: Value, span: Span, label: str) -> None:
+        self.current = value
+        self.emission.layers.append(Layer(label, word, span, first.shape[1:], value.shape[1:]))
+
+    def _concatenate(self, values: Sequence[Value], span: Span, label: str) -> None:
         first = values[0]
         for value in values[1:]:
             if value.type.rank != first.type.rank or value.shape[2:] != first.shape[2:]:
@@ -125,8 +126,10 @@ class Topology(Application):
                 fail("shape-concat", f"`concat` joins channels of images of one size, not {shapes}", span)
         shape = (first.shape[0], sum(value.shape[1] for value in values), *first.shape[2:])
         self.emission.check_size(shape[1:], span, "the result of concat,")
-        self.record(unavailable("`concat`", span), context)
-        self.current = self.placeholder(shape)
+        builder = self.emission.builder
+        with builder.at((span,), label):
+            joined = builder.add(Concat(), *values) if len(values) > 1 else first  # one branch alone
+        self._joined(joined, "concat", first, span, label)
 
     # Bodies side by side
 
@@ -154,7 +157,7 @@ class Topology(Application):
                 statement.word_span,
                 hint="`skip auto` inserts a 1x1 convolution where shapes differ",
             )
-        self.combine("add", [main, side], statement.word_span, f"{path}.add", context)
+        self.combine("add", [main, side], statement.word_span, f"{path}.add")
 
     def _project(self, main: Value, side: Value, statement: syntax.Residual, context: Context) -> Value:
         """What `skip auto` inserts: conv C k=1 s=S bias=no -> bn."""
@@ -203,7 +206,7 @@ class Topology(Application):
         values = [end for end in ends if isinstance(end, Value)]
         if len(values) < len(ends):
             raise Unknown
-        self.combine("concat", values, statement.word_span, path, context)
+        self.combine("concat", values, statement.word_span, path)
 
     def aux(self, statement: syntax.Aux, context: Context) -> Task:
         """`aux { … loss … }`: the current value stays as it was."""
@@ -265,3 +268,8 @@ class Topology(Application):
         link = context.linked(f"in the shared part `{known.statement.name}`, run again here", span)
         inner = replace(inner, naming=Naming(known.path + "."), chain=link, auxiliary=context.auxiliary, uses=runs)
         yield self.body(known.statement.body, inner)
+
+
+def _spreads(value: Value, over: Value) -> bool:
+    """Whether a value has one number for each map of another one."""
+    return value.type.rank == over.type.rank == 4 and value.shape[1:] == (over.shape[1], 1, 1)

@@ -38,10 +38,27 @@ def philox(counter: tuple[np.ndarray, ...], key: tuple[int, int]) -> tuple[np.nd
     return tuple(word.astype(np.uint32) for word in (c0, c1, c2, c3))
 
 
-def random_bits(shape: tuple[int, ...], seed: int, stream: int, step: int) -> np.ndarray:
-    """One uint32 per element of a tensor: word 0 of Philox at counter (element, update)."""
+def random_words(shape: tuple[int, ...], seed: int, stream: int, step: int) -> tuple[np.ndarray, ...]:
+    """Four uint32 per element of a tensor: Philox at counter (element, update)."""
     size = int(np.prod(shape, dtype=np.int64))
     element = np.arange(size, dtype=np.uint64)
     low, high = element & np.uint64(0xFFFFFFFF), element >> np.uint64(32)
     update = np.asarray(step & 0xFFFFFFFF), np.asarray((step >> 32) & 0xFFFFFFFF)
-    return philox((low, high, *update), (seed & 0xFFFFFFFF, stream))[0].reshape(shape)
+    words = philox((low, high, *update), (seed & 0xFFFFFFFF, stream))
+    return tuple(word.reshape(shape) for word in words)
+
+
+def random_bits(shape: tuple[int, ...], seed: int, stream: int, step: int) -> np.ndarray:
+    """One uint32 per element of a tensor: word 0 of `random_words`."""
+    return random_words(shape, seed, stream, step)[0]
+
+
+def gaussian(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """A standard normal number (float64) from two words of random bits each, by Box & Muller (1958).
+
+    √(−2·ln u)·sin(π·v) with u in (0, 1] and v in [−1, 1), multiples of 2⁻²⁴ and 2⁻²³: float32 holds them exactly, so
+    back ends differ from this by rounding only. The largest magnitude is √(48·ln 2) = 5.77.
+    """
+    u = ((first >> np.uint32(8)) + np.float64(1)) / 2**24
+    v = (second >> np.uint32(8)) / np.float64(2**23) - 1
+    return np.sqrt(-2 * np.log(u)) * np.sin(np.pi * v)

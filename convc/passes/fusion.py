@@ -40,6 +40,8 @@ from convc.ir.ops import (
     SpatialSum,
     SpreadMaps,
     Unflatten,
+    Upsample,
+    UpsampleBackward,
 )
 from convc.ir.ops.elementwise import Elementwise
 from convc.ir.ops.random import Draw
@@ -67,6 +69,8 @@ EPILOGUE_ANCHORS: tuple[type[Op], ...] = (
     ScaleMaps,
     SpatialSum,
     SpreadMaps,
+    Upsample,
+    UpsampleBackward,
 )
 _WEIGHT_GRADIENTS = (Conv2dBackwardWeights, LinearBackwardWeights)
 _VIEWS = (Flatten, Unflatten)

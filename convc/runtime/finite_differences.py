@@ -19,6 +19,7 @@ from convc.ir.graph import Graph, Node, Value
 from convc.ir.interpreter import Arrays
 from convc.ir.op import Op
 from convc.ir.ops.activation import Elu, LeakyRelu, Maxout, Prelu, Relu, Relu6, Step
+from convc.ir.ops.distance import Hinge
 from convc.ir.ops.elementwise import Absolute, Greater, Maximum, Minimum, Sign, spread
 from convc.ir.ops.pool import MaxPool
 
@@ -140,6 +141,11 @@ def _first_in_group(op: Op, *operands: np.ndarray) -> np.ndarray:
     return operands[0].reshape(n, c // op.group, op.group, *rest).argmax(2)
 
 
+def _violated(op: Op, *operands: np.ndarray) -> np.ndarray:
+    assert isinstance(op, Hinge)
+    return op.violations(*operands) > 0
+
+
 # For every op with a kink: which smooth piece its operands are on.
 _SIDES: dict[type[Op], Callable[..., np.ndarray]] = {
     Relu: _positive,
@@ -155,4 +161,5 @@ _SIDES: dict[type[Op], Callable[..., np.ndarray]] = {
     Greater: _larger,
     MaxPool: _first_in_window,
     Maxout: _first_in_group,
+    Hinge: _violated,
 }

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convc.ir.diagnostic import CompileError, with_sources
+from convc.ir.diagnostic import CompileError, fail, with_sources
 from convc.runtime import environment
 from convc.runtime.atomic import write_text
 from convc.runtime.build import build_net
@@ -230,7 +230,14 @@ class _Training:
     def _saved_position(self) -> Position | None:
         if not self.folder.state.exists():
             return None
-        return parse_position(self.folder.state, read_checkpoint(self.folder.state).metadata)
+        position = parse_position(self.folder.state, read_checkpoint(self.folder.state).metadata)
+        # Between two epochs nothing is under way; a state from elsewhere may claim anything.
+        rows = min(position.batch * self.plan.settings.batch, len(self.plan.dataset.train))
+        batches = -(-len(self.plan.dataset.train) // self.plan.settings.batch)
+        if position.batch > batches or position.images != rows:
+            where = f"{position.images} images in {position.batch} batches of {batches}"
+            fail("checkpoint-unreadable", f"{self.folder.state} is damaged: it stands at {where}")
+        return position
 
     def _restore(self) -> Position:
         """The last saved state, or the beginning where none has been saved."""

@@ -17,8 +17,11 @@ from convc.ir.ops import (
     Conv2dBackwardData,
     DropoutTraining,
     Greater,
+    HingeBackward,
     Linear,
     LinearBackwardData,
+    MeanSquaredErrorBackward,
+    NoiseTraining,
     Relu,
     Select,
     SgdUpdate,
@@ -40,8 +43,11 @@ _BATCHED: dict[type[Op], tuple[int, ...]] = {
     BatchNormTraining: (0,),
     BatchNormBackward: (0, 1),
     DropoutTraining: (0,),
+    NoiseTraining: (0,),
     AvgPoolBackward: (0,),
     SoftmaxCrossEntropyBackward: (1, 2),
+    HingeBackward: (1, 2),
+    MeanSquaredErrorBackward: (1, 2),
     SgdUpdate: (),
     AdamUpdate: (),
 }
@@ -49,6 +55,7 @@ _CONTEXT: dict[type[Op], tuple[str, ...]] = {
     SgdUpdate: ("lr", "step"),
     AdamUpdate: ("lr", "step"),
     DropoutTraining: ("seed", "step"),
+    NoiseTraining: ("seed", "step"),
 }
 
 

@@ -183,8 +183,7 @@ def test_choice_of_the_net() -> None:
 def test_the_digest_is_of_what_decides_a_training() -> None:
     base = loads("net n { input 1x8x8 -> conv 3 k=3 -> relu -> fc 2 -> loss softmax }")
     same = loads(
-        "# another\nnet m { input 1x8x8\n conv 3 k=3\n repeat 1 { relu }\n fc 2\n loss softmax }\n"
-        "train { batch 3 }"
+        "# another\nnet m { input 1x8x8\n conv 3 k=3\n repeat 1 { relu }\n fc 2\n loss softmax }\ntrain { batch 3 }"
     )
     assert base.digest() == same.digest()
     for other in (

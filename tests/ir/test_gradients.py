@@ -22,8 +22,9 @@ DIFFERENTIABLE = [case for case in CASES if case.differentiable]
 # Ops whose gradient is nobody's business: gradients of gradients, what `specialize` replaces before differentiation,
 # integers and bookkeeping.
 WITHOUT_GRADIENT = {
-    "batch_norm", "batch_norm_backward", "dropout", "softmax_backward", "maxout_backward", "max_pool_backward",
-    "softmax_cross_entropy_backward", "count_correct", "channel_sum", "sum", "sgd_update", "adam_update", "constant",
+    "batch_norm", "batch_norm_backward", "lrn_backward", "dropout", "noise", "softmax_backward", "maxout_backward",
+    "max_pool_backward", "softmax_cross_entropy_backward", "hinge_backward", "mse_backward", "count_correct",
+    "channel_sum", "sum", "sgd_update", "adam_update", "constant",
 }  # fmt: skip
 FLAT = {"greater", "sign", "running_average", "step"}  # None, or not what differences show
 

@@ -11,13 +11,18 @@ from convc.ir.ops import OPS
 from convc.ir.ops.activation import Maxout, MaxoutBackward, Prelu, Relu, Softmax, SoftmaxBackward
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
+from convc.ir.ops.distance import Hinge, HingeBackward, MeanSquaredError, MeanSquaredErrorBackward
 from convc.ir.ops.elementwise import Add, Greater, Multiply, Select
+from convc.ir.ops.join import Concat, InsertChannels, SliceChannels
 from convc.ir.ops.linear import Linear, LinearBackwardData, LinearBackwardWeights
+from convc.ir.ops.local_response import LocalResponseNorm, LocalResponseNormBackward
 from convc.ir.ops.loss import CountCorrect, SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward
+from convc.ir.ops.maps import ScaleMaps, SpatialSum, SpreadMaps
 from convc.ir.ops.norm import BatchNorm, BatchNormBackward, BatchNormTraining
 from convc.ir.ops.pool import AvgPool, AvgPoolBackward, MaxPool, MaxPoolBackward
-from convc.ir.ops.random import Dropout, DropoutTraining
+from convc.ir.ops.random import Dropout, DropoutTraining, Noise, NoiseTraining
 from convc.ir.ops.reduce import ChannelSum
+from convc.ir.ops.resample import Upsample, UpsampleBackward
 from convc.ir.ops.shape import Flatten, Unflatten
 from convc.ir.ops.update import AdamUpdate, SgdUpdate
 from convc.ir.types import DType, TensorType, f32
@@ -84,6 +89,9 @@ ERRORS: list[tuple[Op, tuple[TensorType, ...], list[str]]] = [
     (Dropout(-0.5), (IMAGE,), ["-0.5"]),
     (DropoutTraining(2.0), (IMAGE, i32(), i32()), ["2.0"]),
     (DropoutTraining(), (IMAGE, i32(1), i32()), ["scalars", "i32[1]"]),
+    (Noise(-0.5), (IMAGE,), ["-0.5"]),
+    (NoiseTraining(float("inf")), (IMAGE, i32(), i32()), ["inf"]),
+    (NoiseTraining(), (IMAGE, i32(), i32(1)), ["scalars", "i32[1]"]),
     (Flatten(), (f32(3),), ["flatten", "f32[3]"]),
     (Unflatten((3, 4)), (f32(2, 13),), ["f32[2,13]", "(3, 4)"]),
     (Unflatten((-3, -4)), (f32(2, 12),), ["(-3, -4)"]),
@@ -106,6 +114,32 @@ ERRORS: list[tuple[Op, tuple[TensorType, ...], list[str]]] = [
     (SgdUpdate(momentum=0.9), (f32(3), f32(3), f32(), i32()), ["1 states"]),
     (SgdUpdate(), (f32(3), f32(3), f32(1), i32()), ["scalars", "f32[1]"]),
     (AdamUpdate(), (f32(3), f32(3), f32(3), f32(), i32()), ["2 states"]),
+    (Concat(), (IMAGE,), ["at least 2", "1"]),
+    (Concat(), (IMAGE, f32(2, 3, 7, 6)), ["f32[2,3,7,7]", "f32[2,3,7,6]"]),
+    (Concat(), (f32(3), f32(3)), ["channels", "f32[3]"]),
+    (SliceChannels(1, 3), (IMAGE,), ["1 to 3", "3"]),
+    (SliceChannels(0, 0), (IMAGE,), ["0 to -1"]),
+    (InsertChannels(2, 4), (IMAGE,), ["3 channels", "2", "4"]),
+    (ScaleMaps(), (IMAGE, f32(2, 4, 1, 1)), ["f32[2,3,7,7]", "f32[2,4,1,1]"]),
+    (ScaleMaps(), (f32(2, 3), f32(2, 3)), ["images", "f32[2,3]"]),
+    (SpatialSum(), (f32(2, 3),), ["images", "f32[2,3]"]),
+    (SpreadMaps((2, 2)), (IMAGE,), ["one pixel", "f32[2,3,7,7]"]),
+    (SpreadMaps((0, 2)), (f32(2, 3, 1, 1),), ["0x2"]),
+    (LocalResponseNorm(), (f32(3),), ["no channels", "f32[3]"]),
+    (LocalResponseNorm(size=0), (IMAGE,), ["at least 1", "0"]),
+    (LocalResponseNorm(alpha=-1.0, k=0.5), (IMAGE,), ["alpha", "-1.0", "0.5"]),
+    (LocalResponseNormBackward(), (f32(2, 3), IMAGE), ["f32[2,3]", "f32[2,3,7,7]"]),
+    (Hinge(), (f32(7, 10), i32(6)), ["i32[6]", "i32[7]"]),
+    (Hinge(-1.0), (f32(7, 10), i32(7)), ["margin", "-1.0"]),
+    (HingeBackward(), (f32(1), f32(7, 10), i32(7)), ["scalar", "f32[1]"]),
+    (MeanSquaredError(), (f32(7, 10), f32(7, 9)), ["f32[7,9]", "f32[7,10]"]),
+    (MeanSquaredError(), (f32(7, 10), i32(6)), ["i32[6]", "i32[7]"]),
+    (MeanSquaredError(), (f32(7), f32(7)), ["(N, K)", "f32[7]"]),
+    (MeanSquaredErrorBackward(), (f32(2), f32(7, 10), i32(7)), ["scalar", "f32[2]"]),
+    (Upsample(), (f32(2, 3),), ["images", "f32[2,3]"]),
+    (Upsample(0), (IMAGE,), ["at least 1", "0"]),
+    (Upsample(2, "cubic"), (IMAGE,), ["cubic"]),
+    (UpsampleBackward(2), (IMAGE,), ["7x7", "2"]),
     (Constant((1.0, 2.0), (3,)), (), ["2 values", "(3,)"]),
     (Constant((1.0,), (-1,)), (), ["negative", "-1"]),
 ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convc.ir.ops.random import DropoutTraining
-from convc.ir.philox import philox, random_bits, stream_key
+from convc.ir.ops.random import DropoutTraining, NoiseTraining
+from convc.ir.philox import gaussian, philox, random_bits, stream_key
 
 ANSWERS = [
     ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
@@ -74,3 +74,23 @@ def test_dropout_mask_does_not_depend_on_the_batch() -> None:
     x = np.ones((8, 3, 2, 2), np.float32)
     op, seed, step = DropoutTraining(0.5, 7), np.asarray(3), np.asarray(1)
     np.testing.assert_array_equal(op.reference(x, seed, step)[:5], op.reference(x[:5], seed, step))
+
+
+def test_noise_is_standard_normal() -> None:
+    x = np.zeros((100, 1000))
+    z = NoiseTraining(1.0, 7).reference(x, np.asarray(3), np.asarray(1))
+    assert z.mean() == pytest.approx(0, abs=0.015)
+    assert z.std() == pytest.approx(1, abs=0.015)
+    assert (z**3).mean() == pytest.approx(0, abs=0.05)
+    assert (z**4).mean() == pytest.approx(3, abs=0.1)
+    assert (np.abs(z) < 1.96).mean() == pytest.approx(0.95, abs=0.005)
+    assert np.abs(z).max() < 5.78
+    again = NoiseTraining(1.0, 7).reference(x, np.asarray(3), np.asarray(2))
+    assert abs(np.corrcoef(z.ravel(), again.ravel())[0, 1]) < 0.02
+
+
+def test_gaussian_at_the_ends_of_its_words() -> None:
+    zero, most, quarter = (np.asarray([word], np.uint32) for word in (0, 2**32 - 1, 2**30))
+    assert gaussian(most, quarter)[0] == 0  # ln 1
+    assert gaussian(zero, quarter)[0] == pytest.approx(-np.sqrt(48 * np.log(2)))
+    assert gaussian(zero, zero)[0] == pytest.approx(0, abs=1e-12)

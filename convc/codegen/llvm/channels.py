@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from convc.codegen.llvm.kernel import KernelBuilder, Spot
-from convc.codegen.llvm.vocabulary import Function, Index
+from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.passes.layout import ImageLayout
 from convc.passes.machine import split_lanes
 
@@ -44,3 +44,11 @@ def spot_at(f: Function, layout: ImageLayout, row: Index, pixel: Index, channel:
     if isinstance(channel, int):
         return Spot(row, pixel, channel, base, channel, lanes, real)
     return Spot(row, pixel, channel, f.add(base, channel), 0, lanes, real)
+
+
+def masked(f: Function, value: V, real: int) -> V:
+    """The vector with zeros in the lanes beyond the `real` ones."""
+    if real == value.lanes:
+        return value
+    mask = f.integers([lane < real for lane in range(value.lanes)], "i1")
+    return f.select(mask, value, f.constant(0.0, value.lanes))

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from convc.codegen.llvm.elementwise import ELEMENTWISE
-from convc.codegen.llvm.mathematics import philox_word
+from convc.codegen.llvm.mathematics import gaussian, philox_words
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.graph import Node, Value
 from convc.ir.op import Op
 from convc.ir.ops.constant import Constant
-from convc.ir.ops.random import DropoutTraining
+from convc.ir.ops.random import Draw, DropoutTraining, NoiseTraining
 from convc.passes.fusion import Kernel, is_boolean, is_immediate, resolve
 from convc.passes.layout import ImageLayout, Layout
 from convc.passes.plan import Plan
@@ -155,7 +155,7 @@ class KernelBuilder:
     @property
     def needs_position(self) -> bool:
         """Whether the chain asks which element it works on."""
-        return any(isinstance(node.op, DropoutTraining) for node in self.kernel.chain)
+        return any(isinstance(node.op, Draw) for node in self.kernel.chain)
 
     def finish(self, f: Function, spot: Spot, start: V | None) -> None:
         """Apply the chain to the anchor's result `start` at a spot, and store what the kernel writes."""
@@ -172,9 +172,12 @@ class KernelBuilder:
                 f.store(vector, self._address(f, value, spot))
 
     def _apply(self, f: Function, node: Node, spot: Spot, known: dict[Value, V]) -> V:
-        if isinstance(node.op, DropoutTraining):
+        if isinstance(node.op, (DropoutTraining, NoiseTraining)):
             x = known.get(node.operands[0]) or self._fetch(f, node.operands[0], spot)
-            return self._dropout(f, node.op, x, node.operands[0], spot)
+            words = self._random_words(f, node.op.stream, node.operands[0], spot)
+            if isinstance(node.op, DropoutTraining):
+                return _dropout(f, node.op, x, words[0])
+            return _noise(f, node.op, x, *words)
         operands = [known[value] if value in known else self._fetch(f, value, spot) for value in node.operands]
         return ELEMENTWISE[type(node.op)](f, node.op, *operands)
 
@@ -192,16 +195,22 @@ class KernelBuilder:
             return f.address(pointer, spot.channel)
         return f.address(f.address(pointer, spot.base), spot.extra)
 
-    def _dropout(self, f: Function, op: DropoutTraining, x: V, operand: Value, spot: Spot) -> V:
-        """Elements are numbered in NCHW order: ((row·C + channel)·pixels + pixel)."""
+    def _random_words(self, f: Function, stream: int, operand: Value, spot: Spot) -> tuple[V, V]:
+        """Random bits of the elements at a spot, numbered in NCHW order: ((row·C + channel)·pixels + pixel)."""
         layout = self.image(resolve(operand))
         channel = f.add(f.multiply(spot.row, layout.channels), spot.channel)
         first = f.add(f.multiply(channel, layout.pixels), spot.pixel)
         offsets = f.integers([lane * layout.pixels for lane in range(spot.lanes)], "i64") if spot.lanes > 1 else None
         base = f.splat(V(str(first), "i64") if isinstance(first, int) else first, spot.lanes)
         element = base if offsets is None else f.binary("add", base, offsets)
-        seed, step = context_word(f, SEED), context_word(f, STEP)
-        bits = philox_word(f, element, seed, step, op.stream)
-        threshold = f.splat(V(str(op.threshold), "i64"), spot.lanes)
-        scaled = f.binary("fmul", x, f.constant(1 / (1 - op.rate), spot.lanes))
-        return f.select(f.compare("uge", bits, threshold), scaled, f.constant(0.0, spot.lanes))
+        return philox_words(f, element, context_word(f, SEED), context_word(f, STEP), stream)
+
+
+def _dropout(f: Function, op: DropoutTraining, x: V, bits: V) -> V:
+    threshold = f.splat(V(str(op.threshold), "i64"), x.lanes)
+    scaled = f.binary("fmul", x, f.constant(1 / (1 - op.rate), x.lanes))
+    return f.select(f.compare("uge", bits, threshold), scaled, f.constant(0.0, x.lanes))
+
+
+def _noise(f: Function, op: NoiseTraining, x: V, first: V, second: V) -> V:
+    return f.fma(gaussian(f, first, second), f.constant(op.std, x.lanes), x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from convc.codegen.llvm.channel_layout import lower_concat, lower_insert_channels, lower_slice_channels
 from convc.codegen.llvm.classification import (
     lower_count_correct,
     lower_maxout,
@@ -13,9 +14,10 @@ from convc.codegen.llvm.classification import (
     lower_softmax_backward,
     lower_softmax_cross_entropy,
     lower_softmax_cross_entropy_backward,
-    scratch_per_pixel,
 )
 from convc.codegen.llvm.direct import lower_conv2d, lower_conv2d_backward_data, scratch_backward_data
+from convc.codegen.llvm.feature_maps import lower_spatial_sum, lower_spread_maps
+from convc.codegen.llvm.folding import scratch_per_pixel
 from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.linear import (
     lower_linear,
@@ -23,12 +25,15 @@ from convc.codegen.llvm.linear import (
     lower_linear_backward_weights,
     scratch_linear_backward_data,
 )
+from convc.codegen.llvm.local_response import lower_local_response, scratch_local_response
+from convc.codegen.llvm.losses import lower_hinge, lower_hinge_backward, lower_mse, lower_mse_backward
 from convc.codegen.llvm.normalization import (
     lower_batch_norm_backward,
     lower_batch_norm_training,
     scratch_batch_norm,
 )
 from convc.codegen.llvm.pooling import lower_pool, lower_pool_backward, scratch_pool_backward
+from convc.codegen.llvm.resampling import lower_upsample, lower_upsample_backward
 from convc.codegen.llvm.step import BARRIER, Call, make_step
 from convc.codegen.llvm.sweeps import (
     lower_channel_sum,
@@ -78,12 +83,28 @@ LOWERINGS: dict[type[Op], Lowering] = {
     ops.ChannelSum: Lowering(lower_channel_sum, scratch_channel_sum),
     ops.Sum: Lowering(lower_sum),
     ops.Relayout: Lowering(lower_relayout),
+    ops.Concat: Lowering(lower_concat),
+    ops.SliceChannels: Lowering(lower_slice_channels),
+    ops.InsertChannels: Lowering(lower_insert_channels),
+    ops.ScaleMaps: Lowering(lower_spread_maps),
+    ops.SpreadMaps: Lowering(lower_spread_maps),
+    ops.SpatialSum: Lowering(lower_spatial_sum),
+    ops.LocalResponseNorm: Lowering(lower_local_response, scratch_local_response),
+    ops.LocalResponseNormBackward: Lowering(lower_local_response, scratch_local_response),
+    ops.Hinge: Lowering(lower_hinge, scratch_per_pixel),
+    ops.HingeBackward: Lowering(lower_hinge_backward),
+    ops.MeanSquaredError: Lowering(lower_mse, scratch_per_pixel),
+    ops.MeanSquaredErrorBackward: Lowering(lower_mse_backward),
+    ops.Upsample: Lowering(lower_upsample),
+    ops.UpsampleBackward: Lowering(lower_upsample_backward),
     ops.SgdUpdate: Lowering(lower_update),
     ops.AdamUpdate: Lowering(lower_update),
 }
 
 # Not kernels: views, constants, and what `specialize` has replaced by the time code is generated.
-DECOMPOSED: frozenset[type[Op]] = frozenset({ops.Constant, ops.Flatten, ops.Unflatten, ops.BatchNorm, ops.Dropout})
+DECOMPOSED: frozenset[type[Op]] = frozenset(
+    {ops.Constant, ops.Flatten, ops.Unflatten, ops.BatchNorm, ops.Dropout, ops.Noise}
+)
 
 
 def lowering_of(kernel: Kernel) -> Lowering:

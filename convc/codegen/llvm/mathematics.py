@@ -88,8 +88,8 @@ def _power_of_two(f: Function, exponent: V) -> V:
     return f.convert("bitcast", f.binary("shl", biased, _i32(f, 23, exponent.lanes)), "float")
 
 
-def philox_word(f: Function, element: V, seed: V, step: V, stream: int) -> V:
-    """Word 0 of Philox 4x32-10 at counter (element, step), key (seed, stream): see `convc.ir.philox`.
+def philox_words(f: Function, element: V, seed: V, step: V, stream: int) -> tuple[V, V]:
+    """Words 0 and 1 of Philox 4x32-10 at counter (element, step), key (seed, stream): see `convc.ir.philox`.
 
     `element` holds 64-bit element numbers, `seed` and `step` are i64 scalars. Words stay in 64-bit lanes, their upper
     halves zero, because the rounds need full products.
@@ -109,7 +109,7 @@ def philox_word(f: Function, element: V, seed: V, step: V, stream: int) -> V:
         c1, c3 = f.binary("and", right, mask), f.binary("and", left, mask)
         k0 = f.binary("and", f.binary("add", k0, _i64(f, WEYL[0], lanes)), mask)
         k1 = (k1 + WEYL[1]) & 0xFFFFFFFF
-    return c0
+    return c0, c1
 
 
 def logarithm(f: Function, x: V) -> V:
@@ -132,3 +132,34 @@ def logarithm(f: Function, x: V) -> V:
     tail = f.fma(n, f.constant(_LN2_LOW, lanes), tail)
     tail = f.fma(square, f.constant(-0.5, lanes), tail)
     return f.fma(n, f.constant(_LN2_HIGH, lanes), f.binary("fadd", r, tail))
+
+
+def gaussian(f: Function, first: V, second: V) -> V:
+    """A standard normal number from two 32-bit words in 64-bit lanes: see `convc.ir.philox.gaussian`."""
+    lanes = first.lanes
+    one = f.constant(1.0, lanes)
+    u, v = (_upper_bits(f, word) for word in (first, second))
+    u = f.binary("fmul", f.binary("fadd", u, one), f.constant(2.0**-24, lanes))
+    v = f.fma(v, f.constant(2.0**-23, lanes), f.negate(one))
+    # ln 1 may come out as the negative of zero or of a rounding error: the square root wants at least zero.
+    square = f.binary("fmul", f.constant(-2.0, lanes), logarithm(f, u))
+    zero = f.constant(0.0, lanes)
+    square = f.select(f.compare("ogt", square, zero), square, zero)
+    return f.binary("fmul", f.unary("sqrt", square), sine_of_turns(f, v))
+
+
+def _upper_bits(f: Function, word: V) -> V:
+    """The upper 24 of 32 bits, as a float."""
+    return f.convert("sitofp", f.convert("trunc", f.binary("lshr", word, _i64(f, 8, word.lanes)), "i32"), "float")
+
+
+def sine_of_turns(f: Function, x: V) -> V:
+    """sin(π·x) for |x| <= 1: mirrored at ±½, exactly, then Taylor's series; absolute error below 1e-7."""
+    lanes = x.lanes
+    magnitude = f.unary("fabs", x)
+    mirrored = f.binary("fsub", f.constant(1.0, lanes), magnitude)
+    folded = f.select(f.compare("ogt", magnitude, f.constant(0.5, lanes)), mirrored, magnitude)
+    folded = f.intrinsic(f"llvm.copysign.{_suffix(folded)}", folded.type, folded, x)
+    square = f.binary("fmul", folded, folded)
+    series = tuple((-1) ** n * math.pi ** (2 * n + 1) / math.factorial(2 * n + 1) for n in range(6, -1, -1))
+    return f.binary("fmul", folded, polynomial(f, square, series))

@@ -19,6 +19,7 @@ from convc.ir.ops.activation import (
 )
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
+from convc.ir.ops.distance import Hinge, HingeBackward, MeanSquaredError, MeanSquaredErrorBackward
 from convc.ir.ops.elementwise import (
     Absolute,
     Add,
@@ -35,12 +36,16 @@ from convc.ir.ops.elementwise import (
     Sqrt,
     Subtract,
 )
+from convc.ir.ops.join import Concat, InsertChannels, SliceChannels
 from convc.ir.ops.linear import Linear, LinearBackwardData, LinearBackwardWeights
+from convc.ir.ops.local_response import LocalResponseNorm, LocalResponseNormBackward
 from convc.ir.ops.loss import CountCorrect, SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward
+from convc.ir.ops.maps import ScaleMaps, SpatialSum, SpreadMaps
 from convc.ir.ops.norm import BatchNorm, BatchNormBackward, BatchNormTraining
 from convc.ir.ops.pool import AvgPool, AvgPoolBackward, MaxPool, MaxPoolBackward
-from convc.ir.ops.random import Dropout, DropoutTraining
+from convc.ir.ops.random import Dropout, DropoutTraining, Noise, NoiseTraining
 from convc.ir.ops.reduce import ChannelSum, Sum
+from convc.ir.ops.resample import Upsample, UpsampleBackward
 from convc.ir.ops.shape import Flatten, Relayout, Unflatten
 from convc.ir.ops.update import AdamUpdate, SgdUpdate
 
@@ -50,10 +55,14 @@ _ALL: tuple[type[Op], ...] = (
     Conv2d, Conv2dBackwardData, Conv2dBackwardWeights,
     Linear, LinearBackwardData, LinearBackwardWeights,
     MaxPool, MaxPoolBackward, AvgPool, AvgPoolBackward,
+    Upsample, UpsampleBackward,
     BatchNorm, BatchNormTraining, BatchNormBackward,
+    LocalResponseNorm, LocalResponseNormBackward,
     Softmax, SoftmaxBackward, Maxout, MaxoutBackward,
-    Dropout, DropoutTraining,
+    Dropout, DropoutTraining, Noise, NoiseTraining,
     Flatten, Unflatten, Relayout,
+    Concat, SliceChannels, InsertChannels,
+    ScaleMaps, SpatialSum, SpreadMaps,
     # element by element
     Relu, LeakyRelu, Prelu, Elu, Sigmoid, Tanh, Step, Relu6,
     Add, Subtract, Multiply, Divide, Maximum, Minimum, Negate, Absolute, Sign, Exp, Sqrt, Greater, Select,
@@ -61,6 +70,7 @@ _ALL: tuple[type[Op], ...] = (
     # reductions, losses, updates
     ChannelSum, Sum,
     SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward, CountCorrect,
+    Hinge, HingeBackward, MeanSquaredError, MeanSquaredErrorBackward,
     SgdUpdate, AdamUpdate,
 )  # fmt: skip
 

@@ -20,7 +20,8 @@ def label_type(logits: TensorType) -> TensorType:
     return TensorType(DType.I32, (logits.shape[0], *logits.shape[2:]))
 
 
-def _check(logits: TensorType, labels: TensorType) -> None:
+def check_labels(logits: TensorType, labels: TensorType) -> None:
+    """Raises `InferError` unless the labels are class numbers for the rows (and pixels) of the logits."""
     require(logits.rank in (2, 4), "a loss reads (N, K) or (N, K, H, W), not {}", logits)
     expected = label_type(logits)
     require(logits.shape[1] >= 1, "there are no classes in {}", logits)
@@ -36,7 +37,7 @@ class SoftmaxCrossEntropy(Op):
     smooth: float = 0.0
 
     def infer(self, logits: TensorType, labels: TensorType) -> TensorType:
-        _check(logits, labels)
+        check_labels(logits, labels)
         return logits.with_shape(())
 
     def reference(self, logits: Array, labels: Array) -> Array:
@@ -66,7 +67,7 @@ class SoftmaxCrossEntropyBackward(Op):
     smooth: float = 0.0
 
     def infer(self, dloss: TensorType, logits: TensorType, labels: TensorType) -> TensorType:
-        _check(logits, labels)
+        check_labels(logits, labels)
         require(dloss.rank == 0, "the cotangent of a loss is a scalar, not {}", dloss)
         return logits.with_shape(logits.shape)
 
@@ -84,7 +85,7 @@ class CountCorrect(Op):
     reduces_batch: ClassVar[bool] = True
 
     def infer(self, logits: TensorType, labels: TensorType) -> TensorType:
-        _check(logits, labels)
+        check_labels(logits, labels)
         return logits.with_shape(())
 
     def reference(self, logits: Array, labels: Array) -> Array:

@@ -1,17 +1,18 @@
-"""Noise in training, averaged out at test: dropout.
+"""Noise in training, averaged out at test: dropout, and Gaussian noise.
 
 The random bits come from `convc.ir.philox`: the backward pass draws the same mask again instead of storing it.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from convc.ir.op import Array, Cost, Cotangents, Op, require, traffic
-from convc.ir.philox import random_bits
+from convc.ir.philox import gaussian, random_bits, random_words
 from convc.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Dropout(Op):
     stream: int = 0
 
     def infer(self, x: TensorType) -> TensorType:
-        require(0 <= self.rate < 1, "a dropout rate lies in [0, 1), not {}", self.rate)
+        _check_rate(self.rate)
         return x.with_shape(x.shape)
 
     def reference(self, x: Array) -> Array:
@@ -39,7 +40,31 @@ class Dropout(Op):
 
 
 @dataclass(frozen=True)
-class DropoutTraining(Op):
+class Draw(Op):
+    """Base. x, seed, step -> y, element by element, with random bits that depend on the element's place."""
+
+    def infer(self, x: TensorType, seed: TensorType, step: TensorType) -> TensorType:
+        require(seed.rank == 0 and step.rank == 0, "seed and step are scalars, not {} and {}", seed, step)
+        self.check()
+        return x.with_shape(x.shape)
+
+    def check(self) -> None:
+        """Raises `InferError` for senseless attributes."""
+
+    def cost(self, *operands: TensorType) -> Cost:
+        return Cost(40 * operands[0].size, traffic(operands[0], operands[0]))
+
+
+def _check_rate(rate: float) -> None:
+    require(0 <= rate < 1, "a dropout rate lies in [0, 1), not {}", rate)
+
+
+def _check_deviation(std: float) -> None:
+    require(0 <= std < math.inf, "a standard deviation is not negative, and finite, not {}", std)
+
+
+@dataclass(frozen=True)
+class DropoutTraining(Draw):
     """x, seed, step -> x/(1 − rate) where the element's random bits are at least rate·2³², else 0."""
 
     name: ClassVar[str] = "dropout_training"
@@ -51,18 +76,53 @@ class DropoutTraining(Op):
         """Elements whose 32 random bits are below this are dropped."""
         return min(round(self.rate * 2**32), 2**32 - 1)
 
-    def infer(self, x: TensorType, seed: TensorType, step: TensorType) -> TensorType:
-        require(seed.rank == 0 and step.rank == 0, "seed and step are scalars, not {} and {}", seed, step)
-        require(0 <= self.rate < 1, "a dropout rate lies in [0, 1), not {}", self.rate)
-        return x.with_shape(x.shape)
+    def check(self) -> None:
+        _check_rate(self.rate)
 
     def reference(self, x: Array, seed: Array, step: Array) -> Array:
         bits = random_bits(x.shape, int(seed), self.stream, int(step))
         return np.where(bits >= self.threshold, x * np.asarray(1 / (1 - self.rate), x.dtype), 0).astype(x.dtype)
 
-    def cost(self, *operands: TensorType) -> Cost:
-        return Cost(40 * operands[0].size, traffic(operands[0], operands[0]))
-
     def vjp(self, b: Builder, node: Node, cotangents: Cotangents) -> Cotangents:
         (dy,) = cotangents
         return b.add(self, dy, *node.operands[1:]), None, None
+
+
+@dataclass(frozen=True)
+class Noise(Op):
+    """What the front end emits: nothing at inference; `specialize` makes it `noise_training` for training."""
+
+    name: ClassVar[str] = "noise"
+    std: float = 0.1
+    stream: int = 0
+
+    def infer(self, x: TensorType) -> TensorType:
+        _check_deviation(self.std)
+        return x.with_shape(x.shape)
+
+    def reference(self, x: Array) -> Array:
+        return x
+
+    def cost(self, *operands: TensorType) -> Cost:
+        return Cost(0, 0)
+
+
+@dataclass(frozen=True)
+class NoiseTraining(Draw):
+    """x, seed, step -> x + std·z, z standard normal, drawn from the element's random bits."""
+
+    name: ClassVar[str] = "noise_training"
+    std: float = 0.1
+    stream: int = 0
+
+    def check(self) -> None:
+        _check_deviation(self.std)
+
+    def reference(self, x: Array, seed: Array, step: Array) -> Array:
+        first, second, *_ = random_words(x.shape, int(seed), self.stream, int(step))
+        return (x + self.std * gaussian(first, second)).astype(x.dtype)
+
+    def vjp(self, b: Builder, node: Node, cotangents: Cotangents) -> Cotangents:
+        # The noise does not depend on x.
+        (dy,) = cotangents
+        return dy, None, None

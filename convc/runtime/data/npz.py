@@ -7,6 +7,7 @@ and the same for val (or valid, validation) and test; `classes` may hold the nam
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -98,8 +99,10 @@ def _array(archive: zipfile.ZipFile, member: str, path: Path) -> np.ndarray:
         fail("data-corrupt", f"{where} is corrupt: {error}")
     except (NotImplementedError, RuntimeError) as error:  # how zipfile reports an unknown method, or encryption
         fail("data-format", f"{where} cannot be unpacked: {error}")
-    except (ValueError, EOFError) as error:
-        fail("data-corrupt", f"{where} is corrupt: {str(error).splitlines()[0]}")
+    except (ValueError, EOFError, SyntaxError, RecursionError, tokenize.TokenError) as error:
+        # The header is a Python literal; NumPy lets what its parser raises pass.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        fail("data-corrupt", f"{where} is corrupt: {reason}")
 
 
 def _promised_bytes(stream: IO[bytes], where: str) -> int:

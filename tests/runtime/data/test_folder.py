@@ -134,7 +134,8 @@ def test_modes(tmp_path: Path) -> None:
     assert value(Image.new("RGB", (6, 6), RED), transparency=RED) == [255, 255, 255]
     assert value(Image.new("CMYK", (6, 6), (0, 255, 255, 0)), "tiff") == [255, 0, 0]
     assert value(Image.new("CMYK", (6, 6), (0, 0, 0, 255)), "tiff", 1) == [0]
-    assert value(Image.new("YCbCr", (6, 6), (120, 128, 128)), "tiff") == [120, 120, 120]
+    # Pillow 12.3 cannot read its own uncompressed YCbCr files.
+    assert value(Image.new("YCbCr", (6, 6), (120, 128, 128)), "tiff", compression="tiff_lzw") == [120, 120, 120]
 
     palette = Image.new("P", (6, 6), 1)
     palette.putpalette([0, 0, 0, *RED])
