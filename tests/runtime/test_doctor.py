@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from convc._version import __version__
-from convc.runtime import doctor as module
+from convc.codegen.llvm import program as module
 from convc.runtime.doctor import doctor, print_doctor, render_doctor
 
 
@@ -39,6 +39,7 @@ def test_a_native_failure_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> bytes:
         raise RuntimeError("no such target")
 
+    monkeypatch.setenv("CONVC_CACHE", "off")
     monkeypatch.setattr(module, "compile_object", broken)
     report = doctor()
     assert report["self_test"] == {"error": "RuntimeError: no such target"}
