@@ -187,6 +187,40 @@ def _maxout(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.
     return builder.call(torch.amax, grouped, 2)
 
 
+def _concat(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    return builder.call(torch.cat, list(operands), 1)
+
+
+def _deconv(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    # PyTorch crops both ends alike; the rest is given as output padding, or cut off afterwards.
+    op: Any = node.op
+    _, _, height, width = node.operands[0].shape
+    kernel = node.operands[1].shape[2:]
+    full = [
+        (size - 1) * s + d * (k - 1) + 1
+        for size, s, d, k in zip((height, width), op.stride, op.dilation, kernel, strict=True)
+    ]
+    extra = tuple(max(0, t + n - f) for t, n, f in zip(op.padding[:2], op.size, full, strict=True))
+    x, w = operands
+    y = builder.call(functional.conv_transpose2d, x, w, None, op.stride, 0, extra, op.groups, op.dilation)
+    for axis in (2, 3):
+        y = builder.call(torch.narrow, y, axis, op.padding[axis - 2], op.size[axis - 2])
+    return y
+
+
+def _upsample(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    op: Any = node.op
+    return builder.call(functional.interpolate, operands[0], scale_factor=op.factor, mode=op.mode)
+
+
+def _noise(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    op: Any = node.op
+    if not builder.training:
+        return operands[0]
+    drawn = builder.call(torch.randn_like, operands[0])
+    return builder.call(torch.add, operands[0], drawn, alpha=op.std)
+
+
 def _with(function: Callable[..., Any], *attributes: str, **options: object) -> Rule:
     """A rule for a function that takes the operands and then these attributes of the op."""
 
@@ -215,6 +249,12 @@ RULES: dict[str, Rule] = {
     "avg_pool": _avg_pool,
     "batch_norm": _batch_norm,
     "dropout": _dropout,
+    "noise": _noise,
+    "conv2d_backward_data": _deconv,
+    "upsample": _upsample,
+    "lrn": _with(functional.local_response_norm, "size", "alpha", "beta", "k"),
+    "concat": _concat,
+    "scale_maps": _with(torch.mul),
     "flatten": _with(torch.flatten, start_dim=1),
     "relu": _relu,
     "relu6": _with(functional.relu6),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from convc.frontend.emission import Loss, Site
 from convc.frontend.hints import plural, shape_text
 from convc.ir.diagnostic import Diagnostic, fail
-from convc.ir.graph import Initializer, Value
+from convc.ir.graph import Initializer, Node, Value
 from convc.ir.op import Op
 from convc.ir.ops.activation import Elu, LeakyRelu, Maxout, Prelu, Relu, Relu6, Sigmoid, Softmax, Step, Tanh
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
@@ -214,11 +214,19 @@ def fc(site: Site) -> Value:
     return site.emit(Linear(), x, weight, bias)
 
 
+def _adds_bias(node: Node) -> bool:
+    """Whether a node is a layer with a bias: a third operand, or behind `deconv` a sum of its own."""
+    if isinstance(node.op, Add):
+        producer = node.operands[0].producer
+        return producer is not None and isinstance(producer.op, Conv2dBackwardData) and producer.label == node.label
+    return isinstance(node.op, (Conv2d, Linear)) and len(node.operands) == 3
+
+
 def bn(site: Site) -> Value:
     x = site.x
     vector: Shape = (x.shape[1],)
     producer = x.producer
-    if producer is not None and isinstance(producer.op, (Conv2d, Linear)) and len(producer.operands) == 3:
+    if producer is not None and _adds_bias(producer):
         message = f"the bias of {producer.label} has no effect before `bn`, which subtracts the mean"
         hint = f"bias=no in {producer.label}"
         site.warn(Diagnostic("redundant-bias", message, site.span, hint=hint, severity="warning"))

@@ -18,7 +18,6 @@ from convc.frontend.machine import Task
 from convc.frontend.naming import Naming, numbered
 from convc.ir.diagnostic import Note, fail
 from convc.ir.graph import Value
-from convc.ir.op import Op
 from convc.ir.ops.elementwise import Add, Multiply
 from convc.ir.ops.join import Concat
 from convc.ir.ops.maps import ScaleMaps
@@ -101,18 +100,23 @@ class Topology(Application):
         if word == "concat":
             self._concatenate(values, span, label)
             return
-        for value in values[1:]:
-            if value.shape == first.shape or (word == "mul" and _spreads(value, first)):
-                continue
-            shapes = " and ".join(shape_text(v.shape[1:]) for v in (first, value))
-            fail(f"shape-{word}", f"`{word}` needs equal shapes, not {shapes}", span)
         total = first
-        builder = self.emission.builder
-        with builder.at((span,), label):
+        with self.emission.builder.at((span,), label):
             for value in values[1:]:
-                product: Op = Multiply() if value.shape == first.shape else ScaleMaps()
-                total = builder.add(Add() if word == "add" else product, total, value)
+                total = self._by_element(word, total, value, span)
         self._joined(total, word, first, span, label)
+
+    def _by_element(self, word: str, left: Value, right: Value, span: Span) -> Value:
+        """The sum or the product; factors may be maps of one pixel, which spread over the other's."""
+        builder = self.emission.builder
+        if left.shape == right.shape:
+            return builder.add(Add() if word == "add" else Multiply(), left, right)
+        if word == "mul" and _spreads(right, left):
+            return builder.add(ScaleMaps(), left, right)
+        if word == "mul" and _spreads(left, right):
+            return builder.add(ScaleMaps(), right, left)
+        shapes = " and ".join(shape_text(v.shape[1:]) for v in (left, right))
+        fail(f"shape-{word}", f"`{word}` needs equal shapes, not {shapes}", span)
 
     def _joined(self, value: Value, word: str, first: Value, span: Span, label: str) -> None:
         self.current = value

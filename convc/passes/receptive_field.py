@@ -11,10 +11,10 @@ outside the image are padding. A window of extent e and stride s over a value (s
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from convc.ir.graph import Graph, Node, Value
-from convc.ir.ops.conv import Conv2d
+from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
 from convc.ir.ops.linear import Linear
 from convc.ir.ops.pool import AvgPool, MaxPool
 from convc.ir.ops.shape import Flatten
@@ -57,10 +57,14 @@ def receptive_fields(graph: Graph) -> dict[Value, ReceptiveField]:
     Left out as well is what an op computes whose reach over positions is not known here.
     """
     fields = {value: ReceptiveField() for value in graph.inputs.values() if value.type.rank == 4}
+    unknown: set[Value] = set()
     for node in graph.nodes:
-        field = _field(node, fields)
+        # What is joined with something of unknown reach has an unknown reach.
+        field = _field(node, fields) if unknown.isdisjoint(node.operands) else None
         if field is not None:
             fields.update((value, field) for value in node.results)
+        elif any(operand in fields or operand in unknown for operand in node.operands):
+            unknown.update(node.results)
     return fields
 
 
@@ -74,6 +78,14 @@ def _field(node: Node, fields: dict[Value, ReceptiveField]) -> ReceptiveField | 
     if isinstance(op, Conv2d):
         weight = node.operands[1].shape
         return fields[source].through(op.window((weight[2], weight[3])))
+    if isinstance(op, Conv2dBackwardData):
+        # Without a stride it is a convolution with the filter turned around; with one, positions see unequal fields.
+        if op.stride != (1, 1):
+            return None
+        weight = node.operands[1].shape
+        window = op.window((weight[2], weight[3]))
+        top, left = (extent - 1 - padding for extent, padding in zip(window.extent, op.padding[:2], strict=True))
+        return fields[source].through(replace(window, padding=(top, left, 0, 0)))
     if isinstance(op, Flatten) and len(source.shape) == 4:
         return fields[source].whole((source.shape[2], source.shape[3]))
     positions = {operand.shape[2:] for operand in seen}

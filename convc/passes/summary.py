@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.ops.constant import Constant
-from convc.ir.ops.conv import Conv2d
+from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
 from convc.ir.ops.linear import Linear
 from convc.ir.ops.loss import CountCorrect
 from convc.ir.ops.update import Update
@@ -23,6 +23,9 @@ from convc.passes.live_bytes import parameter_bytes, peak_bytes
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import pipeline
 from convc.passes.receptive_field import ReceptiveField, receptive_fields
+
+# The nodes that layers with weights are about; in a forward graph a gradient by the data is a transposed convolution.
+_WEIGHTED = (Conv2d, Conv2dBackwardData, Linear)
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def _groups(graph: Graph) -> dict[str, list[Node]]:
 
 def _main(nodes: list[Node]) -> Node:
     """The node that a layer is about: `fc` may flatten first."""
-    return next((node for node in nodes if isinstance(node.op, (Conv2d, Linear))), nodes[0])
+    return next((node for node in nodes if isinstance(node.op, _WEIGHTED)), nodes[0])
 
 
 def _layer(
@@ -143,22 +146,26 @@ def _parameter(value: Value, graph: Graph) -> str | None:
 
 def _macs(node: Node) -> int:
     """Multiply-adds with weights for one image."""
-    if not isinstance(node.op, (Conv2d, Linear)):
+    if not isinstance(node.op, _WEIGHTED):
         return 0
     weight = node.operands[1].shape
+    if isinstance(node.op, Conv2dBackwardData):
+        return math.prod(node.operands[0].shape[1:]) * math.prod(weight[1:])
     return math.prod(node.result.shape[1:]) * math.prod(weight[1:])
 
 
 def _weights(node: Node) -> tuple[int, int]:
     """(weights of the fully connected layer between the same values, connections that are there)."""
-    if not isinstance(node.op, (Conv2d, Linear)):
+    if not isinstance(node.op, _WEIGHTED):
         return 0, 0
     x, weight = node.operands[0].shape[1:], node.operands[1].shape
     dense = math.prod(x) * math.prod(node.result.shape[1:])
     if isinstance(node.op, Linear):
         return dense, dense
     window = node.op.window((weight[2], weight[3]))
-    connections = math.prod(_taps_inside(window, axis, (x[1], x[2])) for axis in (0, 1))
+    # A transposed convolution connects what the convolution does whose gradient it is.
+    image = node.result.shape[1:] if isinstance(node.op, Conv2dBackwardData) else x
+    connections = math.prod(_taps_inside(window, axis, (image[1], image[2])) for axis in (0, 1))
     return dense, weight[0] * weight[1] * connections
 
 

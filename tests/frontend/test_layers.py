@@ -194,4 +194,42 @@ def test_every_layer_is_documented() -> None:
     for kind in LAYERS:
         assert kind.doc, kind.title
         assert all(parameter.doc for parameter in kind.signature), kind.title
-        assert kind.emit is not None or kind.shape is not None or kind.word == "loss"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size"),
+    [
+        ("k=2 s=2", (56, 56)),
+        ("k=3 s=2 pad=1 out_pad=1", (56, 56)),
+        ("k=3 s=2 pad=same", (56, 56)),
+        ("k=1 s=3 pad=same", (84, 84)),
+        ("k=(3, 4) s=(2, 1) dil=2", (59, 34)),
+        ("k=5 pad=(0, 1, 2, 3)", (30, 28)),
+    ],
+)
+def test_deconv_sizes_and_parameters(net: Build, arguments: str, size: tuple[int, int]) -> None:
+    graph = net(f"conv 4 k=1 -> deconv 6 {arguments} groups=2").graph(1)
+    assert graph.outputs["logits"].shape == (1, 6, *size)
+    weight = graph.parameters["deconv1.weight"].value
+    assert weight.shape[:2] == (4, 3)
+    assert graph.parameters["deconv1.bias"].value.shape == (6,)
+
+
+def test_noise_streams_differ_by_layer(net: Build) -> None:
+    ops = [node.op for node in net("noise 0.1 -> noise 0.1").graph(1).nodes]
+    assert [op.name for op in ops] == ["noise", "noise"]
+    assert ops[0] != ops[1]
+
+
+@pytest.mark.parametrize(("loss", "op"), [("hinge margin=2", "hinge"), ("mse", "mse")])
+def test_losses_count_what_is_correct(net: Build, loss: str, op: str) -> None:
+    graph = net(f"fc 3 -> loss {loss}").graph(2)
+    assert graph.outputs["loss"].producer.op.name == op
+    assert graph.outputs["correct"].producer.op.name == "count_correct"
+    assert str(graph.inputs["labels"].type) == "i32[2]"
+
+
+@pytest.mark.parametrize(("bias", "codes"), [("yes", ["redundant-bias"]), ("no", [])])
+def test_a_bias_of_deconv_before_bn_is_redundant(net: Build, bias: str, codes: list[str]) -> None:
+    built = net(f"deconv 3 k=2 s=2 bias={bias} -> bn -> fc 2 -> loss softmax")
+    assert [warning.code for warning in built.warnings] == codes

@@ -1,4 +1,4 @@
-"""Programs in the words of the language reference: they load, or are refused only for what this version lacks."""
+"""Programs in the words of the language reference: they load."""
 
 from __future__ import annotations
 
@@ -8,29 +8,19 @@ from pathlib import Path
 import pytest
 
 from convc.frontend import load, loads
-from convc.ir.diagnostic import CompileError
 
 CASES = re.findall(
-    r"^\[(complete|lacking) ([\w -]+)\]\n(.*?)(?=^\[(?:complete|lacking) |\Z)",
+    r"^\[complete ([\w -]+)\]\n(.*?)(?=^\[complete |\Z)",
     Path(__file__).with_name("reference.test").read_text(encoding="utf-8"),
     re.MULTILINE | re.DOTALL,
 )
-COMPLETE = {name: text for kind, name, text in CASES if kind == "complete"}
-LACKING = {name: text for kind, name, text in CASES if kind == "lacking"}
+COMPLETE = dict(CASES)
 
 
 @pytest.mark.parametrize("name", COMPLETE)
 def test_complete(name: str) -> None:
     net = loads(COMPLETE[name])
     assert loads(net.resolved()).digest() == net.digest()
-
-
-@pytest.mark.parametrize("name", LACKING)
-def test_refused_by_name_only(name: str) -> None:
-    with pytest.raises(CompileError) as caught:
-        loads(LACKING[name])
-    messages = [(error.code, error.message) for error in caught.value.diagnostics]
-    assert {code for code, _ in messages} <= {"unavailable-layer", "unavailable-argument"}, messages
 
 
 def test_the_first_example_in_full(tmp_path: Path) -> None:

@@ -73,6 +73,37 @@ def test_mul_of_equal_shapes(net: Build) -> None:
     assert net("relu as a -> sigmoid -> mul a").graph(1).nodes[-1].op.name == "mul"
 
 
+@pytest.mark.parametrize("body", ["from a -> mul g", "from g -> mul a"])
+def test_mul_of_maps_weighs_the_larger(net: Build, body: str) -> None:
+    graph = net(f"conv 3 k=3 as a -> pool avg global as g -> {body}").graph(1)
+    weighed = graph.nodes[-1]
+    assert weighed.op.name == "scale_maps"
+    assert [operand.producer.label for operand in weighed.operands] == ["conv1", "pool1"]
+
+
+def test_concat_takes_the_current_value_first(net: Build) -> None:
+    graph = net("conv 2 k=3 as a -> conv 3 k=1 as b -> conv 4 k=1 -> concat a, b").graph(1)
+    joined = graph.nodes[-1]
+    assert joined.op.name == "concat"
+    assert [operand.producer.label for operand in joined.operands] == ["conv3", "conv1", "conv2"]
+    assert joined.result.shape[1] == 9
+
+
+def test_branches_join_in_their_order(net: Build) -> None:
+    graph = net("concat { branch { conv 2 k=1 } branch { linear } branch { conv 3 k=1 } }").graph(1)
+    assert graph.nodes[-1].label == "concat1"
+    assert [operand.name or operand.producer.label for operand in graph.nodes[-1].operands] == [
+        "concat1.branch1.conv1",
+        "x",
+        "concat1.branch3.conv1",
+    ]
+    assert set(graph.parameters) >= {"concat1.branch1.conv1.weight", "concat1.branch3.conv1.bias"}
+
+
+def test_a_concat_of_one_branch_is_that_branch(net: Build) -> None:
+    assert [node.op.name for node in net("concat { branch { relu } }").graph(1).nodes] == ["relu"]
+
+
 @pytest.mark.parametrize(("size", "stride"), [(28, (2, 2)), (7, (2, 2)), (8, (3, 3))])
 def test_skip_auto_projects(net: Build, size: int, stride: tuple[int, int]) -> None:
     s = stride[0]

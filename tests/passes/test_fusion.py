@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convc.frontend import loads
 from convc.ir.builder import Builder
 from convc.ir.graph import Graph, Node, Value
+from convc.ir.op import Op
 from convc.ir.ops.activation import LeakyRelu, Relu, Softmax
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.conv import Conv2d
 from convc.ir.ops.elementwise import Add, Multiply
+from convc.ir.ops.join import SliceChannels
+from convc.ir.ops.local_response import LocalResponseNorm
+from convc.ir.ops.maps import SpatialSum
+from convc.ir.ops.resample import Upsample
 from convc.ir.ops.shape import Flatten, Unflatten
 from convc.ir.ops.update import SgdUpdate, Update
 from convc.ir.types import DType, f32
@@ -99,6 +106,21 @@ def test_a_chain_of_activations_rides_along() -> None:
 def test_batch_norm_at_inference_rides_in_the_convolution() -> None:
     kernels, _ = fused(lowered(Net(3, 6, 6).conv(4, 3).bn().relu().build(), "infer"))
     assert names(kernels) == ["bn1 add+sqrt+div+mul+sub", "conv1 conv2d+mul+add+relu"]
+
+
+@pytest.mark.parametrize(
+    ("word", "op"),
+    [("lrn", LocalResponseNorm()), ("upsample", Upsample()), ("slice", SliceChannels(1, 3)), ("sum", SpatialSum())],
+)
+def test_activations_ride_with_what_writes_every_pixel_once(word: str, op: Op) -> None:
+    graph = lowered(Net(5, 6, 6).apply(word, op).relu().build(loss=False), "infer")
+    assert names(fused(graph)[0]) == [f"{word}1 {op.name}+relu"]
+
+
+def test_the_bias_of_a_transposed_convolution_rides_along() -> None:
+    net = loads("net n { input 3x4x4 -> deconv 5 k=2 s=2 -> relu -> noise 0.1 -> fc 2 -> loss softmax }")
+    kernels = names(fused(lowered(net.graph(2), "train"))[0])
+    assert "deconv1 conv2d_backward_data+add+relu+noise_training" in kernels
 
 
 def test_vectors_that_are_made_later_stay_out() -> None:

@@ -10,7 +10,7 @@ import pytest
 from convc.ir.graph import Graph
 from convc.ir.interpreter import run_reference
 from convc.ir.ops.norm import BatchNormTraining
-from convc.ir.ops.random import DropoutTraining
+from convc.ir.ops.random import Draw, DropoutTraining, NoiseTraining
 from convc.ir.printer import print_ir
 from convc.passes.base import PassLog
 from convc.passes.manager import PassManager
@@ -100,8 +100,8 @@ def _give_statistics_of_the_batch(after: Graph, arrays: dict[str, np.ndarray]) -
 
 
 def _mean_over_masks(graph: Graph, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The outputs; with dropout their mean over many steps, which is what dropout is made to preserve."""
-    steps = _DRAWS if any(graph.nodes_of(DropoutTraining)) else 1
+    """The outputs; with dropout or noise their mean over many steps, which is what these are made to preserve."""
+    steps = _DRAWS if any(isinstance(node.op, Draw) for node in graph.nodes) else 1
     runs = [run_reference(graph, _given(graph, arrays | {"step": np.asarray(step)})) for step in range(1, steps + 1)]
     return {name: np.mean([run[name] for run in runs], 0) for name in graph.outputs}
 
@@ -111,8 +111,10 @@ _DRAWS = 1000
 
 def _tolerance(graph: Graph, expected: np.ndarray) -> float:
     scale = max(1.0, float(np.abs(expected).max()))
-    rates = [node.op.rate for node in graph.nodes_of(DropoutTraining) if isinstance(node.op, DropoutTraining)]
-    if not rates:
+    # Variances: of a mask m/(1 − p) it is p/(1 − p), of noise the square of its deviation.
+    ops = [node.op for node in graph.nodes]
+    variances = [op.rate / (1 - op.rate) * scale**2 for op in ops if isinstance(op, DropoutTraining)]
+    variances += [op.std**2 for op in ops if isinstance(op, NoiseTraining)]
+    if not variances:
         return 1e-9 * scale  # constants of the graph are float32
-    # Five standard deviations of the mean of masks m/(1 − p), whose variance is p/(1 − p).
-    return max(5 * scale * (rate / (1 - rate) / _DRAWS) ** 0.5 for rate in rates)
+    return max(5 * (variance / _DRAWS) ** 0.5 for variance in variances)

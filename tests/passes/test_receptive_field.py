@@ -8,9 +8,9 @@ import pytest
 from convc.ir.builder import Builder
 from convc.ir.graph import Graph, Value
 from convc.ir.interpreter import run_reference
-from convc.ir.ops.conv import Conv2d
+from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
 from convc.ir.ops.elementwise import Add
-from convc.ir.ops.pool import AvgPool
+from convc.ir.ops.pool import AvgPool, MaxPool
 from convc.ir.types import f32
 from convc.passes.receptive_field import ReceptiveField, receptive_fields
 from tests.passes.nets import Net, vgg16
@@ -65,6 +65,11 @@ def test_joins_cover_both() -> None:
         Net(1, 15, 17).conv(1, (3, 5)).pool(3, 2).conv(1, 2, s=2),
         Net(1, 17, 17).apply("conv", Conv2d(dilation=(2, 3)), ("weight", (1, 1, 3, 3), "weight")).conv(1, 3),
         Net(1, 14, 14).apply("pool", AvgPool((3, 3), (2, 2), (1, 1, 1, 1))).conv(1, 3, pad=1),
+        Net(1, 14, 15)
+        .pool(2)
+        .apply(
+            "deconv", Conv2dBackwardData((1, 1), (1, 0, 1, 1), (2, 1), 1, (9, 9)), ("weight", (1, 1, 3, 4), "weight")
+        ),
     ],
 )
 def test_perturbing_the_input_agrees(net: Net) -> None:
@@ -88,6 +93,16 @@ def test_perturbing_the_input_agrees(net: Net) -> None:
     assert [max(axis) for axis in zip(*seen, strict=True)] == [
         f + n - 1 for f, n in zip(first, field.size, strict=True)
     ]
+
+
+def test_strided_transposed_convolutions_have_no_uniform_field() -> None:
+    graph, builder, x = _image(1, 4, 4)
+    y = builder.add(Conv2dBackwardData(stride=(2, 2), size=(8, 8)), x, _filters(graph, "w", 2))
+    assert y not in receptive_fields(graph)
+    small = builder.add(MaxPool((2, 2), (2, 2)), y)
+    joined = builder.add(Add(), small, x)
+    assert small not in receptive_fields(graph)
+    assert joined not in receptive_fields(graph)
 
 
 def _pixel(x: np.ndarray, row: int, column: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import pytest
 from convc.ir.builder import Builder
 from convc.ir.graph import Graph
 from convc.ir.ops.activation import Relu
+from convc.ir.ops.conv import Conv2dBackwardData
 from convc.ir.ops.elementwise import Add
 from convc.ir.ops.linear import Linear
 from convc.ir.ops.update import AdamUpdate, SgdUpdate
@@ -37,6 +38,14 @@ def test_groups_cut_connections() -> None:
     split = summarize(Net(4, 5, 5).conv(8, 3, groups=4).build(loss=False)).layers[0]
     assert split.sparse_weights * 4 == whole.sparse_weights == 8 * 4 * 9 * 9
     assert split.macs * 4 == whole.macs
+
+
+def test_transposed_convolutions_connect_what_the_convolution_does() -> None:
+    op = Conv2dBackwardData(stride=(2, 2), size=(8, 6))
+    layer = layers_of(Net(5, 4, 3).apply("deconv", op, ("weight", (5, 2, 2, 2), "weight")).build(loss=False))["deconv1"]
+    assert (layer.params, layer.output) == (40, (2, 8, 6))
+    assert layer.macs == layer.sparse_weights == 5 * 4 * 3 * 2 * 2 * 2
+    assert layer.dense_weights == 5 * 4 * 3 * 2 * 8 * 6
 
 
 def test_parameters_of_ten_5x5_filters() -> None:
