@@ -24,7 +24,7 @@ test: install-test
 quick: install-test
 	$(BIN)/python -m pytest -m "not slow"
 
-lint: install-dev
+lint: install-dev install-test # the optional packages of the tests are imported in places, and types follow imports
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m pyright
