@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -332,9 +334,11 @@ def test_warnings_fail_only_where_asked(folder: Path, output: Output) -> None:
 def test_summary_as_json(folder: Path, output: Output) -> None:
     content = json_of(output, ["summary", "tiny.cnn", "--batch", "1", "--json"])
     assert content["net"] == "tiny"
-    assert [layer["name"] for layer in content["layers"]] == ["conv1", "relu1", "fc1", "loss1"]
+    assert [layer["name"] for layer in content["layers"]] == ["input1", "conv1", "relu1", "fc1", "loss1"]
+    # What is written over its input takes nothing.
+    assert [layer["activation_bytes"] for layer in content["layers"]] == [4 * 16, 4 * 12, 0, 4 * 4, 4]
     # The lecture's view of a convolution: dense 64, sparse 16, shared 4 weights per map.
-    assert content["layers"][0] == {
+    assert content["layers"][1] == {
         "name": "conv1",
         "kind": "conv",
         "line": 3,
@@ -359,7 +363,7 @@ def test_summary_takes_batch_and_parameters_of_the_net(folder: Path, output: Out
     default = json_of(output, ["summary", "tiny.cnn", "--json"])
     assert default["batch"] == 8
     wide = json_of(output, ["summary", "tiny.cnn", "--set", "classes=7", "--batch", "16", "--json"])
-    assert wide["layers"][2]["output"] == [7]
+    assert wide["layers"][3]["output"] == [7]
     assert wide["layers"][0]["activation_bytes"] == 2 * default["layers"][0]["activation_bytes"]
 
 
@@ -369,10 +373,34 @@ def test_summary_as_a_table(folder: Path, output: Output) -> None:
     assert errors == ""
     lines = text.splitlines()
     assert lines[0] == "tiny, batch 1"
-    header = "layer line input output params MACs activations sees sparse dense"
+    header = "layer line input output params MACs activations sees every from sparse dense"
     assert lines[2].split() == header.split()
-    assert lines[3].split() == ["conv1", "3", "1x4x4", "3x2x2", "12", "48", "48", "B", "2x2", "48", "192"]
+    assert lines[4].split() == ["conv1", "3", "1x4x4", "3x2x2", "12", "48", "48", "B", "2x2", "2", "0", "48", "192"]
     assert "64 parameters, 96 multiply-adds per image" in text
+
+
+def test_summary_as_comma_separated_values(folder: Path, output: Output) -> None:
+    assert main(["summary", "tiny.cnn", "--batch", "1", "--csv"]) == 0
+    rows = list(csv.DictReader(output()[0].splitlines()))
+    content = json_of(output, ["summary", "tiny.cnn", "--batch", "1", "--json"])
+    for row, layer in zip(rows, content["layers"], strict=True):
+        for name in ("name", "kind", "line", "params", "macs", "activation_bytes", "dense_weights", "sparse_weights"):
+            assert row[name] == str(layer[name])
+        assert row["output"] == ("x".join(map(str, layer["output"])) or "-")
+    assert main(["summary", "tiny.cnn", "--csv", "layers.csv"]) == 0
+    assert Path("layers.csv").read_text().count("\n") == 6
+    assert main(["summary", "tiny.cnn", "--csv", "missing/layers.csv"]) == 1
+    assert "cannot write missing" in output()[1]
+
+
+def test_summary_as_a_page(folder: Path, output: Output) -> None:
+    assert main(["summary", "tiny.cnn", "--html", "layers.html"]) == 0
+    page = ElementTree.fromstring(
+        Path("layers.html").read_text().split("\n", 1)[1].replace('<meta charset="utf-8">', "")
+    )
+    rows = [["".join(cell.itertext()) for cell in row] for row in page.iter("tr")]
+    assert [row[0] for row in rows] == ["layer", "input1", "conv1", "relu1", "fc1", "loss1"]
+    assert "64 parameters" in "".join(page.itertext())
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,11 @@ VERBS: dict[str, Verb] = {
     "summary": Verb(
         "shapes, parameters, work, memory and receptive field, layer by layer",
         "convc summary lenet.cnn --batch 1",
-        "Print a table of the layers. `dense` counts the weights of fully connected layers between the same values,\n"
-        "`sparse` the connections that are there, `params` the values that these share.",
+        "Print a table of the layers. `activations` is what a result takes, nothing where it is written over its\n"
+        "input. `sees`, `every` and `from` are the receptive field: pixels that a position of a result reads, how far\n"
+        "the next position is moved, where the first one begins (below 0: in the padding). `dense` counts the weights\n"
+        "of fully connected layers between the same values, `sparse` the connections that are there, `params` the\n"
+        "values that these share.",
     ),
     "compile": Verb(
         "compile, write the graph of every stage, report",

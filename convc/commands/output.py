@@ -38,6 +38,55 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Seq
     return "\n".join(line.rstrip() for line in lines)
 
 
+def table_as_csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """RFC 4180, with line feeds."""
+    import csv
+    import io
+
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows((header, *rows))
+    return text.getvalue()
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+  body {{ font: 14px/1.5 system-ui, sans-serif; margin: 2em; color: #1c1e21; background: #fff; }}
+  table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+  th, td {{ padding: 2px 10px; text-align: right; white-space: nowrap; }}
+  th:first-child, td:first-child {{ text-align: left; font-family: ui-monospace, monospace; }}
+  th {{ position: sticky; top: 0; background: #eef0f3; }}
+  tr:nth-child(even) td {{ background: #f7f8fa; }}
+</style>
+<h1>{title}</h1>
+<table>
+<thead><tr>{header}</tr></thead>
+<tbody>
+{rows}
+</tbody>
+</table>
+{notes}
+</html>
+"""
+
+
+def table_as_html(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    """A web page that needs nothing else: a heading, the table, a paragraph for each note."""
+    from html import escape
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        return "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
+
+    return _PAGE.format(
+        title=escape(title),
+        header=cells("th", header),
+        rows="\n".join(f"<tr>{cells('td', row)}</tr>" for row in rows),
+        notes="\n".join(f"<p>{escape(note)}</p>" for note in notes),
+    )
+
+
 def format_bytes(count: int) -> str:
     """`1.5 MiB`, with three digits."""
     value, unit = float(count), "B"

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
+from convc.ir.ops.elementwise import Elementwise
 from convc.ir.ops.linear import Linear
 from convc.ir.ops.loss import CountCorrect
+from convc.ir.ops.random import Dropout, Noise
+from convc.ir.ops.shape import Flatten, Unflatten
 from convc.ir.ops.update import Update
 from convc.ir.types import Shape
 from convc.ir.window import Window
@@ -30,10 +33,12 @@ _WEIGHTED = (Conv2d, Conv2dBackwardData, Linear)
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer. Shapes are those of one image; `activation_bytes` is the result's size for the whole batch.
+    """One layer. Shapes are those of one image.
 
     `params` are trainable ones, counted where they are first used; `macs` are multiplications with a weight, for one
-    image. `dense_weights` and `sparse_weights` leave out biases and connections to padding; 0 without weights.
+    image. `activation_bytes` is what the result takes for the whole batch: nothing where it is written over the layer's
+    own input, as that of an activation function is, so that the sum is what a forward pass leaves behind.
+    `dense_weights` and `sparse_weights` leave out biases and connections to padding; 0 without weights.
     """
 
     name: str
@@ -69,17 +74,28 @@ class Summary:
         return sum(layer.activation_bytes for layer in self.layers)
 
 
-def summarize(graph: Graph, optimizer: Update | None = None, kinds: Mapping[str, str] | None = None) -> Summary:
+def summarize(
+    graph: Graph,
+    optimizer: Update | None = None,
+    kinds: Mapping[str, str] | None = None,
+    lines: Mapping[str, int] | None = None,
+) -> Summary:
     """Analyse a forward graph as the front end makes it; the graph is left as it is.
 
-    `kinds` are the layers by name, each with its word (`conv1`: `conv`); without it every label is a layer.
-    `training_bytes` includes gradients and the states of `optimizer`; it is None for a net without a loss.
+    `kinds` are the layers by name, each with its word (`conv1`: `conv`); without it every label is a layer. `lines` are
+    those of layers that become no node, such as `input`. `training_bytes` includes gradients and the states of
+    `optimizer`; it is None for a net without a loss.
     """
     fields = receptive_fields(graph)
     batched = graph.batched()
     counted: set[str] = set()
     layers: list[Layer] = []
-    for name, nodes in _groups(graph).items():
+    groups = _groups(graph)
+    for name, kind in (kinds or {}).items():
+        if kind == "input":
+            layers.append(_input(name, (lines or {}).get(name), graph.inputs["x"], fields))
+            groups.pop(name, None)
+    for name, nodes in groups.items():
         if kinds is not None and name not in kinds:
             continue
         kind = kinds[name] if kinds else _main(nodes).op.name
@@ -109,6 +125,12 @@ def _main(nodes: list[Node]) -> Node:
     return next((node for node in nodes if isinstance(node.op, _WEIGHTED)), nodes[0])
 
 
+def _input(name: str, line: int | None, x: Value, fields: dict[Value, ReceptiveField]) -> Layer:
+    """The images themselves; their mean is subtracted in their place."""
+    shape = x.shape[1:]
+    return Layer(name, "input", line, shape, shape, 0, 0, x.type.bytes, fields.get(x), 0, 0)
+
+
 def _layer(
     name: str,
     kind: str,
@@ -133,10 +155,21 @@ def _layer(
         output=result.shape[1:] if result in batched else result.shape,
         params=params,
         macs=sum(_macs(node) for node in nodes),
-        activation_bytes=result.type.bytes,
+        activation_bytes=0 if _in_place(result, batched) else result.type.bytes,
         receptive_field=fields.get(result),
         dense_weights=sum(dense for dense, _ in weighted),
         sparse_weights=sum(sparse for _, sparse in weighted),
+    )
+
+
+def _in_place(result: Value, batched: set[Value]) -> bool:
+    """Whether a result takes the place of an operand that nobody else reads, or only shows it in another shape."""
+    node = result.producer
+    if node is None or isinstance(node.op, (Flatten, Unflatten)):
+        return True
+    return isinstance(node.op, (Elementwise, Dropout, Noise)) and any(
+        operand in batched and operand.type.bytes == result.type.bytes and len(operand.users) == 1
+        for operand in node.operands
     )
 
 
