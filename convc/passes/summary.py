@@ -86,38 +86,49 @@ def summarize(
     those of layers that become no node, such as `input`. `training_bytes` includes gradients and the states of
     `optimizer`; it is None for a net without a loss.
     """
-    fields = receptive_fields(graph)
-    batched = graph.batched()
-    counted: set[str] = set()
-    layers: list[Layer] = []
-    groups = _groups(graph)
-    for name, kind in (kinds or {}).items():
-        if kind == "input":
-            layers.append(_input(name, (lines or {}).get(name), graph.inputs["x"], fields))
-            groups.pop(name, None)
-    for name, nodes in groups.items():
-        if kinds is not None and name not in kinds:
-            continue
-        kind = kinds[name] if kinds else _main(nodes).op.name
-        layers.append(_layer(name, kind, nodes, graph, batched, fields, counted))
     (batch,) = {value.shape[0] for value in graph.inputs.values() if value.type.rank > 0} or {1}
     return Summary(
         net=graph.name,
         batch=batch,
-        layers=tuple(layers),
+        layers=layer_rows(graph, kinds, lines),
         params=sum(p.value.type.size for p in graph.parameters.values() if p.trainable),
         training_bytes=_training_bytes(graph, optimizer) if "loss" in graph.outputs else None,
         inference_bytes=_inference_bytes(graph),
     )
 
 
-def _groups(graph: Graph) -> dict[str, list[Node]]:
-    """The nodes of each layer, by its path; constants and what carries no label belong to no layer."""
-    groups: dict[str, list[Node]] = {}
+def layer_rows(
+    graph: Graph, kinds: Mapping[str, str] | None = None, lines: Mapping[str, int] | None = None
+) -> tuple[Layer, ...]:
+    """The layers alone, see `summarize`."""
+    fields = receptive_fields(graph)
+    batched = graph.batched()
+    counted: set[str] = set()
+    layers: list[Layer] = []
+    inputs = [name for name, kind in (kinds or {}).items() if kind == "input"]
+    for name in inputs:
+        layers.append(_input(name, (lines or {}).get(name), graph.inputs["x"], fields))
+    for name, nodes in layer_uses(graph):
+        if (kinds is not None and name not in kinds) or name in inputs:
+            continue
+        kind = kinds[name] if kinds else _main(nodes).op.name
+        layers.append(_layer(name, kind, nodes, graph, batched, fields, counted))
+    return tuple(layers)
+
+
+def layer_uses(graph: Graph) -> list[tuple[str, list[Node]]]:
+    """The nodes of each layer of a forward graph, by its path, in order; a shared layer is there once per use.
+
+    Constants and what carries no label belong to no layer.
+    """
+    uses: list[tuple[str, list[Node]]] = []
     for node in graph.nodes:
-        if node.label and not isinstance(node.op, Constant):
-            groups.setdefault(node.label, []).append(node)
-    return groups
+        if not node.label or isinstance(node.op, Constant):
+            continue
+        if not uses or uses[-1][0] != node.label:
+            uses.append((node.label, []))
+        uses[-1][1].append(node)
+    return uses
 
 
 def _main(nodes: list[Node]) -> Node:

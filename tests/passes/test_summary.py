@@ -8,7 +8,7 @@ from convc.ir.builder import Builder
 from convc.ir.graph import Graph
 from convc.ir.ops.activation import Relu
 from convc.ir.ops.conv import Conv2dBackwardData
-from convc.ir.ops.elementwise import Add
+from convc.ir.ops.elementwise import Add, Exp
 from convc.ir.ops.linear import Linear
 from convc.ir.ops.update import AdamUpdate, SgdUpdate
 from convc.ir.types import f32
@@ -119,6 +119,20 @@ def test_parameters_used_twice_count_once() -> None:
     summary = summarize(graph)
     assert [layer.params for layer in summary.layers] == [9, 0]
     assert summary.params == 9
+
+
+def test_a_shared_layer_has_a_row_for_each_use() -> None:
+    graph = Graph("g")
+    builder, value = Builder(graph), graph.add_input("x", f32(1, 3))
+    weight = graph.add_parameter("w", f32(3, 3))
+    for label, op, *operands in (("a", Linear(), weight), ("b", Exp()), ("a", Linear(), weight)):
+        with builder.at((), label):
+            value = builder.add(op, value, *operands)
+    graph.outputs["logits"] = value
+    rows = summarize(graph).layers
+    assert [(row.name, row.params, row.macs, row.activation_bytes) for row in rows] == [
+        ("a", 9, 9, 12), ("b", 0, 0, 0), ("a", 0, 9, 12),
+    ]  # fmt: skip
 
 
 def test_work_does_not_depend_on_the_batch_but_memory_does() -> None:
