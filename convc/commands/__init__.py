@@ -52,6 +52,12 @@ VERBS: dict[str, Verb] = {
         "of fully connected layers between the same values, `sparse` the connections that are there, `params` the\n"
         "values that these share.",
     ),
+    "graph": Verb(
+        "draw a net",
+        "convc graph googlenet.cnn -o googlenet.svg",
+        "Draw a net as SVG: layers as boxes with the shapes of their results, blocks as groups. A box tells more about\n"
+        "its layers when the pointer rests on it.",
+    ),
     "compile": Verb(
         "compile, write the graph of every stage, report",
         "convc compile lenet.cnn --mode train --dump-dir dump --report passes",

@@ -1,0 +1,44 @@
+"""`convc graph`: a net as a picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from convc.commands.options import add_net_options, open_net
+from convc.commands.output import format_count
+from convc.commands.parser import UsageError, whole
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a .cnn file")
+    add_net_options(parser)
+    parser.add_argument("--depth", type=whole, metavar="N", help="draw blocks within N blocks as one box each")
+    parser.add_argument("-o", "--output", metavar="OUT", default="-", help="an .svg file (default: standard output)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from convc.commands.drawing.diagram import diagram
+    from convc.commands.drawing.layout import layout
+    from convc.commands.drawing.svg import svg
+    from convc.passes.summary import layer_rows
+    from convc.runtime.atomic import write_text
+
+    place = arguments.output
+    if place != "-" and Path(place).suffix.lower() not in (".svg", ""):
+        raise UsageError(f"a net is drawn as SVG, not {Path(place).suffix}", f"-o {Path(place).with_suffix('.svg')}")
+    net = open_net(arguments)
+    graph = net.graph(1)
+    kinds = {layer.name: layer.kind.split()[0] for layer in net.layers}
+    rows = layer_rows(graph, kinds, {layer.name: layer.span.line for layer in net.layers})
+    params, macs = sum(row.params for row in rows), sum(row.macs for row in rows)
+    text = svg(
+        layout(diagram(graph, rows, arguments.depth)),
+        f"{format_count(params)} parameters, {format_count(macs)} multiply-adds per image",
+    )
+    if place == "-":
+        print(text, end="")
+    else:
+        write_text(Path(place), text)
+        print(f"wrote {place}")
+    return 0
