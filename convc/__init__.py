@@ -16,7 +16,9 @@ from convc._version import __version__
 
 if TYPE_CHECKING:
     from convc.driver import compile as compile
+    from convc.driver import from_onnx as from_onnx
     from convc.driver import load as load
+    from convc.driver import to_onnx as to_onnx
     from convc.ir.diagnostic import CompileError as CompileError
     from convc.ir.interpreter import run_reference as run_reference
     from convc.ir.parser import parse_ir as parse_ir
@@ -29,10 +31,12 @@ _HOMES = {
     "Program": "convc.runtime.program",
     "compile": "convc.driver",
     "fit": "convc.runtime.trainer",
+    "from_onnx": "convc.driver",
     "load": "convc.driver",
     "parse_ir": "convc.ir.parser",
     "print_ir": "convc.ir.printer",
     "run_reference": "convc.ir.interpreter",
+    "to_onnx": "convc.driver",
 }
 
 __all__ = [
@@ -41,10 +45,12 @@ __all__ = [
     "__version__",
     "compile",
     "fit",
+    "from_onnx",
     "load",
     "parse_ir",
     "print_ir",
     "run_reference",
+    "to_onnx",
 ]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from convc.ir.diagnostic import fail
 
 if TYPE_CHECKING:
+    from convc.frontend.limits import Limits
     from convc.frontend.net import Net
     from convc.runtime.program import Program
 
@@ -20,15 +21,18 @@ def load(
     net: str | None = None,
     set: Mapping[str, object] | None = None,
     strict: bool = False,
+    limits: Limits | None = None,
 ) -> Net:
     """Read a `.cnn` file: parsed, elaborated, checked.
 
     `net` chooses one of several nets. `set` overrides parameters of the net (`{"classes": 10}`) and settings
-    (`{"train.optim.lr": 0.01}`). `strict` makes warnings errors. Raises `CompileError` with all errors that were found.
+    (`{"train.optim.lr": 0.01}`). `strict` makes warnings errors, `limits` bounds what a file may ask for (see
+    `convc.frontend.Limits`). Raises `CompileError` with all errors that were found.
     """
+    from convc.frontend.limits import DEFAULT_LIMITS
     from convc.frontend.load import load as load_file
 
-    return load_file(path, net=net, set=set, strict=strict)
+    return load_file(path, net=net, set=set, strict=strict, limits=limits or DEFAULT_LIMITS)
 
 
 def compile(
@@ -47,13 +51,16 @@ def compile(
     """Make a program of a net. None means the file's value, else batch 64, fp32, seed 0, all threads there are.
 
     `mode` is "infer" or "train"; `target` "cpu" or "reference", the slow interpreter. With `dump_dir` every pass leaves
-    its graph, its log and the difference there. A `train` item needs neither data nor optimiser to compile. What this
-    version cannot do is refused by name.
+    its graph, its log and the difference there. A `train` item needs neither data nor optimiser to compile. With
+    `init "W"` in it the parameters of a training program start from that file, which is read when the first of them is
+    needed; what it lacks is drawn, what `freeze=` names is not trained. What this version cannot do is refused by name.
     """
     from convc.runtime.build import build_net
+    from convc.runtime.starting_weights import starting_weights
 
     if passes is not None:
         fail("unavailable-passes", "`passes=` is not available in this version: the order of passes is fixed")
+    start = starting_weights(net) if mode == "train" else None
     return build_net(
         net,
         batch=batch,
@@ -64,4 +71,38 @@ def compile(
         threads=threads,
         dump_dir=None if dump_dir is None else Path(dump_dir),
         seed=seed,
+        start=start.values if start is not None else dict,
     )
+
+
+def from_onnx(
+    path: str | os.PathLike[str], *, input_shape: Sequence[int] | None = None, output: str | None = None
+) -> Net:
+    """Read an ONNX model as a net that carries its weights: a program compiled from it starts with them.
+
+    The model has one input that its output depends on, (N, C, H, W) with N fixed or open; (N, C) is read as C x 1 x 1
+    and (N, C, L) as C x 1 x L. The program takes any number of images, and gives the output in the model's shape.
+    `input_shape` fills in sizes that the model leaves open, `output` chooses one of several outputs, or any value in
+    the model. The net's `warnings` say what was converted in a different precision.
+
+    Errors: `onnx-unsupported`, one for each node that is in the way; `onnx-interface`, `onnx-malformed`,
+    `onnx-unreadable`, `onnx-external`, `onnx-library`, `file-…`, `budget-size`.
+    """
+    from convc.frontend.onnx import from_onnx as read
+
+    return read(path, input_shape=None if input_shape is None else tuple(input_shape), output=output)
+
+
+def to_onnx(program: Program, path: str | os.PathLike[str], opset: int = 17) -> None:
+    """Write the net of a program with its present weights as an ONNX model, which computes what inference does.
+
+    The input `x` takes images (N, C, H, W) with any N, the output is `logits`; parameters keep their names. `opset` is
+    13 to 21. Errors: `onnx-op` for every op that has no form in ONNX, `onnx-opset`, `onnx-size`, `onnx-library`.
+    """
+    from convc.codegen.onnx.model import encode
+    from convc.runtime.atomic import write_bytes
+
+    if program.forward is None:
+        fail("onnx-source", f"{program!r} was made of a graph that has been rewritten, and has no net to export")
+    weights = {name: program.params[name] for name in program.params}
+    write_bytes(Path(path), encode(program.forward(), weights, opset, program.about))

@@ -21,18 +21,20 @@ from convc.ir.ops.constant import Constant
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
 from convc.ir.ops.elementwise import Elementwise, Greater, RunningAverage, Select
 from convc.ir.ops.linear import Linear, LinearBackwardData, LinearBackwardWeights
+from convc.ir.ops.log_softmax import LogSoftmax, LogSoftmaxBackward
 from convc.ir.ops.loss import CountCorrect, SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward
 from convc.ir.ops.norm import BatchNorm, BatchNormBackward, BatchNormTraining
 from convc.ir.ops.pool import AvgPool, AvgPoolBackward, MaxPool, MaxPoolBackward
 from convc.ir.ops.random import Dropout, DropoutTraining, Noise, NoiseTraining
 from convc.ir.ops.reduce import ChannelSum, Sum
 from convc.ir.ops.shape import Flatten, Relayout, Unflatten
-from convc.ir.ops.update import AdamUpdate, SgdUpdate
 from convc.ir.types import DType, TensorType
 from tests.channel_cases import CHANNEL_CASES
 from tests.loss_cases import LOSS_CASES
 from tests.op_case import Array, OpCase, Operand, Random, Shape, labels, make_operands, normal, operand_types, positive
+from tests.rearrange_cases import REARRANGE_CASES
 from tests.resample_cases import RESAMPLE_CASES
+from tests.update_cases import UPDATE_CASES
 
 __all__ = ["CASES", "OpCase", "Operand", "Random", "cases_of", "labels", "make_operands", "operand_types"]
 
@@ -78,6 +80,12 @@ _POOLS: list[tuple[str, Shape, dict[str, Any]]] = [
     ("overlapping", (2, 3, 7, 7), {"kernel": (3, 3), "stride": (2, 2)}),
     ("overlapping_padded", (1, 3, 7, 8), {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1, 1, 1)}),
     ("stride_1", (1, 2, 5, 5), {"kernel": (3, 3), "padding": (1, 1, 1, 1)}),
+    ("dilated", (2, 3, 9, 8), {"kernel": (3, 2), "stride": (1, 2), "dilation": (2, 3)}),
+    (
+        "dilated_padded_ceil",
+        (1, 17, 8, 7),
+        {"kernel": (2, 3), "stride": (2, 3), "dilation": (3, 2), "padding": (1, 2, 1, 0), "ceil": True},
+    ),
     ("ceil", (2, 3, 6, 6), {"kernel": (3, 3), "stride": (2, 2), "ceil": True}),
     (
         "ceil_padded",
@@ -87,6 +95,10 @@ _POOLS: list[tuple[str, Shape, dict[str, Any]]] = [
     ("asymmetric", (1, 3, 7, 11), {"kernel": (2, 5), "stride": (1, 3), "padding": (0, 1, 1, 3)}),
     ("stride_beyond_kernel", (1, 3, 11, 11), {"kernel": (2, 2), "stride": (3, 4)}),
     ("global", (7, 20, 5, 7), {"kernel": (5, 7)}),
+    ("global_large", (2, 20, 3, 10), {"kernel": (3, 10)}),
+    ("large_padded", (2, 5, 9, 11), {"kernel": (5, 6), "stride": (3, 4), "padding": (2, 2, 2, 2)}),
+    ("large_overlapping", (1, 17, 4, 17), {"kernel": (2, 9), "stride": (1, 4), "padding": (0, 3, 1, 4)}),
+    ("large_dilated", (1, 3, 12, 9), {"kernel": (5, 4), "stride": (2, 1), "dilation": (2, 2), "padding": (3, 2, 0, 1)}),
     ("wide", (2, 50, 13, 13), {"kernel": (3, 3), "stride": (2, 2)}),
 ]
 
@@ -205,11 +217,19 @@ def _norms() -> list[OpCase]:
 def _across_channels() -> list[OpCase]:
     cases: list[OpCase] = []
     shapes = [("rows", (7, 10)), ("image", (2, 6, 3, 5)), ("two", (1, 2)), ("wide", (2, 50, 3, 3))]
-    softmax, backward = activation.Softmax(), activation.SoftmaxBackward()
+    softmax, backward, logarithm = activation.Softmax(), activation.SoftmaxBackward(), LogSoftmax()
     for name, x in shapes:
         wide = x[1] >= 17
         cases += [
             OpCase(f"softmax/{name}", softmax, (normal(*x),), (0,), wide),
+            OpCase(f"log_softmax/{name}", logarithm, (normal(*x),), (0,), wide),
+            OpCase(
+                f"log_softmax_backward/{name}",
+                LogSoftmaxBackward(),
+                (normal(*x), lambda dy: logarithm.reference(-2 * dy)),
+                (),
+                wide,
+            ),
             # Any distribution serves as the soft-max that was computed.
             OpCase(f"softmax_backward/{name}", backward, (normal(*x), lambda dy: softmax.reference(-2 * dy)), (), wide),
         ]
@@ -225,7 +245,8 @@ def _across_channels() -> list[OpCase]:
                     OpCase(f"maxout/{suffix}", forward, (Random(x, kind),), differentiable, wide),
                     OpCase(f"maxout_backward/{suffix}", gradient, (dy, Random(x, kind), result), (), wide),
                 ]
-    return [*cases, OpCase("softmax/large", softmax, (Random((3, 7), "large"),))]
+    large = Random((3, 7), "large")
+    return [*cases, OpCase("softmax/large", softmax, (large,)), OpCase("log_softmax/large", logarithm, (large,))]
 
 
 def _elementwise() -> list[OpCase]:
@@ -306,43 +327,30 @@ def _losses() -> list[OpCase]:
                 (),
                 wide,
             ),
+            OpCase(
+                f"softmax_cross_entropy/{name}_weighted",
+                SoftmaxCrossEntropy(smooth),
+                (logits, truth, positive(shape[1])),
+                differentiable,
+                wide,
+            ),
+            OpCase(
+                f"softmax_cross_entropy_backward/{name}_weighted",
+                SoftmaxCrossEntropyBackward(smooth),
+                (normal(), logits, truth, positive(shape[1])),
+                (),
+                wide,
+            ),
+            OpCase(f"count_correct/{name}_numbers", CountCorrect(), (logits, Random(shape, "ties")), (), wide),
             OpCase(f"count_correct/{name}", CountCorrect(), (logits, truth), (), wide),
             OpCase(f"count_correct/{name}_ties", CountCorrect(), (replace(logits, kind="ties"), truth), (), wide),
         ]
     return cases
 
 
-def _updates() -> list[OpCase]:
-    cases: list[OpCase] = []
-    rate, step = np.asarray(0.125, np.float32), np.asarray(3, np.int32)
-    variants: list[tuple[str, SgdUpdate | AdamUpdate, Array]] = [
-        ("plain", SgdUpdate(), step),
-        ("l2", SgdUpdate(l2=0.25), step),
-        ("l1", SgdUpdate(l1=0.25), step),
-        ("elastic_net", SgdUpdate(l1=0.125, l2=0.25), step),
-        ("momentum", SgdUpdate(momentum=0.9), step),
-        ("nesterov", SgdUpdate(momentum=0.9, nesterov=True, l2=1e-3), step),
-        ("slow_layer", SgdUpdate(momentum=0.5, lr_scale=0.1), step),
-        ("plain", AdamUpdate(), step),
-        ("first_step", AdamUpdate(), np.asarray(1, np.int32)),
-        ("late", AdamUpdate(eps=1e-4), np.asarray(100_000, np.int32)),
-        ("betas", AdamUpdate(beta1=0.5, beta2=0.75), step),
-        ("elastic_net", AdamUpdate(l1=0.125, l2=0.25, lr_scale=2.0), step),
-    ]
-    shapes = [("filter", (5, 3, 3, 3)), ("bias", (17,)), ("one", (1,)), ("matrix", (50, 33))]
-    for name, op, count in variants:
-        for shape_name, shape in shapes:
-            # Second moments are not negative.
-            states = (Random(shape, "positive" if state == "square" else "normal") for state in op.states)
-            parameter = Random(shape, "nonzero" if name != "l1" else "ties")
-            operands = (parameter, normal(*shape), *states, rate, count)
-            cases.append(OpCase(f"{op.name}/{name}_{shape_name}", op, operands, (), shape_name == "matrix"))
-    return cases
-
-
 def _others() -> list[OpCase]:
     scalar = np.asarray
-    noise = (scalar(7, np.int32), scalar(3, np.int32))
+    noise, before = (scalar(7, np.int32), scalar(3, np.int32)), scalar(5, np.int32)
     cases = [
         OpCase("constant/scalar", Constant.of(np.asarray(2.5, np.float32)), ()),
         OpCase("constant/fill", Constant((0.1,), (2, 3, 4)), ()),
@@ -366,9 +374,11 @@ def _others() -> list[OpCase]:
         for std in (0.0, 0.25, 3.0):
             added = NoiseTraining(std, stream=0xDEADBEEF)
             cases.append(OpCase(f"noise_training/{name}_{std}", added, (normal(*x), *noise), (0,), wide))
+            cases.append(OpCase(f"noise_training/{name}_{std}_later", added, (normal(*x), *noise, before), (0,), wide))
         for rate in (0.0, 0.2, 0.5, 0.999):
             op = DropoutTraining(rate, stream=0xDEADBEEF)
             cases.append(OpCase(f"dropout_training/{name}_{rate}", op, (normal(*x), *noise), (0,), wide))
+            cases.append(OpCase(f"dropout_training/{name}_{rate}_later", op, (normal(*x), *noise, before), (0,), wide))
     return [*cases, OpCase("sum/scalar", Sum(), (normal(),)), OpCase("sum/vector", Sum(), (normal(5),))]
 
 
@@ -380,11 +390,12 @@ CASES: tuple[OpCase, ...] = (
     *_across_channels(),
     *_elementwise(),
     *_losses(),
-    *_updates(),
     *_others(),
     *CHANNEL_CASES,
     *LOSS_CASES,
+    *REARRANGE_CASES,
     *RESAMPLE_CASES,
+    *UPDATE_CASES,
 )
 
 

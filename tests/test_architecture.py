@@ -30,10 +30,13 @@ HOMES = {
     "PIL": {"runtime/"},
     "matplotlib": {"runtime/"},
     "safetensors": {"runtime/"},
+    "onnx": {"frontend/onnx/", "codegen/onnx/"},
+    "pygls": {"commands/language_server/"},
+    "lsprotocol": {"commands/language_server/"},
 }
 
 # Costly to load: `import convc` must leave them alone.
-HEAVY = ("llvmlite", "lark", "networkx", "matplotlib", "rich", "PIL", "safetensors")
+HEAVY = ("llvmlite", "lark", "networkx", "matplotlib", "rich", "PIL", "safetensors", "pygls", "onnx")
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from convc.frontend.layers import BY_WORD
 
 _PREFIXES = (
-    "assert|budget|checkpoint|data|file|missing|name|platform|redundant|shape|syntax|train|type|unavailable|unused|"
-    "value|verify"
+    "assert|budget|checkpoint|data|file|missing|name|onnx|platform|redundant|shape|suspicious|syntax|train|type|"
+    "unavailable|unused|value|verify"
 )
 _CODE = re.compile(rf"(?:{_PREFIXES})(?:-[a-z]+)+")
 # Words of this form that are no codes: passes, events, packages.

@@ -9,6 +9,7 @@ import pytest
 
 import convc
 from convc.ir.verify import problems
+from tests.test_classic_networks import PARAMETERS
 
 # Trainable parameters, by hand: out·(in·kh·kw + 1) per convolution and layer, 2 per channel of bn.
 EXAMPLES = {
@@ -39,7 +40,8 @@ def test_example(repository: Path, name: str, count: int) -> None:
 
 
 def test_every_example_is_tested(repository: Path) -> None:
-    assert {path.stem for path in (repository / "examples").glob("*.cnn")} == set(EXAMPLES)
+    tested = {*EXAMPLES, *(name for name, *_ in PARAMETERS)}
+    assert {path.stem for path in (repository / "examples").glob("*.cnn")} == tested
 
 
 @pytest.mark.parametrize(("name", "count"), BENCHMARKS.items())

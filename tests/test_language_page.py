@@ -19,12 +19,17 @@ REFUSED = re.findall(r"^```cnn refused\n(.*?)^```", TEXT, re.MULTILINE | re.DOTA
 
 @pytest.mark.parametrize("text", PROGRAMS)
 @pytest.mark.parametrize("mode", ["infer", "train"])
-def test_program_compiles_and_runs(text: str, mode: str) -> None:
+def test_program_compiles_and_runs(text: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     net = loads(text, strict=True)
     assert unsupported(net.settings) == []
+    if net.settings.init is not None:
+        with convc.compile(net, threads=1) as program:
+            program.save(net.settings.init.path)
     with convc.compile(net, batch=2, mode=mode, threads=1) as program:
         logits = program(np.zeros((2, *net.input_shape), np.float32))
-    assert logits.shape == (2, 10)
+    # The net with labels per pixel ends in maps of two classes.
+    assert logits.shape == ((2, 2, 64, 64) if net.name == "cells" else (2, 10))
     assert np.isfinite(logits).all()
 
 
@@ -50,7 +55,7 @@ def test_every_schedule_and_kind_of_data_that_is_named_is_read() -> None:
     row = re.search(r"^\| `schedule` \| (.*) \|$", TEXT, re.MULTILINE)
     assert row is not None
     schedules = re.findall(r"`([^`]*)`", row[1])
-    assert len(schedules) == 7
+    assert len(schedules) == 8
     for schedule in schedules[:-1]:
         loads(f"net n {{ input 1x2x2 -> fc 2 -> loss softmax }}\ntrain {{\n schedule {schedule}\n}}")
     for warm in ("constant", "step every=30e", "cosine", "poly"):

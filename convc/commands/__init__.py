@@ -43,6 +43,22 @@ VERBS: dict[str, Verb] = {
         "report the mistakes in .cnn files",
         "convc check lenet.cnn resnet.cnn",
     ),
+    "fmt": Verb(
+        "give .cnn files their canonical spelling",
+        "convc fmt lenet.cnn resnet.cnn",
+        "Rewrite .cnn files with canonical indentation, spaces and line breaks; comments and meaning stay. Files with\n"
+        "syntax errors are left alone, and `convc fmt -` writes the formatted standard input to the output.",
+    ),
+    "new": Verb(
+        "write a net to begin with",
+        "convc new digits --like lenet",
+        "Write NAME.cnn, a small net of a known kind with comments that explain it. Existing files are never replaced.",
+    ),
+    "docs": Verb(
+        "what a layer, setting, statement or function takes, with an example",
+        "convc docs conv",
+        "Describe a word of the language from the table that the checker reads; without a word, list them all.",
+    ),
     "summary": Verb(
         "shapes, parameters, work, memory and receptive field, layer by layer",
         "convc summary lenet.cnn --batch 1",
@@ -55,12 +71,19 @@ VERBS: dict[str, Verb] = {
     "graph": Verb(
         "draw a net",
         "convc graph googlenet.cnn -o googlenet.svg",
-        "Draw a net as SVG: layers as boxes with the shapes of their results, blocks as groups. A box tells more about\n"
+        "Draw a net as SVG: layers as boxes with the shapes of their results, blocks as groups. A box tells more of\n"
         "its layers when the pointer rests on it.",
     ),
     "compile": Verb(
         "compile, write the graph of every stage, report",
         "convc compile lenet.cnn --mode train --dump-dir dump --report passes",
+    ),
+    "decompile": Verb(
+        "write a graph as an editable .cnn file",
+        "convc decompile net.ir -o net.cnn",
+        "Write the .cnn file of a forward graph, given as IR text (or as a .cnn file, whose blocks and loops are then\n"
+        "written anew). The file loads as an equal graph. Names of parameters stay as they are where the language can\n"
+        "express them; what cannot be written is listed node by node.",
     ),
     "gradcheck": Verb(
         "compare the gradients with numeric ones",
@@ -68,9 +91,36 @@ VERBS: dict[str, Verb] = {
         "Compare the gradients of a training step with central differences in float64, and those of the compiled\n"
         "step with both. Exit code 1 if any is wrong.",
     ),
+    "import": Verb(
+        "turn an ONNX model into a .cnn file and its weights",
+        "convc import resnet18.onnx -o resnet18.cnn",
+        "Write an ONNX model as an editable .cnn file, and its weights beside it: `convc eval OUT.cnn --weights W`\n"
+        "takes both. A model that the language has no words for becomes IR, OUT.ir. docs/onnx.md lists the operators;\n"
+        "those that are not supported are all named at once.",
+    ),
+    "export": Verb(
+        "write a net with its weights as an ONNX model",
+        "convc export runs/lenet-1 -o lenet.onnx",
+        "Write what inference computes as an ONNX model: input `x`, images (N, C, H, W) with pixels as value/255,\n"
+        "output `logits`, parameters under their names. A .cnn file without --weights comes with its first weights.",
+    ),
+    "lsp": Verb(
+        "the language server that editors start",
+        "convc lsp",
+        "Speak the language server protocol over standard input and output: mistakes while you type, shapes and\n"
+        "weights under the mouse, completion, definitions, formatting. docs/editors.md says how editors are set up.",
+    ),
     "doctor": Verb(
         "what this installation can do: processor, threads, cache, packages",
         "convc doctor",
+    ),
+    "completion": Verb(
+        "completion of verbs, options and words for your shell",
+        "convc completion bash",
+        "Print a script that completes command lines of convc. To load it in every new shell:\n"
+        "  bash: echo 'source <(convc completion bash)' >> ~/.bashrc\n"
+        "  zsh:  echo 'source <(convc completion zsh)' >> ~/.zshrc   (below the line with compinit)\n"
+        "  fish: convc completion fish > ~/.config/fish/completions/convc.fish",
     ),
     "cache": Verb(
         "show or trim the cache of compiled code",

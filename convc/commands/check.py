@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from convc.commands.options import add_limit, limits_of
 from convc.commands.output import print_json
 
 if TYPE_CHECKING:
@@ -16,23 +17,27 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", metavar="FILE", nargs="+", help=".cnn files")
     parser.add_argument("--strict", action="store_true", help="take warnings as errors")
+    add_limit(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from convc.frontend import check, sources_of
+    from convc.frontend.hints import plural
     from convc.ir.diagnostic import render
 
+    limits = limits_of(arguments)
     results: list[dict[str, Any]] = []
     for path in arguments.files:
-        diagnostics = check([path], strict=arguments.strict)
+        diagnostics = check([path], strict=arguments.strict, limits=limits)
         errors = [diagnostic for diagnostic in diagnostics if diagnostic.severity == "error"]
         results.append({"file": path, "ok": not errors, "diagnostics": [_as_json(d) for d in diagnostics]})
         if not arguments.json:
             if diagnostics:
                 print(render(diagnostics, sources_of(diagnostics)), file=sys.stderr)
             if not errors:
-                print(f"{path}: fine")
+                count = len(diagnostics)
+                print(f"{path}: fine" + (f", but for {plural(count, 'warning')}" if count else ""))
     if arguments.json:
         print_json({"files": results})
     return 0 if all(result["ok"] for result in results) else 1

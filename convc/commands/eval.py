@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from convc.commands.options import add_batch, add_json, add_net_options, add_target, add_threads, assignments
+from convc.commands.options import (
+    add_batch,
+    add_json,
+    add_net_options,
+    add_target,
+    add_threads,
+    assignments,
+    limits_of,
+)
 from convc.commands.output import format_count, print_json
 
 
@@ -26,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     from convc.runtime.trained import evaluation_data, open_trained
 
     settings = assignments(arguments.set)
-    trained = open_trained(arguments.source, arguments.weights, net=arguments.net, set=settings)
+    limits = limits_of(arguments)
+    trained = open_trained(arguments.source, arguments.weights, net=arguments.net, set=settings, limits=limits)
     dataset, part, split = evaluation_data(trained.net, arguments.data)
     with trained.program(batch=arguments.batch, target=arguments.target, threads=arguments.threads) as program:
         result = evaluate(program, split)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from convc.commands.parser import OneOf, positive
 
 if TYPE_CHECKING:
+    from convc.frontend.limits import Limits
     from convc.frontend.net import Net
 
 TARGETS = ("cpu", "reference")
@@ -29,6 +30,13 @@ def add_net_options(parser: argparse.ArgumentParser, strict: bool = True) -> Non
     )
     if strict:
         parser.add_argument("--strict", action="store_true", help="take warnings as errors")
+    add_limit(parser)
+
+
+def add_limit(parser: argparse.ArgumentParser) -> None:
+    """`--limit`: what a file may ask for."""
+    text = "change a budget of the front end, such as steps=100000 (a wrong name lists them); may be repeated"
+    parser.add_argument("--limit", metavar="NAME=N", action="append", default=[], help=text)
 
 
 def add_batch(parser: argparse.ArgumentParser, default: str) -> None:
@@ -68,12 +76,25 @@ def assignments(texts: Iterable[str]) -> dict[str, str]:
     return parse_assignments(texts)
 
 
+def limits_of(arguments: argparse.Namespace) -> Limits:
+    """The budgets as `--limit` wants them."""
+    from convc.frontend import parse_limits
+
+    return parse_limits(arguments.limit)
+
+
 def open_net(arguments: argparse.Namespace) -> Net:
     """The net of FILE as `--net` and `--set` want it. Warnings go to the error output, or fail with `--strict`."""
     import convc
     from convc.ir.diagnostic import render
 
-    net = convc.load(arguments.file, net=arguments.net, set=assignments(arguments.set), strict=arguments.strict)
+    net = convc.load(
+        arguments.file,
+        net=arguments.net,
+        set=assignments(arguments.set),
+        strict=arguments.strict,
+        limits=limits_of(arguments),
+    )
     if net.warnings:
         print(render(net.warnings, net.sources), file=sys.stderr)
     return net

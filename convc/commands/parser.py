@@ -30,6 +30,11 @@ class VerbParser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
+    @property
+    def actions(self) -> list[argparse.Action]:
+        """Its options and positional arguments, in the order of the help text."""
+        return list(self._actions)
+
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         known, unknown = self.parse_known_args(arguments)
         if unknown:

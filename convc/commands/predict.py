@@ -1,12 +1,16 @@
-"""`convc predict`: what a trained net sees in images."""
+"""`convc predict`: what a trained net sees in images: classes with probabilities or, of pixels, with their shares."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from convc.commands.options import add_json, add_net_options, add_target, add_threads, assignments
+from convc.commands.options import add_json, add_net_options, add_target, add_threads, assignments, limits_of
 from convc.commands.output import print_json
+
+if TYPE_CHECKING:
+    from convc.runtime.predict import Prediction
 
 # More images at a time gain nothing, and a small program is compiled no faster than a large one.
 _MOST = 64
@@ -28,10 +32,11 @@ def run(arguments: argparse.Namespace) -> int:
     from convc.runtime.trained import open_trained
 
     settings = assignments(arguments.set)
-    trained = open_trained(arguments.source, arguments.weights, net=arguments.net, set=settings)
+    limits = limits_of(arguments)
+    trained = open_trained(arguments.source, arguments.weights, net=arguments.net, set=settings, limits=limits)
     batch = min(_MOST, len(arguments.images))
     with trained.program(batch=batch, target=arguments.target, threads=arguments.threads) as program:
-        predictions = predict(program, arguments.images, trained.classes)
+        predictions = predict(program, arguments.images, trained.classes, trained.image_size)
     if arguments.json:
         print_json(
             {
@@ -39,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
                     {
                         "image": prediction.path,
                         "classes": [
-                            {"name": guess.name, "label": guess.label, "probability": guess.probability}
+                            {"name": guess.name, "label": guess.label, _measure(prediction): guess.probability}
                             for guess in prediction.guesses
                         ],
                     }
@@ -51,5 +56,11 @@ def run(arguments: argparse.Namespace) -> int:
     for prediction in predictions:
         print(printable(prediction.path))
         for guess in prediction.guesses:
-            print(f"  {100 * guess.probability:6.2f} %  {printable(guess.name)}")
+            unit = "% of the pixels" if prediction.per_pixel else "%"
+            print(f"  {100 * guess.probability:6.2f} {unit}  {printable(guess.name)}")
     return 0
+
+
+def _measure(prediction: Prediction) -> str:
+    """What the number of a class is, by its name in JSON."""
+    return "share" if prediction.per_pixel else "probability"

@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from convc.passes.pipeline import Recipe
     from convc.passes.summary import summarize
     from convc.runtime.configuration import make_update
 
@@ -66,7 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     # `pool max` and `pool avg` are of one kind, as in the names of layers.
     kinds = {layer.name: layer.kind.split()[0] for layer in net.layers}
     lines = {layer.name: layer.span.line for layer in net.layers}
-    summary = summarize(net.graph(batch), make_update(net.settings), kinds, lines)
+    recipe = Recipe(make_update(net.settings), accumulate=net.settings.accumulate)
+    summary = summarize(net.graph(batch), recipe, kinds, lines)
     if arguments.json:
         print_json(_as_json(summary))
     elif arguments.csv:

@@ -19,8 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_target(parser)
     add_threads(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default: runs/NAME-N)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, or with the last one")
-    parser.add_argument("--init", type=Path, metavar="W", help="start from the weights in W (safetensors)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out, or with the last one, to its end"
+    )
+    parser.add_argument(
+        "--init", type=Path, metavar="W", help="start from the weights in W (safetensors), not the file's `init`"
+    )
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--quiet", action="store_true", help="print only the run folder and the result")
     shown.add_argument("--json", action="store_true", help="print one JSON object per event")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from convc.frontend.emission import Layer
 from convc.frontend.expressions import Quantity
-from convc.frontend.limits import Limits
+from convc.frontend.limits import Limits, parse_limits
 from convc.frontend.load import check, load, loads, parse_data
 from convc.frontend.net import Net
 from convc.frontend.overrides import parse_assignments
@@ -48,6 +48,7 @@ __all__ = [
     "loads",
     "parse_assignments",
     "parse_data",
+    "parse_limits",
     "sources_of",
     "unsupported",
 ]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from convc.frontend import syntax
 from convc.frontend.arguments import REQUIRED, Bound, Parameter, bind
-from convc.frontend.context import ENDED, START, Context
+from convc.frontend.context import ENDED, START, UNKNOWN, Context
 from convc.frontend.emission import Layer, Site
 from convc.frontend.expressions import Constant, Evaluator, Scope, Unknown
 from convc.frontend.hints import closest, did_you_mean
@@ -39,6 +39,8 @@ class Application(Machine):
 
     def _unknown_word(self, statement: syntax.Apply) -> None:
         word = statement.word
+        if self.program.incomplete and closest(word, self.words()) is None:
+            raise Unknown  # it may stand in the file that could not be read
         if word in self.program.nets:
             hint = f"`{word}` is a net; what is applied inside a net is a `block`"
         elif closest(word, self.words()) is None and word in _OTHER_NAMES:
@@ -81,6 +83,8 @@ class Application(Machine):
         assert name is None or isinstance(name, str)
         path = context.naming.child(kind.word, bound.spans.get("name", span), name)
         if kind.word == "input":
+            if self.current is UNKNOWN:
+                raise Unknown
             if self.current is not START:
                 fail("value-input", "a net has one `input`, at its beginning", span)
         else:
@@ -103,7 +107,7 @@ class Application(Machine):
             site.unavailable("precision", f"`precision={bound.values['precision']}` of a layer")
         after = kind.emit(site)
         self.current = ENDED if after is None else after
-        self.emission.layers.append(
+        self.emission.add_layer(
             Layer(
                 path,
                 kind.title,
@@ -111,7 +115,9 @@ class Application(Machine):
                 before.shape[1:] if before is not None else None,
                 after.shape[1:] if after is not None else None,
                 tuple(site.parameters),
-            )
+            ),
+            before,
+            after,
         )
 
     # Blocks
@@ -135,6 +141,9 @@ class Application(Machine):
                 "`precision=` of a block is not available in this version",
                 bound.spans["precision"],
             )
+        if context.unsure:
+            raise Unknown
+        self.entered.add(block.name)
         path = context.naming.child(
             block.name, bound.spans.get("name", statement.span) if name else statement.span, name
         )

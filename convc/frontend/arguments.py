@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from convc.frontend import syntax
-from convc.frontend.expressions import FUNCTIONS, Constant, Evaluator, Unknown, show
+from convc.frontend.expressions import FUNCTIONS, Constant, Evaluator, OverBudget, Unknown, show
 from convc.frontend.hints import did_you_mean, plural
 from convc.frontend.kinds import TEXT, Kind, Plain, TooLarge
 from convc.frontend.statement_parser import SEPARATOR_HINT
@@ -133,6 +133,8 @@ class _Binder:
             self.values[parameter.key] = self._value(parameter, argument)
         except Unknown:
             self.failed = True
+        except OverBudget:
+            raise
         except CompileError as error:
             self.failed = True
             for diagnostic in error.diagnostics:

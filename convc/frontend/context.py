@@ -32,6 +32,7 @@ class Values:
     def __init__(self, parent: Values | None = None) -> None:
         self.parent = parent
         self.table: dict[tuple[str, Constant | None], tuple[Current, Span]] = {}
+        self.vague: set[str] = set()  # names that were given an index which nobody knows
 
     def bind(self, name: str, index: Constant | None, value: Current, span: Span) -> None:
         self.table[name, index] = (value, span)
@@ -44,6 +45,10 @@ class Values:
                 return scope.table[name, index]
             scope = scope.parent
         return None
+
+    def is_vague(self, name: str) -> bool:
+        """Whether the name may well stand for a value, under an index that an earlier error hides."""
+        return name in self.vague or (self.parent is not None and self.parent.is_vague(name))
 
     def names(self) -> set[str]:
         """All names in sight."""
@@ -99,6 +104,7 @@ class Context:
     chain: Link | None = None
     auxiliary: bool = False
     uses: int = 0  # how often the parameters of this body have been run before
+    unsure: bool = False  # the way here depends on what is not known; blocks are not entered, or it might never end
 
     def inside(self, prefix: str) -> Context:
         """The context of a body with names and values of its own."""

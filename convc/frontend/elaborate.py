@@ -7,10 +7,11 @@ and nothing is reported that only follows from the first error.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from convc.frontend import syntax
 from convc.frontend.context import UNKNOWN, Context, Link, Values
+from convc.frontend.dead_code import unexecuted_references, unused_results, warn_of_redundant_biases
 from convc.frontend.emission import Emission, Layer, Loss
 from convc.frontend.expressions import Constant, OverBudget, Scope, Unknown, plain, show
 from convc.frontend.machine import Stop, Task
@@ -34,6 +35,7 @@ class Elaboration:
     errors: tuple[Diagnostic, ...]
     warnings: tuple[Diagnostic, ...]
     used_blocks: frozenset[str]
+    entered_blocks: frozenset[str]
 
 
 def elaborate(program: Program, net: syntax.Definition, parameters: Mapping[str, Constant], batch: int) -> Elaboration:
@@ -49,7 +51,18 @@ def elaborate(program: Program, net: syntax.Definition, parameters: Mapping[str,
         tuple(elaborator.errors),
         tuple(elaborator.warnings),
         frozenset(elaborator.used_blocks),
+        frozenset(elaborator.entered),
     )
+
+
+def probe(program: Program, definition: syntax.Definition) -> tuple[Diagnostic, ...]:
+    """The errors of a block that nobody calls, or of a net without its values, as far as they can be told.
+
+    Parameters, shapes and conditions are unknown; words, arguments, names and constant values are checked.
+    """
+    elaborator = _Elaborator(program, definition, 1)
+    elaborator.probe()
+    return tuple(elaborator.errors)
 
 
 class _Elaborator(Topology):
@@ -69,6 +82,17 @@ class _Elaborator(Topology):
         except CompileError as error:
             self.errors += error.diagnostics
 
+    def probe(self) -> None:
+        scope = Scope(self.program.scope_of(self.net))
+        context = Context(Naming(), Scope(scope), Values(), unsure=True)
+        scope.constants.update(dict.fromkeys((parameter.name for parameter in self.net.parameters), None))
+        if self.net.kind == "block":
+            self.current = UNKNOWN
+        try:
+            self.drive(self.body(self.net.body, context))
+        except Stop:
+            return
+
     def _parameters(self, given: Mapping[str, Constant], scope: Scope, context: Context) -> None:
         for parameter in self.net.parameters:
             self._parameter(parameter, given, scope, context)
@@ -78,19 +102,20 @@ class _Elaborator(Topology):
         self, parameter: syntax.Parameter, given: Mapping[str, Constant], scope: Scope, context: Context
     ) -> None:
         name = parameter.name
-        scope.constants[name] = None
+        value: Constant | None = None
         if name in given:
-            scope.constants[name] = given[name]
+            value = given[name]
         elif parameter.default is None:
             message = f"net `{self.net.name}` needs a value for its parameter `{name}`"
             self.record(Diagnostic("name-missing", message, parameter.span, hint=f"--set {name}=VALUE"), context)
         else:
             try:
-                scope.constants[name] = self.evaluate_default(parameter.default, scope)
+                value = self.evaluate_default(parameter.default, scope)
             except Unknown:
-                return
+                pass
             except CompileError as error:
                 self.report(error, context)
+        scope.constants[name] = value
 
     def statement(self, statement: syntax.Statement, context: Context) -> Task | None:
         match statement:
@@ -132,15 +157,17 @@ class _Elaborator(Topology):
             hint = "constants do not change; a body inside may have its own"
             self.record(Diagnostic("name-duplicate", message, statement.name_span, hint=hint), context)
             return
-        constants[statement.name] = None
+        # The name is bound after its value is known: in `let c = c + 1` the right one is that of the body around.
+        value: Constant | None = None
         try:
-            constants[statement.name] = self.evaluator(context).evaluate(statement.value)
+            value = self.evaluator(context).evaluate(statement.value)
         except Unknown:
-            return
+            pass
         except OverBudget:
             raise
         except CompileError as error:
             self.report(error, context)
+        constants[statement.name] = value
 
     def _assert(self, statement: syntax.Assert, context: Context) -> None:
         evaluator = self.evaluator(context)
@@ -158,17 +185,41 @@ class _Elaborator(Topology):
 
     def _if(self, statement: syntax.If, context: Context) -> Task:
         evaluator = self.evaluator(context)
-        for condition, body in statement.branches:
-            if evaluator.truth(condition):
+        for index, (condition, body) in enumerate(statement.branches):
+            try:
+                taken = evaluator.truth(condition)
+            except OverBudget:
+                raise
+            except (Unknown, CompileError) as error:
+                # Nobody knows which one is taken: all that could be are checked, without a current value.
+                others = [branch for _, branch in statement.branches[index:]]
+                yield self._unsure([*others, *([statement.otherwise] if statement.otherwise else [])], context)
+                raise error
+            if taken:
                 yield self.body(body, context.nested())
                 return
         if statement.otherwise is not None:
             yield self.body(statement.otherwise, context.nested())
 
+    def _unsure(self, bodies: Sequence[syntax.Body], context: Context, loop: Sequence[syntax.Name] = ()) -> Task:
+        """Check bodies that may or may not be run, the names of their layers each on its own."""
+        start = self.current
+        for body in bodies:
+            self.current = UNKNOWN if isinstance(start, Value) else start
+            inner = replace(context.nested(), naming=Naming(context.naming.prefix), unsure=True)
+            inner.scope.constants.update({name.name: None for name in loop})
+            yield self.body(body, inner.nested())
+
     # Loops
 
     def _repeat(self, statement: syntax.Repeat, context: Context) -> Task:
-        count = self.evaluator(context).whole(statement.count, "the count of a `repeat`")
+        try:
+            count = self.evaluator(context).whole(statement.count, "the count of a `repeat`")
+        except OverBudget:
+            raise
+        except (Unknown, CompileError) as error:
+            yield self._unsure([statement.body], context)
+            raise error
         if count < 0:
             fail("value-count", f"a body cannot be repeated {count} times", statement.count.span)
         self._afford(count, statement.body, statement)
@@ -176,7 +227,13 @@ class _Elaborator(Topology):
             yield self._iteration(statement.body, f"in iteration {number} of {count}", {}, statement, context)
 
     def _for(self, statement: syntax.For, context: Context) -> Task:
-        values = self._loop_values(statement, context)
+        try:
+            values = self._loop_values(statement, context)
+        except OverBudget:
+            raise
+        except (Unknown, CompileError) as error:
+            yield self._unsure([statement.body], context, statement.names)
+            raise error
         self._afford(len(values), statement.body, statement)
         names = [name.name for name in statement.names]
         for value in values:
@@ -216,7 +273,6 @@ class _Elaborator(Topology):
         statement: syntax.Repeat | syntax.For,
         context: Context,
     ) -> Task:
-        self.budget.step(statement.span)
         inner = context.nested(Link(text, statement.span, context.chain))
         inner.scope.constants.update(constants)
         # One more scope, so that the body may define a constant with the name of a loop variable.
@@ -231,7 +287,7 @@ class _Elaborator(Topology):
                 f"this loop would carry out at least {_short(wanted)} statements; "
                 f"{max(left, 0):,} of {self.limits.steps:,} are left"
             )
-            raise OverBudget(message, statement.span)
+            raise OverBudget("steps", message, statement.span)
 
     # The end of the net
 
@@ -255,9 +311,22 @@ class _Elaborator(Topology):
             last = main[-1]
             with emission.builder.at((last.span,), "correct"):
                 outputs["correct"] = emission.builder.add(CountCorrect(), last.logits, emission.labels)
-        for span, name in self.named.items():
+        self._warn(context)
+
+    def _warn(self, context: Context) -> None:
+        """What only the finished net shows: names, results and biases that have no effect."""
+        unread = list(self.named.items())
+        if unread:
+            files = [definition for file in self.program.files.values() for definition in file.definitions]
+            elsewhere = frozenset[str]().union(*(unexecuted_references(item, self.referred) for item in files))
+            unread = [(span, named) for span, named in unread if named[0] not in elsewhere]
+        for span, (name, _) in unread:
             message = f"the value `{name}` is never used"
             self.record(Diagnostic("unused-value", message, span, severity="warning"), context)
+        names = [value for _, value in self.named.values() if isinstance(value, Value)]
+        for warning in unused_results(self.emission, names):
+            self.record(warning, context)
+        warn_of_redundant_biases(self.emission)
 
     def _total(self, losses: Sequence[Loss]) -> Value:
         builder = self.emission.builder

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn, TypeVar
 
-from convc.frontend.arguments import Bound
+from convc.frontend.arguments import Bound, Report
+from convc.frontend.expressions import OverBudget
 from convc.frontend.hints import shape_text
 from convc.frontend.kinds import InitialValue
-from convc.frontend.limits import Limits
+from convc.frontend.limits import LIMITS, Limits, raised
 from convc.ir.builder import Builder
-from convc.ir.diagnostic import Diagnostic, fail
-from convc.ir.graph import Graph, Initializer, Value
+from convc.ir.diagnostic import fail
+from convc.ir.graph import Graph, Initializer, Node, Value
 from convc.ir.op import InferError, Op
 from convc.ir.span import Span
 from convc.ir.types import Shape, TensorType
@@ -69,6 +69,10 @@ def _number(value: object) -> float:
     return value if isinstance(value, (int, float)) else 1.0
 
 
+def _origins() -> dict[Value, tuple[Layer, Value | None]]:
+    return {}
+
+
 @dataclass
 class Emission:
     """A forward graph being built."""
@@ -82,20 +86,57 @@ class Emission:
     input_mean: tuple[float, ...] | None = None
     input_std: tuple[float, ...] | None = None
     parameter_elements: int = 0
+    path_characters: int = 0
+    # Where values come from: their layer, and what it read. And what `bn` reads, with a way to warn about it.
+    producers: dict[Value, tuple[Layer, Value | None]] = field(default_factory=_origins)
+    normalised: list[tuple[Value, Span, Report]] = field(default_factory=list["tuple[Value, Span, Report]"])
 
     def __post_init__(self) -> None:
-        self.builder = Builder(self.graph)
+        self.builder = _BudgetedBuilder(self.graph, self.limits)
 
     def check_size(self, shape: Shape, span: Span, what: str) -> None:
         """Refuse shapes (without the batch) beyond the limits, before anything of that size exists."""
         if any(extent > self.limits.extent for extent in shape):
-            fail("budget-size", f"{what} {shape_text(shape)} has an extent beyond {self.limits.extent}", span)
+            message = f"{what} {shape_text(shape)} has an extent beyond {self.limits.extent:,}"
+            fail("budget-size", message, span, _limit("extent", self.limits))
         if math.prod(shape) > self.limits.elements:
             fail(
                 "budget-size",
                 f"{what} {shape_text(shape)} has {math.prod(shape):,} elements, more than {self.limits.elements:,}",
                 span,
+                _limit("elements", self.limits),
             )
+
+    def add_layer(self, layer: Layer, before: Value | None, after: Value | None) -> None:
+        """Enter a finished layer. Names are bounded in sum: a deep recursion makes each of them long."""
+        self.path_characters += len(layer.name)
+        if self.path_characters > self.limits.path_characters:
+            raise OverBudget("path_characters", "the names of the layers are too long in sum", layer.span)
+        self.layers.append(layer)
+        if after is not None and after is not before:
+            self.producers[after] = (layer, before)
+
+
+class _BudgetedBuilder(Builder):
+    """A builder that refuses to make a graph larger than the limit."""
+
+    def __init__(self, graph: Graph, limits: Limits) -> None:
+        super().__init__(graph)
+        self.limits = limits
+        self.size = 0
+
+    def add_node(self, op: Op, *operands: Value | None) -> Node:
+        self.size += 1 + len(operands)
+        if self.size > self.limits.nodes:
+            message = f"the graph would have more than {self.limits.nodes:,} operations and operands"
+            raise OverBudget("nodes", message, self.location[0])
+        return super().add_node(op, *operands)
+
+
+def _limit(name: str, limits: Limits) -> str | None:
+    """The hint that a limit can be changed, where it is lower than it could be."""
+    most = LIMITS[name].metadata["most"]
+    return raised(name) if most is None or getattr(limits, name) < most else None
 
 
 @dataclass
@@ -112,7 +153,7 @@ class Site:
     modifiers: Modifiers
     auxiliary: bool
     uses: int  # how often the same parameters have been run before
-    warn: Callable[[Diagnostic], None]
+    warn: Report
     parameters: list[str] = field(default_factory=list[str])
 
     # Arguments
@@ -191,7 +232,7 @@ class Site:
         emission.parameter_elements += math.prod(shape)
         if emission.parameter_elements > emission.limits.parameter_elements:
             message = f"all parameters together have more than {emission.limits.parameter_elements:,} elements"
-            fail("budget-size", message, self.span)
+            fail("budget-size", message, self.span, raised("parameter_elements"))
         return graph.add_parameter(
             name,
             TensorType(self.x.type.dtype, shape),

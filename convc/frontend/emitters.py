@@ -7,11 +7,12 @@ from collections.abc import Callable
 from convc.frontend.emission import Loss, Site
 from convc.frontend.hints import plural, shape_text
 from convc.ir.diagnostic import Diagnostic, fail
-from convc.ir.graph import Initializer, Node, Value
+from convc.ir.graph import Initializer, Value
 from convc.ir.op import Op
 from convc.ir.ops.activation import Elu, LeakyRelu, Maxout, Prelu, Relu, Relu6, Sigmoid, Softmax, Step, Tanh
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
 from convc.ir.ops.distance import Hinge, MeanSquaredError
+from convc.ir.ops.dropconnect import DropConnect
 from convc.ir.ops.elementwise import Add, Divide, Subtract
 from convc.ir.ops.linear import Linear
 from convc.ir.ops.local_response import LocalResponseNorm
@@ -42,9 +43,24 @@ def input_layer(site: Site) -> Value:
         assert isinstance(values, tuple)
         if len(values) not in (1, channels):
             site.refuse(f"`{key}` has {plural(len(values), 'value')}, the input {plural(channels, 'channel')}", key)
+        if max(map(abs, values)) > _LARGEST_UNIT:
+            _warn_of_bytes(site, key, values)
         setattr(emission, f"input_{key}", values)
         x = site.emit(op, x, site.constant(values[0] if len(values) == 1 else values))
     return x
+
+
+# A mean or standard deviation beyond this is meant for pixels from 0 to 255; pixels arrive as value/255.
+_LARGEST_UNIT = 2.0
+
+
+def _warn_of_bytes(site: Site, key: str, values: tuple[float, ...]) -> None:
+    shown, scaled = (", ".join(f"{value:.4g}" for value in each) for each in (values, [v / 255 for v in values]))
+    if len(values) > 1:
+        shown, scaled = f"[{shown}]", f"[{scaled}]"
+    message = f"{key}={shown} looks like one for pixels from 0 to 255, but they arrive as value/255, from 0 to 1"
+    hint = f"{key}={scaled}; right as it is only for arrays of floats, which keep their unit"
+    site.warn(Diagnostic("suspicious-mean", message, site.place(key), hint=hint, severity="warning"))
 
 
 # Windows
@@ -205,31 +221,20 @@ def flatten(site: Site) -> Value:
 
 
 def fc(site: Site) -> Value:
-    if site.number("dropconnect"):
-        site.unavailable("dropconnect", "`dropconnect`", "`dropout` before the layer is available")
     x = flatten(site)
     features, outputs = x.shape[1], site.get("outputs", int)
     weight = site.parameter("weight", (outputs, features), site.initializer(features, outputs))
     bias = site.parameter("bias", (outputs,), ZEROS) if site.get("bias", bool) else None
+    rate = site.number("dropconnect")
+    if rate:
+        weight = site.emit(DropConnect(rate, _stream(site, "dropconnect")), weight)
     return site.emit(Linear(), x, weight, bias)
-
-
-def _adds_bias(node: Node) -> bool:
-    """Whether a node is a layer with a bias: a third operand, or behind `deconv` a sum of its own."""
-    if isinstance(node.op, Add):
-        producer = node.operands[0].producer
-        return producer is not None and isinstance(producer.op, Conv2dBackwardData) and producer.label == node.label
-    return isinstance(node.op, (Conv2d, Linear)) and len(node.operands) == 3
 
 
 def bn(site: Site) -> Value:
     x = site.x
     vector: Shape = (x.shape[1],)
-    producer = x.producer
-    if producer is not None and _adds_bias(producer):
-        message = f"the bias of {producer.label} has no effect before `bn`, which subtracts the mean"
-        hint = f"bias=no in {producer.label}"
-        site.warn(Diagnostic("redundant-bias", message, site.span, hint=hint, severity="warning"))
+    site.emission.normalised.append((x, site.span, site.warn))
     if site.get("affine", bool):
         gamma = site.parameter("gamma", vector, Initializer("const", 1.0))
         beta = site.parameter("beta", vector, ZEROS)
@@ -304,6 +309,8 @@ def maxout(site: Site) -> Value:
 
 def loss_softmax(site: Site) -> None:
     producer = site.x.producer
+    if producer is not None and isinstance(producer.op, Flatten):
+        producer = producer.operands[0].producer
     if producer is not None and isinstance(producer.op, Softmax):
         message = "`loss softmax` takes the soft-max itself; this net takes it twice"
         hint = f"leave out the `softmax` of line {producer.span.line}" if producer.span else None

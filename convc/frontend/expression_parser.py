@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from convc.frontend import syntax
 from convc.frontend.lexer import Token, tokenize
-from convc.frontend.limits import Limits
+from convc.frontend.limits import Limits, raised
 from convc.frontend.source import Source
 from convc.ir.diagnostic import CompileError, Diagnostic
 from convc.ir.span import Span
@@ -101,7 +101,8 @@ class ExpressionParser:
     def _enter(self) -> None:
         self.depth += 1
         if self.depth > self.limits.nesting:
-            self.fail("syntax-budget", f"the expression is nested deeper than {self.limits.nesting}", self.token.span)
+            message = f"the expression is nested deeper than {self.limits.nesting}"
+            self.fail("syntax-budget", message, self.token.span, raised("nesting"))
 
     def _operators(self, weakest: int) -> syntax.Expression:
         left = self._prefix(weakest)

@@ -12,7 +12,7 @@ from typing import NoReturn, TypeGuard, Union
 
 from convc.frontend import syntax
 from convc.frontend.hints import did_you_mean, shape_text
-from convc.frontend.limits import DEFAULT_LIMITS, Limits
+from convc.frontend.limits import DEFAULT_LIMITS, Limits, raised
 from convc.ir.diagnostic import CompileError, Diagnostic, fail
 from convc.ir.span import Span
 
@@ -48,19 +48,26 @@ class Budget:
         """Account for `count` statements that are about to be carried out."""
         self.steps += count
         if self.steps > self.limits.steps:
-            raise OverBudget(f"more than {self.limits.steps} statements would be carried out", span)
+            raise OverBudget("steps", f"more than {self.limits.steps:,} statements would be carried out", span)
 
-    def evaluate(self, span: Span) -> None:
-        self.evaluations += 1
+    def evaluate(self, span: Span, count: int = 1) -> None:
+        """Account for `count` operators, operands or items of lists."""
+        self.evaluations += count
         if self.evaluations > self.limits.evaluations:
-            raise OverBudget(f"more than {self.limits.evaluations} operations in expressions", span)
+            raise OverBudget("evaluations", f"more than {self.limits.evaluations:,} operations in expressions", span)
 
 
 class OverBudget(CompileError):
-    """The file asks for more work than the limits allow; elaboration ends here."""
+    """The file asks for more work than the limit of this name allows; elaboration ends here."""
 
-    def __init__(self, message: str, span: Span) -> None:
-        super().__init__([Diagnostic("budget-work", message, span, hint="the limit guards against endless loops")])
+    def __init__(self, limit: str, message: str, span: Span) -> None:
+        super().__init__([Diagnostic("budget-work", message, span, hint=_endless(limit))])
+
+
+def _endless(limit: str) -> str:
+    if limit in ("steps", "depth", "evaluations"):
+        return f"the limit guards against endless loops and recursion; `--limit {limit}=N` changes it"
+    return raised(limit)
 
 
 class Scope:
@@ -121,7 +128,7 @@ class Evaluator:
             case syntax.Duration():
                 return Quantity(expression.value, expression.unit)
             case syntax.Sequence():
-                return tuple(self.evaluate(item) for item in expression.items)
+                return self._sequence(expression)
             case syntax.Index():
                 return self._index(expression)
             case syntax.Conditional():
@@ -191,6 +198,8 @@ class Evaluator:
             return self.truth(node.right) if left == (operator == "and") else left
         right = self.evaluate(node.right)
         if operator in ("==", "!="):
+            if isinstance(left, tuple):
+                self.budget.evaluate(node.span, extent_of(left)[0])
             return _equal(left, right) == (operator == "==")
         if not is_number(left) or not is_number(right):
             wrong = node.right if is_number(left) else node.left
@@ -214,12 +223,22 @@ class Evaluator:
             _out_of_range(node.span)
         return _in_range(result, bits, node.span)
 
+    def _sequence(self, expression: syntax.Sequence) -> Constant:
+        """A list or tuple. What is in it counts as work: lists of lists grow faster than the text that makes them."""
+        items = tuple(self.evaluate(item) for item in expression.items)
+        size, depth = extent_of(items)
+        self.budget.evaluate(expression.span, size)
+        if depth > self.budget.limits.nesting:
+            fail("value-range", f"lists are nested deeper than {self.budget.limits.nesting}", expression.span)
+        return items
+
     def _call(self, expression: syntax.Call) -> Constant:
         function = FUNCTIONS.get(expression.function)
         if function is None:
             hint = did_you_mean(expression.function, FUNCTIONS, "functions are")
             fail("name-function", f"there is no function `{expression.function}`", expression.function_span, hint=hint)
         values = [self.evaluate(argument) for argument in expression.arguments]
+        self.budget.evaluate(expression.span, sum(len(value) for value in values if isinstance(value, tuple)))
         try:
             result = function(values)
         except (ValueError, OverflowError, TypeError) as error:
@@ -264,21 +283,37 @@ def plain(value: Constant) -> str:
     return value if isinstance(value, str) else show(value)
 
 
+def extent_of(value: tuple[Constant, ...]) -> tuple[int, int]:
+    """How many items a list has, those of lists in it included, and how deep these are nested."""
+    size, depth = 0, 0
+    pending: list[tuple[tuple[Constant, ...], int]] = [(value, 1)]
+    while pending:
+        items, level = pending.pop()
+        size, depth = size + len(items), max(depth, level)
+        pending += [(item, level + 1) for item in items if isinstance(item, tuple)]
+    return size, depth
+
+
 def show(value: Constant) -> str:
     """A value as it would be written in the language, long ones shortened."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return _quoted(value if len(value) <= 80 else value[:80] + "…")
     if isinstance(value, tuple):
         if len(value) == 1:
             return f"[{show(value[0])}]"
-        items = [show(item) for item in value[:20]] + (["…"] if len(value) > 20 else [])
-        return f"({', '.join(items)})"
+        most = 20 if extent_of(value)[0] <= 100 else 3
+        items = [show(item) if most == 20 or not isinstance(item, tuple) else "(…)" for item in value[:most]]
+        return f"({', '.join(items + ['…'] * (len(value) > most))})"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return repr(value)
     text = str(value)
     return text if len(text) <= 40 else f"{text[:20]}… ({len(text)} digits)"
+
+
+def _quoted(value: str) -> str:
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def literal(value: Constant) -> str:
@@ -289,6 +324,8 @@ def literal(value: Constant) -> str:
         ):
             return shape_text(item for item in value if isinstance(item, int))
         return f"[{', '.join(map(literal, value))}]"
+    if isinstance(value, str):
+        return _quoted(value)
     return str(value) if is_number(value) else show(value)
 
 

@@ -198,7 +198,9 @@ LAYERS: tuple[LayerKind, ...] = (
         emitters.loss_hinge,
         variant="hinge",
     ),
-    LayerKind("loss", (_LOSS[0],), "mean squared error; labels are taken as one-hot", emitters.loss_mse, variant="mse"),
+    LayerKind(
+        "loss", (_LOSS[0],), "mean squared error; class numbers are taken as one-hot", emitters.loss_mse, variant="mse"
+    ),
 )
 
 # By word, then by variant (None where there is only one).

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from convc.frontend.limits import DEFAULT_LIMITS, Limits
+from convc.frontend.limits import DEFAULT_LIMITS, Limits, raised
 from convc.frontend.source import Source
 from convc.ir.diagnostic import CompileError, Diagnostic, Note
 from convc.ir.span import Span
@@ -25,7 +25,7 @@ _TOKEN = re.compile(
     | (?P<number> {_NUMBER}(?:[eE][+-]?[0-9]+)?(?![A-Za-z_0-9]|\.[0-9]) )
     | (?P<malformed> \.?[0-9][A-Za-z_0-9.]* )
     | (?P<name> [A-Za-z_][A-Za-z_0-9]* )
-    | (?P<string> "(?:\\[^\n]|[^"\\\n])*" )
+    | (?P<string> "[^"\\\n]*(?:\\[^\n][^"\\\n]*)*" )
     | (?P<unterminated> "[^\n]* )
     | (?P<operator> -> | \*\* | // | == | != | <= | >= | \.\. | [-+*/%<>=(){{}}\[\],.] )
     | (?P<stray> [^\x00-\x7f]+ | [^\n] )
@@ -39,7 +39,7 @@ _ENOUGH_ERRORS = 8  # after which a text is hardly meant to be a net
 
 @dataclass(frozen=True)
 class Token:
-    """`kind` is name, number, duration, dimensions, string, newline, end, or the operator's own text.
+    """`kind` is name, number, duration, dimensions, string, newline, end, comment, or the operator's own text.
 
     `touching`: no white space before it. That tells the call `f(x)` from the argument `f (x)`.
     """
@@ -50,12 +50,18 @@ class Token:
     touching: bool = False
 
 
-def tokenize(source: Source, limits: Limits = DEFAULT_LIMITS, origin: tuple[int, int] = (1, 1)) -> list[Token]:
+def tokenize(
+    source: Source,
+    limits: Limits = DEFAULT_LIMITS,
+    origin: tuple[int, int] = (1, 1),
+    comments: list[Token] | None = None,
+) -> list[Token]:
     """The tokens of a text, ended by one of kind `end`. Raises a `CompileError` with all lexical errors.
 
-    `origin` is the (line, column) of the first character, for text that lies inside other text.
+    `origin` is the (line, column) of the first character, for text that lies inside other text. Comments are not among
+    the tokens; whoever wants them gives a list, to which they are added in their order.
     """
-    return _Lexer(source, limits, origin).run()
+    return _Lexer(source, limits, origin, comments).run()
 
 
 def normalise(text: str) -> str:
@@ -64,8 +70,9 @@ def normalise(text: str) -> str:
 
 
 class _Lexer:
-    def __init__(self, source: Source, limits: Limits, origin: tuple[int, int]) -> None:
+    def __init__(self, source: Source, limits: Limits, origin: tuple[int, int], comments: list[Token] | None) -> None:
         self.source = source
+        self.comments = comments
         self.text = normalise(source.text)
         self.limits = limits
         self.line, column = origin
@@ -85,6 +92,8 @@ class _Lexer:
             kind = match.lastgroup
             start, end = match.span()
             if kind == "blank":
+                if self.comments is not None and self.text[start] == "#":
+                    self.comments.append(Token("comment", match.group(), self._span(start, end)))
                 continue
             if kind == "newline":
                 self._newline(start)
@@ -97,7 +106,8 @@ class _Lexer:
                 self._emit(Token(text if kind == "operator" else str(kind), text, span, start == previous_end))
             previous_end = end
             if len(self.tokens) > self.limits.tokens:
-                self._error("syntax-budget", f"the file has more than {self.limits.tokens} tokens", span)
+                message = f"more than {self.limits.tokens:,} words, numbers and signs"
+                self._error("syntax-budget", message, span, raised("tokens"))
                 break
             if len(self.errors) >= _ENOUGH_ERRORS or (kind == "stray" and text < " "):
                 break
@@ -140,7 +150,7 @@ class _Lexer:
             if len(self.open) > self.limits.nesting:
                 message = f"brackets are nested deeper than {self.limits.nesting}"
                 if len(self.open) == self.limits.nesting + 1:
-                    self._error("syntax-budget", message, token.span)
+                    self._error("syntax-budget", message, token.span, raised("nesting"))
         elif kind in _CLOSES:
             if not self.open:
                 self._error("syntax-unopened", f"this `{kind}` closes nothing", token.span)
@@ -152,7 +162,13 @@ class _Lexer:
                 self._check_alignment(self.open.pop(), token)
         elif kind == "number" and len(token.text) > _LONGEST_NUMBER:
             self._error("syntax-number", f"a number has at most {_LONGEST_NUMBER} characters", token.span)
+        elif kind == "name" and len(token.text) > self.limits.name_characters:
+            message = f"a name has at most {self.limits.name_characters} characters"
+            self._error("syntax-budget", message, token.span, raised("name_characters"))
         elif kind == "string":
+            if len(token.text) - 2 > self.limits.string_characters:
+                message = f"a string has at most {self.limits.string_characters:,} characters"
+                self._error("syntax-budget", message, token.span, raised("string_characters"))
             self._check_escapes(token)
         self.tokens.append(token)
 

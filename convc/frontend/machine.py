@@ -17,6 +17,9 @@ from convc.ir.diagnostic import CompileError, Diagnostic, Note, fail
 from convc.ir.graph import Graph, Value
 from convc.ir.span import Span
 
+# Layers that the trace of a shape error shows.
+_TRACED = 4
+
 Task = Generator["Task", None, None]
 
 
@@ -38,7 +41,10 @@ class Machine:
         self.warnings: list[Diagnostic] = []
         self.shared: dict[str, Shared] = {}
         self.used_blocks: set[str] = set()
-        self.named: dict[Span, str] = {}  # every `as`, until its value is used
+        self.named: dict[Span, tuple[str, Current]] = {}  # every `as`, until its value is used
+        self.read: set[Span] = set()  # every `as` whose value was used
+        self.referred: set[Span] = set()  # every mention of a named value that was carried out
+        self.entered: set[str] = set()  # blocks whose body was run
         self._seen: set[tuple[str, Span | None]] = set()
         self._depth = 0
 
@@ -69,10 +75,16 @@ class Machine:
     def body(self, body: syntax.Body, context: Context) -> Task:
         """The statements of a body, each failing on its own."""
         self._depth += 1
+        try:
+            if not body.statements:
+                self.budget.step(body.span)  # nothing in it counts, and yet it takes time
+        except OverBudget as error:
+            self.report(error, context)
+            raise Stop from None
         for statement in body.statements:
             try:
                 if self._depth > self.limits.depth:
-                    raise OverBudget(f"bodies are nested deeper than {self.limits.depth}", statement.span)
+                    raise OverBudget("depth", f"bodies are nested deeper than {self.limits.depth:,}", statement.span)
                 self.budget.step(statement.span)
                 task = self.statement(statement, context)
                 if task is not None:
@@ -101,7 +113,7 @@ class Machine:
             return
         self._seen.add(key)
         notes = diagnostic.notes
-        if diagnostic.code.startswith("shape-") and diagnostic.severity == "error":
+        if diagnostic.code.startswith(("shape-", "budget-size")) and diagnostic.severity == "error":
             notes += self._trace()
         if context.chain is not None:
             notes += context.chain.notes()
@@ -114,12 +126,14 @@ class Machine:
             raise Stop
 
     def _trace(self) -> tuple[Note, ...]:
-        """The last layers and their shapes."""
+        """The last layers on the way to the current value, with their shapes."""
         notes: list[Note] = []
-        for layer in self.emission.layers[-4:]:
+        value = self.current if isinstance(self.current, Value) else None
+        while value in self.emission.producers and len(notes) < _TRACED:
+            layer, value = self.emission.producers[value]
             before = f"{shape_text(layer.input)} -> " if layer.input else ""
             notes.append(Note(f"{layer.name}: {before}{shape_text(layer.output or ())}", layer.span))
-        return tuple(notes)
+        return tuple(reversed(notes))
 
     # Values
 

@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 
+import numpy as np
+
 from convc.frontend import syntax
 from convc.frontend.elaborate import elaborate
 from convc.frontend.emission import Layer
 from convc.frontend.expressions import Constant
+from convc.frontend.freeze import freeze
+from convc.frontend.limits import Limits
 from convc.frontend.program import Program
 from convc.frontend.resolve import resolve
 from convc.frontend.settings import TrainSettings
@@ -46,18 +50,31 @@ class Net:
     _given: Mapping[str, Constant] = field(repr=False)
     _used_blocks: frozenset[str] = field(repr=False)
 
+    @property
+    def limits(self) -> Limits:
+        """What the net was allowed to ask for."""
+        return self._program.limits
+
     def graph(self, batch: int) -> Graph:
         """A fresh forward graph for `batch` images.
 
         Inputs: `x`, f32[batch, C, H, W], and, where there is a loss, `labels` (i32). Outputs: `logits`, and with a loss
-        `loss` (the weighted sum of all losses) and `correct` (how many logits are largest at the label).
+        `loss` (the weighted sum of all losses) and `correct` (how many logits are largest at the label). What `freeze`
+        of the train item names is frozen.
         """
         if batch < 1:
             fail("value-batch", f"a batch has at least 1 image, not {batch}", self.settings.span("batch"))
         result = elaborate(self._program, self._definition, self._given, batch)
         if result.errors:
             raise CompileError(result.errors, self.sources)
+        if self.settings.init is not None:
+            freeze(result.graph, self.settings.init.freeze)
         return result.graph
+
+    @property
+    def weights(self) -> Mapping[str, np.ndarray]:
+        """Arrays that a program starts from in place of initialisers, by parameter: those of an imported net."""
+        return {}
 
     def resolved(self) -> str:
         """One self-contained text that loads as this net with these settings: for the run folder.

@@ -14,7 +14,7 @@ from typing import TypeVar
 from convc.frontend import syntax
 from convc.frontend.expression_parser import SyntaxFailure
 from convc.frontend.hints import did_you_mean
-from convc.frontend.lexer import tokenize
+from convc.frontend.lexer import Token, tokenize
 from convc.frontend.limits import DEFAULT_LIMITS, Limits
 from convc.frontend.source import Source
 from convc.frontend.statement_parser import StatementParser
@@ -26,11 +26,24 @@ Tree = TypeVar("Tree")
 
 def parse(source: Source, limits: Limits = DEFAULT_LIMITS) -> syntax.File:
     """The syntax tree of a whole file. Raises a `CompileError` with every syntax error that could be told apart."""
-    parser = Parser(tokenize(source, limits), source, limits)
+    return parse_tokens(tokenize(source, limits), source, limits)
+
+
+def parse_tokens(tokens: list[Token], source: Source, limits: Limits = DEFAULT_LIMITS) -> syntax.File:
+    """As `parse`, for a text that has been divided into tokens already."""
+    parser = Parser(tokens, source, limits)
     file = parser.file()
     if parser.errors:
         raise CompileError(parser.errors, {source.name: source.text})
     return file
+
+
+def parse_what_is_there(source: Source, limits: Limits = DEFAULT_LIMITS) -> syntax.File | None:
+    """The statements of an unfinished text that do parse; None where its brackets do not match. For editors."""
+    try:
+        return Parser(tokenize(source, limits), source, limits).file()
+    except CompileError:
+        return None
 
 
 def parse_expression(source: Source, limits: Limits = DEFAULT_LIMITS) -> syntax.Expression:
@@ -80,6 +93,7 @@ class Parser(StatementParser):
             tuple(item for item in items if isinstance(item, syntax.Definition)),
             tuple(item for item in items if isinstance(item, syntax.Train)),
             tuple(item for item in items if isinstance(item, syntax.Search)),
+            len(self.tokens),
         )
 
     def _item(self) -> syntax.Item:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from convc.frontend import syntax
 from convc.frontend.expressions import Budget, Constant, Evaluator, Scope, Unknown
 from convc.frontend.layers import BY_WORD
-from convc.frontend.limits import Limits
+from convc.frontend.limits import Limits, raised
 from convc.frontend.naming import RESERVED
 from convc.frontend.parser import ITEM_WORDS, parse
 from convc.frontend.source import Source, read_source
@@ -30,6 +30,7 @@ class Program:
     blocks: dict[str, syntax.Definition] = field(default_factory=dict[str, syntax.Definition])
     nets: dict[str, syntax.Definition] = field(default_factory=dict[str, syntax.Definition])
     scopes: dict[str, Scope] = field(default_factory=dict[str, Scope])
+    incomplete: bool = False  # a file that is used could not be read: nobody knows which blocks it has
 
     def scope_of(self, definition: syntax.Definition) -> Scope:
         """The top-level constants that a definition sees: those of its own file."""
@@ -65,6 +66,7 @@ class _Reader:
         self.program = program
         self.errors: list[Diagnostic] = []
         self.done: set[str] = set()
+        self.tokens = 0  # of the files that were used
 
     def add(self, file: syntax.File, identity: str, chain: tuple[tuple[str, syntax.Use], ...]) -> None:
         """Take over the items of a file; `chain` holds the files that led here, each with its `use`."""
@@ -83,6 +85,11 @@ class _Reader:
                 )
 
     def _use(self, use: syntax.Use, file: syntax.File, chain: tuple[tuple[str, syntax.Use], ...]) -> None:
+        before = len(self.errors)
+        self._bring_in(use, file, chain)
+        self.program.incomplete |= len(self.errors) > before
+
+    def _bring_in(self, use: syntax.Use, file: syntax.File, chain: tuple[tuple[str, syntax.Use], ...]) -> None:
         path = os.path.join(os.path.dirname(file.name), use.path)
         identity = _identity(path) if "\0" not in path else path
         notes = tuple(Note(f"used from {link.span.file}", link.span) for _, link in reversed(chain[:-1]))
@@ -95,7 +102,7 @@ class _Reader:
             return
         if len(self.program.files) >= self.program.limits.files:
             message = f"more than {self.program.limits.files} files are used"
-            self.errors.append(Diagnostic("budget-files", message, use.path_span, notes))
+            self.errors.append(Diagnostic("budget-files", message, use.path_span, notes, raised("files")))
             return
         try:
             source = read_source(path, use.path_span, self.program.limits)
@@ -105,6 +112,12 @@ class _Reader:
             self.errors += [
                 Diagnostic(d.code, d.message, d.span, (*d.notes, *notes), d.hint, d.severity) for d in error.diagnostics
             ]
+            self.done.add(identity)
+            return
+        self.tokens += used.tokens
+        if self.program.root.tokens + self.tokens > self.program.limits.tokens:
+            message = f"the files have more than {self.program.limits.tokens:,} words, numbers and signs together"
+            self.errors.append(Diagnostic("budget-files", message, use.path_span, notes, raised("tokens")))
             self.done.add(identity)
             return
         self.add(used, identity, chain)
@@ -183,3 +196,20 @@ def names_in(tree: object) -> Iterator[str]:
             pending.extend(item)  # type: ignore[arg-type]
         elif isinstance(item, syntax.Node):
             pending.extend(getattr(item, name) for name in item.fields if not name.endswith("span"))
+
+
+def called_blocks(program: Program) -> set[str]:
+    """Blocks that the nets of the root file call, directly or by way of others, however their conditions turn out."""
+    found: set[str] = set()
+    pending: list[object] = [program.nets[name].body for name in program.own_nets]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, syntax.Apply):
+            if item.word in program.blocks and item.word not in found:
+                found.add(item.word)
+                pending.append(program.blocks[item.word].body)
+        elif isinstance(item, tuple):
+            pending.extend(item)  # type: ignore[arg-type]
+        elif isinstance(item, syntax.Node):
+            pending.extend(getattr(item, name) for name in item.fields if not name.endswith("span"))
+    return found

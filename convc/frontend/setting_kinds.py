@@ -216,9 +216,9 @@ SETTINGS: tuple[SettingKind, ...] = (
         "checkpoint",
         (
             Parameter("every", duration(), Quantity(1, "e"), "how often"),
-            Parameter("keep", whole(), 1, "how many"),
+            Parameter("keep", whole(), 1, "how many of them, the newest"),
         ),
-        "when the state of the training is saved",
+        "keeps states of the training as numbered files",
     ),
 )
 

@@ -125,6 +125,18 @@ class Step:
     arguments: Mapping[str, object]
     span: Span
 
+    def __str__(self) -> str:
+        return " ".join([self.word, *(_written(value) for value in self.arguments.values())])
+
+
+def _written(value: object) -> str:
+    """An argument of a step as a file has it: `crop 32` for 32x32, `rotate 10` for 10 degrees."""
+    if isinstance(value, tuple) and len(set(value)) == 1:
+        return _written(value[0])
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_written, value))})"
+    return str(value).removesuffix(".0")
+
 
 @dataclass(frozen=True)
 class SearchAxis:
@@ -184,48 +196,39 @@ class TrainSettings:
         return self.spans.get(path)
 
 
-_DATA = ("mnist", "fashion_mnist", "cifar10", "digits", "idx", "npz", "folder")
-_OPTIMIZERS = ("sgd", "adam")
-_SCHEDULES = ("constant", "rates", "step", "cosine", "poly", "onecycle")
-
-
-# What helps in place of a setting that is refused.
-_INSTEAD = {
-    "data": f"there are {', '.join(_DATA)}",
-    "optim": f"there are {' and '.join(_OPTIMIZERS)}",
-    "schedule": f"there are {', '.join(kind for kind in _SCHEDULES if kind != 'rates')} and lists of rates",
-    "precision": "there is fp32",
-    "init": "--init W starts from weights, without freezing any",
+# Words that the language has and this version does not carry out, and what helps in their place.
+_LATER: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "data": (("shards",), "there are mnist, fashion_mnist, cifar10, digits, idx, npz and folder"),
+    "optim": (("cg", "lbfgs", "newton_cg"), "there are sgd, adagrad, rmsprop, adam and adamw"),
+    "augment": (
+        ("jitter", "pca", "shear", "elastic"),
+        "there are pad, crop, flip, shift, rotate, scale, noise and cutout",
+    ),
+    "precision": (("fp16", "bf16"), "there is fp32"),
 }
+# Settings that have to wait as a whole.
+_LATER_ENTIRELY = ("test", "ensemble", "search")
+
+
+def waits(word: str, variant: str | None = None) -> bool:
+    """Whether this version only reads and checks a setting, such as `test` or (`optim`, `cg`)."""
+    return word in _LATER_ENTIRELY or (word in _LATER and variant in _LATER[word][0])
 
 
 def unsupported(settings: TrainSettings) -> list[Diagnostic]:
     """One error for each setting that this version reads but cannot carry out."""
-    refused: list[tuple[str, bool]] = [
-        (f"data {settings.data.kind}", settings.data.kind not in _DATA) if settings.data else ("data", False),
-        ("batch accumulate", settings.accumulate != 1),
-        (f"optim {settings.optimizer.kind}", settings.optimizer.kind not in _OPTIMIZERS)
-        if settings.optimizer
-        else ("optim", False),
-        (f"schedule {settings.schedule.kind}", settings.schedule.kind not in _SCHEDULES),
-        ("clip", settings.clip is not None),
-        ("maxnorm", settings.maxnorm is not None),
-        ("class_weights", settings.class_weights is not None),
-        ("augment", bool(settings.augment)),
-        ("test", bool(settings.test)),
-        (f"precision {settings.precision.kind}", settings.precision.kind != "fp32"),
-        ("early_stop", settings.early_stop is not None),
-        ("init", settings.init is not None),
-        ("ensemble", settings.ensemble is not None),
-        ("checkpoint", settings.explicit("checkpoint")),
-        ("search", settings.search is not None),
-    ]
-    found: list[Diagnostic] = []
-    for title, condition in refused:
-        if condition:
-            shown = "accumulate" if title == "batch accumulate" else title
-            span = settings.span(title.split()[0])
-            hint = _INSTEAD.get(title.split()[0], f"leave `{shown}` out")
-            message = f"`{shown}` is not available in this version"
-            found.append(Diagnostic("unavailable-setting", message, span, hint=hint))
+    given: list[tuple[str, str, Span | None]] = []
+    if settings.data is not None:
+        given.append(("data", settings.data.kind, settings.span("data")))
+    if settings.optimizer is not None:
+        given.append(("optim", settings.optimizer.kind, settings.span("optim")))
+    given += [("augment", step.word, step.span) for step in settings.augment]
+    given.append(("precision", settings.precision.kind, settings.span("precision")))
+    found = [_refusal(f"{word} {kind}", span, _LATER[word][1]) for word, kind, span in given if kind in _LATER[word][0]]
+    found += [_refusal(word, settings.span(word)) for word in _LATER_ENTIRELY if getattr(settings, word)]
     return found
+
+
+def _refusal(title: str, span: Span | None, hint: str | None = None) -> Diagnostic:
+    message = f"`{title}` is not available in this version"
+    return Diagnostic("unavailable-setting", message, span, hint=hint or f"leave `{title}` out")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from convc.frontend.limits import DEFAULT_LIMITS, Limits
 from convc.ir.diagnostic import Diagnostic, fail
 from convc.ir.span import Span
 
+_NONE: Mapping[str, str] = {}
 # What Linux takes (PATH_MAX).
 _LONGEST = 4096
 
@@ -23,6 +26,20 @@ class Source:
     text: str
 
 
+# Texts that are newer than their files, by the path without links: those that an editor holds.
+_UNSAVED: ContextVar[Mapping[str, str]] = ContextVar("unsaved", default=_NONE)
+
+
+@contextmanager
+def unsaved(texts: Mapping[str, str]) -> Iterator[None]:
+    """Let the body read these texts in place of the files of these paths."""
+    token = _UNSAVED.set({os.path.realpath(path): text for path, text in texts.items() if "\0" not in path})
+    try:
+        yield
+    finally:
+        _UNSAVED.reset(token)
+
+
 def read_source(path: str | os.PathLike[str], span: Span | None = None, limits: Limits = DEFAULT_LIMITS) -> Source:
     """The text of a file; `span` is the place that asked for it. Raises `file-…` errors.
 
@@ -33,6 +50,9 @@ def read_source(path: str | os.PathLike[str], span: Span | None = None, limits: 
         fail("file-missing", "a file name cannot hold a NUL character", span)
     if len(name) > _LONGEST:
         fail("file-missing", f"{name[:40]}… is too long for the name of a file ({len(name)} characters)", span)
+    newer = _UNSAVED.get()
+    if newer and os.path.realpath(name) in newer:
+        return Source(name, newer[os.path.realpath(name)])
     try:
         if span is not None and os.path.exists(name) and not os.path.isdir(name) and not os.path.isfile(name):
             fail("file-unreadable", f"{name} is not a regular file", span)
@@ -44,6 +64,11 @@ def read_source(path: str | os.PathLike[str], span: Span | None = None, limits: 
         fail("file-directory", f"{name} is a folder, not a .cnn file", span)
     except OSError as error:
         fail("file-unreadable", f"{name} cannot be read: {error.strerror or error}", span)
+    return decode_source(name, data, span, limits)
+
+
+def decode_source(name: str, data: bytes, span: Span | None = None, limits: Limits = DEFAULT_LIMITS) -> Source:
+    """The text that bytes hold; raises `file-too-large` and `file-encoding`."""
     if len(data) > limits.source_bytes:
         fail("file-too-large", f"{name} is larger than {limits.source_bytes} bytes, the limit of a .cnn file", span)
     try:

@@ -10,13 +10,13 @@ from convc.frontend.application import Application
 from convc.frontend.arguments import Bound, bind
 from convc.frontend.context import ENDED, UNKNOWN, Context, Current, Shared
 from convc.frontend.emission import Layer
-from convc.frontend.expressions import Constant, Unknown, show
+from convc.frontend.expressions import Constant, OverBudget, Unknown, show
 from convc.frontend.hints import did_you_mean, shape_text
 from convc.frontend.kinds import InitialValue
 from convc.frontend.layers import BY_WORD, COMMON
 from convc.frontend.machine import Task
 from convc.frontend.naming import Naming, numbered
-from convc.ir.diagnostic import Note, fail
+from convc.ir.diagnostic import CompileError, Note, fail
 from convc.ir.graph import Value
 from convc.ir.ops.elementwise import Add, Multiply
 from convc.ir.ops.join import Concat
@@ -33,10 +33,15 @@ class Topology(Application):
 
     def name_value(self, statement: syntax.As, context: Context) -> None:
         """`as NAME`."""
-        index = self._index(statement.target, context)
+        try:
+            index = self._index(statement.target, context)
+        except (Unknown, CompileError):
+            context.values.vague.add(statement.target.name)
+            raise
         if self.current is not UNKNOWN:
             self.value("`as`", statement.span)
-        self.named.setdefault(statement.target.span, statement.target.name)
+        if statement.target.span not in self.read:
+            self.named.setdefault(statement.target.span, (statement.target.name, self.current))
         context.values.bind(statement.target.name, index, self.current, statement.target.span)
 
     def continue_from(self, statement: syntax.From, context: Context) -> None:
@@ -49,6 +54,9 @@ class Topology(Application):
     def _find(self, reference: syntax.Reference, context: Context) -> Current:
         index = self._index(reference, context)
         found = context.values.find(reference.name, index)
+        self.referred.add(reference.span)
+        if found is None and context.values.is_vague(reference.name):
+            raise Unknown
         if found is None:
             indices = context.values.indices(reference.name)
             shown = reference.name if index is None else f"{reference.name}[{show(index)}]"
@@ -66,6 +74,7 @@ class Topology(Application):
             )
         value, place = found
         self.named.pop(place, None)
+        self.read.add(place)
         return value
 
     # Joins
@@ -81,6 +90,7 @@ class Topology(Application):
             lambda diagnostic: self.record(diagnostic, context),
             self.is_statement,
         )
+        self.budget.evaluate(statement.span, len(statement.sources))
         values = [self._find(source, context) for source in statement.sources]
         first = self.value(f"`{statement.word}`", statement.span)
         known = [value for value in values if isinstance(value, Value)]
@@ -92,7 +102,23 @@ class Topology(Application):
             if isinstance(name, str)
             else context.naming.prefix + statement.word
         )
-        self.combine(statement.word, [first, *known], statement.span, label)
+        try:
+            self.combine(statement.word, [first, *known], statement.span, label)
+        except OverBudget:
+            raise
+        except CompileError as error:
+            raise self._with_names(error, statement, known, context) from None
+
+    def _with_names(
+        self, error: CompileError, statement: syntax.Join, values: Sequence[Value], context: Context
+    ) -> CompileError:
+        """The error of a join that also says where its named values come from."""
+        notes: list[Note] = []
+        for source, value in zip(statement.sources, values, strict=True):
+            found = context.values.find(source.name, self._index(source, context))
+            if found is not None:
+                notes.append(Note(f"`{source.name}` is {shape_text(value.shape[1:])}, named here", found[1]))
+        return CompileError([replace(d, notes=(*d.notes, *notes[:4])) for d in error.diagnostics])
 
     def combine(self, word: str, values: Sequence[Value], span: Span, label: str) -> None:
         """Add, multiply or concatenate values; the result becomes the current one."""
@@ -120,7 +146,7 @@ class Topology(Application):
 
     def _joined(self, value: Value, word: str, first: Value, span: Span, label: str) -> None:
         self.current = value
-        self.emission.layers.append(Layer(label, word, span, first.shape[1:], value.shape[1:]))
+        self.emission.add_layer(Layer(label, word, span, first.shape[1:], value.shape[1:]), first, value)
 
     def _concatenate(self, values: Sequence[Value], span: Span, label: str) -> None:
         first = values[0]
@@ -151,7 +177,9 @@ class Topology(Application):
         side = self._end("the skip of a residual", statement.word_span)
         if not isinstance(main, Value) or not isinstance(side, Value):
             raise Unknown
+        self.current = main
         if statement.skip == "auto" and main.shape != side.shape:
+            self.current = side
             side = self._project(main, side, statement, context.inside(skip))
         elif statement.skip == "identity" and main.shape != side.shape:
             fail(
@@ -242,6 +270,11 @@ class Topology(Application):
         """`shared NAME { … }`: defines and runs; in a loop later iterations run the same parameters."""
         path = context.naming.prefix + statement.name
         known = self.shared.get(statement.name)
+        if context.unsure:
+            # This may not be the only one that would ever be carried out.
+            self.shared.setdefault(statement.name, Shared(statement, path, context))
+            yield self.body(statement.body, context.inside(path + "."))
+            return
         if known is not None:
             if known.statement is not statement or known.path != path:
                 fail(
@@ -260,6 +293,8 @@ class Topology(Application):
     def reuse(self, statement: syntax.Reuse, context: Context) -> Task:
         """`reuse NAME`."""
         known = self.shared.get(statement.name)
+        if known is None and context.unsure:
+            raise Unknown
         if known is None:
             hint = did_you_mean(statement.name, self.shared)
             fail("name-shared", f"no shared part is called `{statement.name}`", statement.name_span, hint=hint)

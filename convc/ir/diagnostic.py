@@ -69,7 +69,22 @@ def with_sources(sources: Mapping[str, str]) -> Iterator[None]:
 
 def render(diagnostics: Iterable[Diagnostic], sources: Mapping[str, str] | None = None) -> str:
     """The text of `diagnostics`; source lines are shown for files that `sources` (file name -> text) holds."""
-    return "\n".join(_render_one(diagnostic, sources or {}) for diagnostic in diagnostics)
+    # Each text is divided once: a megabyte of text may have thousands of diagnostics.
+    lines = _Lines(sources or {})
+    return "\n".join(_render_one(diagnostic, lines) for diagnostic in diagnostics)
+
+
+class _Lines(dict[str, list[str]]):
+    """The lines of each source text by the name of its file, divided when they are first asked for."""
+
+    def __init__(self, sources: Mapping[str, str]) -> None:
+        super().__init__()
+        self.sources = sources
+
+    def __missing__(self, file: str) -> list[str]:
+        text = self.sources.get(file)
+        self[file] = lines = [] if text is None else source_lines(text)
+        return lines
 
 
 def printable(text: str) -> str:
@@ -94,7 +109,7 @@ def _escaped(character: str) -> str:
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-def _render_one(diagnostic: Diagnostic, sources: Mapping[str, str]) -> str:
+def _render_one(diagnostic: Diagnostic, sources: _Lines) -> str:
     place = f"{diagnostic.span}: " if diagnostic.span else ""
     lines = [f"{place}{diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}"]
     lines += _excerpt(diagnostic.span, sources)
@@ -107,23 +122,43 @@ def _render_one(diagnostic: Diagnostic, sources: Mapping[str, str]) -> str:
 
 
 def source_lines(text: str) -> list[str]:
-    """The lines of a source text; LF, CRLF and CR end a line, nothing else does."""
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    """The lines of a source text; LF, CRLF and CR end a line, nothing else does. A byte-order mark is no part of it."""
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
-def _excerpt(span: Span | None, sources: Mapping[str, str]) -> list[str]:
-    if span is None or span.file not in sources:
+# How much of a long line is shown, and how much of that before the caret: a message has to fit on one screen.
+_SHOWN, _BEFORE = 140, 60
+
+
+def _excerpt(span: Span | None, sources: _Lines) -> list[str]:
+    if span is None:
         return []
-    lines = source_lines(sources[span.file])
+    lines = sources[span.file]
     if not 1 <= span.line <= len(lines):
         return []
     text = lines[span.line - 1]
     end = span.end_column if span.end_line == span.line else len(text) + 1
     number = str(span.line)
-    # Long lines are cut around the caret: a message has to fit on one screen.
-    start = max(0, span.column - 60) if len(text) > 140 else 0
-    shown = "".join(
-        character if character != "\t" and _harmless(character) else " " for character in text[start : start + 140]
-    )
-    width = max(1, min(end - span.column, len(shown) - (span.column - 1 - start)))
-    return [f"  {number} | {shown}", f"  {' ' * len(number)} | {' ' * (span.column - 1 - start)}{'^' * width}"]
+    start = max(0, span.column - 1 - _BEFORE) if len(text) > _SHOWN else 0
+    stop = start + _SHOWN
+    # A tab counts as one character and is shown as one space: the caret stands right whatever its width elsewhere.
+    shown = "".join(c if c != "\t" and _harmless(c) else " " for c in text[start:stop])
+    before = shown[: span.column - 1 - start]
+    marked = shown[len(before) : max(end - 1 - start, len(before))]
+    first, last = "…" if start else "", "…" if stop < len(text) else ""
+    indent = " " * (len(first) + _cells(before))
+    return [f"  {number} | {first}{shown}{last}", f"  {' ' * len(number)} | {indent}{'^' * max(1, _cells(marked))}"]
+
+
+def _cells(text: str) -> int:
+    """How many columns of a terminal a text takes: wide characters take two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
+    return sum(
+        0 if unicodedata.combining(c) or unicodedata.category(c) in ("Mn", "Me", "Cf")
+        else 2 if unicodedata.east_asian_width(c) in "WF"
+        else 1
+        for c in text
+    )  # fmt: skip

@@ -81,8 +81,9 @@ class Initializer:
 class Parameter:
     """What is known about a parameter beyond its type. Names are the interface of checkpoints.
 
-    `role` is weight, bias, gamma, beta, slope, mean, var or state (of the optimiser). Buffers (`mean`, `var`) and
-    states are not trainable. `lr` and `decay` multiply the learning rate and the weight decay.
+    `role` is weight, bias, gamma, beta, slope, mean, var, state (of the optimiser) or accumulator (of gradients).
+    Buffers (`mean`, `var`), states and accumulators are not trainable. `lr` and `decay` multiply the learning rate and
+    the weight decay.
     """
 
     name: str

@@ -38,19 +38,19 @@ def philox(counter: tuple[np.ndarray, ...], key: tuple[int, int]) -> tuple[np.nd
     return tuple(word.astype(np.uint32) for word in (c0, c1, c2, c3))
 
 
-def random_words(shape: tuple[int, ...], seed: int, stream: int, step: int) -> tuple[np.ndarray, ...]:
-    """Four uint32 per element of a tensor: Philox at counter (element, update)."""
+def random_words(shape: tuple[int, ...], seed: int, stream: int, step: int, first: int = 0) -> tuple[np.ndarray, ...]:
+    """Four uint32 per element of a tensor: Philox at counter (element, update), elements counted from `first`."""
     size = int(np.prod(shape, dtype=np.int64))
-    element = np.arange(size, dtype=np.uint64)
+    element = np.arange(first, first + size, dtype=np.uint64)
     low, high = element & np.uint64(0xFFFFFFFF), element >> np.uint64(32)
     update = np.asarray(step & 0xFFFFFFFF), np.asarray((step >> 32) & 0xFFFFFFFF)
     words = philox((low, high, *update), (seed & 0xFFFFFFFF, stream))
     return tuple(word.reshape(shape) for word in words)
 
 
-def random_bits(shape: tuple[int, ...], seed: int, stream: int, step: int) -> np.ndarray:
+def random_bits(shape: tuple[int, ...], seed: int, stream: int, step: int, first: int = 0) -> np.ndarray:
     """One uint32 per element of a tensor: word 0 of `random_words`."""
-    return random_words(shape, seed, stream, step)[0]
+    return random_words(shape, seed, stream, step, first)[0]
 
 
 def gaussian(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -87,7 +87,7 @@ class TensorType:
         return TensorType(dtype, self.shape)
 
     def with_layout(self, layout: Layout | None) -> TensorType:
-        return replace(self, layout=layout)
+        return self if layout == self.layout else replace(self, layout=layout)
 
     def __str__(self) -> str:
         text = f"{self.dtype.value}[{','.join(map(str, self.shape))}]"

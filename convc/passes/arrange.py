@@ -30,6 +30,8 @@ from convc.ir.ops import (
     Relayout,
     Unflatten,
 )
+from convc.ir.ops.dropconnect import DropConnectTraining
+from convc.ir.ops.sweep import Accumulate, MaxNorm, Sweep
 from convc.ir.ops.update import Update
 from convc.ir.types import DType
 from convc.passes.base import Pass, PassLog
@@ -65,9 +67,33 @@ def _parameters_of_gradients(graph: Graph) -> dict[Value, Value]:
         while pending:
             related = pending.pop()
             found[related] = parameter.value
-            if related.producer is not None and is_elementwise(related.producer):
+            masked = related.producer is not None and isinstance(related.producer.op, DropConnectTraining)
+            if related.producer is not None and (masked or is_elementwise(related.producer)):
                 pending += [o for o in related.producer.operands if o.shape == related.shape]
     return found
+
+
+def _source(weights: Value) -> Value:
+    """The weights as they are, where some are left out."""
+    producer = weights.producer
+    return producer.operands[0] if producer and isinstance(producer.op, DropConnectTraining) else weights
+
+
+def _readers(weights: Value) -> list[Node]:
+    """The nodes that read weights, whole or with some left out."""
+    found = [user for user, _ in _source(weights).users]
+    return found + [
+        reader for user in found if isinstance(user.op, DropConnectTraining) for reader, _ in user.result.users
+    ]
+
+
+def _related(update: Node, op: Update) -> list[Value]:
+    """What lies like the parameter of an update: states and results, the mean gradient, the bounded weights."""
+    found = [*update.operands[2 : op.tensors], *update.results]
+    mean = update.operands[1].producer
+    if mean is not None and isinstance(mean.op, Accumulate):
+        found += [mean.operands[0], mean.result]
+    return found + [user.result for user, _ in update.results[0].users if isinstance(user.op, MaxNorm)]
 
 
 @dataclass(frozen=True)
@@ -105,7 +131,8 @@ class _Arranger:
                     self.graph.set_operand(node, index, self._twin(operand, node))
             self._weights(node)
             for result in node.results:
-                self.layouts[result] = self._result(node, result)
+                if not self._awaits_reader(node):
+                    self.layouts[result] = self._result(node, result)
         self._like_parameters()
 
     def _input(self, value: Value) -> Layout:
@@ -132,7 +159,7 @@ class _Arranger:
             return len(rows) > 1 or vectors
         if isinstance(node.op, Linear):
             # Weights fit one order of features: those of several layers, which may differ, fit the natural one.
-            return sum(isinstance(user.op, Linear) for user, _ in node.operands[1].users) > 1
+            return sum(isinstance(user.op, Linear) for user in _readers(node.operands[1])) > 1
         if isinstance(node.op, LinearBackwardWeights) and index == 0:
             weights = self.layouts.get(self.parameters.get(node.result, node.result))
             return isinstance(weights, WeightLayout) and weights.rows != layout
@@ -160,6 +187,11 @@ class _Arranger:
         arranged = operand not in self.batched or self.layouts[operand] == natural(operand, True)
         return operand if arranged else self._twin(operand, node)
 
+    @staticmethod
+    def _awaits_reader(node: Node) -> bool:
+        """Whether weights, some left out, get their layout when they are read: that of the weights themselves."""
+        return isinstance(node.op, DropConnectTraining) and any(isinstance(u.op, Linear) for u, _ in node.result.users)
+
     def _weights(self, node: Node) -> None:
         """Weights take the layout that their first reader wants."""
         if isinstance(node.op, (Conv2d, Conv2dBackwardData)):
@@ -169,7 +201,9 @@ class _Arranger:
         elif isinstance(node.op, (Linear, LinearBackwardData)):
             x, w = node.operands[:2]
             rows = self.layouts[x] if isinstance(node.op, Linear) else ImageLayout.of(w.shape[1:])
-            self.layouts.setdefault(w, self._matrix(w.shape[0], rows, x.shape[0]))
+            source = _source(w)
+            self.layouts.setdefault(source, self._matrix(w.shape[0], rows, x.shape[0]))
+            self.layouts[w] = self.layouts[source]
 
     def _filters(
         self, op: Conv2d | Conv2dBackwardData | Conv2dBackwardWeights, shape: tuple[int, ...], images: Value
@@ -199,12 +233,13 @@ class _Arranger:
             weights = self.layouts[node.operands[1]]
             assert isinstance(weights, WeightLayout)
             return weights.rows
-        if isinstance(op, Update):
-            return (
-                self.layouts.get(node.operands[0], natural(result, batched))
-                if result.type.rank > 1
-                else natural(result, False)
-            )
+        if isinstance(op, DropConnectTraining):
+            like = self.parameters.get(result, node.operands[0])
+            return self.layouts.get(like, PlanarLayout(result.type.size))
+        if isinstance(op, (Sweep, MaxNorm)):
+            if result.type.rank < 2:
+                return natural(result, False)
+            return self.layouts.get(node.operands[0], PlanarLayout(result.type.size))
         if is_elementwise(node):
             same = [self.layouts[o] for o in node.operands if o.shape == result.shape and o in self.layouts]
             if same:
@@ -220,7 +255,7 @@ class _Arranger:
             layout = self.layouts.setdefault(value, PlanarLayout(value.type.size))
             for update, _ in value.users:
                 if isinstance(update.op, Update) and update.operands[0] is value:
-                    for related in (*update.operands[2:-2], *update.results):
+                    for related in _related(update, update.op):
                         self.layouts[related] = layout
         for related, value in self.parameters.items():
             self.layouts[related] = self.layouts[value]

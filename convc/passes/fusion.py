@@ -6,7 +6,7 @@
 
 An element-wise node joins when everything else that it reads exists before the anchor runs. Booleans are never stored:
 the node that makes one is repeated in every kernel that reads it. A bias gradient joins the weight gradient that reads
-the same cotangent; all optimiser updates with equal settings form one sweep.
+the same cotangent; all optimiser updates with equal settings form one sweep, and so do the means of their gradients.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from convc.ir.ops import (
     LocalResponseNormBackward,
     MaxPool,
     MaxPoolBackward,
+    Pad,
     ScaleMaps,
     SliceChannels,
     SpatialSum,
@@ -45,6 +46,7 @@ from convc.ir.ops import (
 )
 from convc.ir.ops.elementwise import Elementwise
 from convc.ir.ops.random import Draw
+from convc.ir.ops.sweep import Accumulate, MaxNorm
 from convc.ir.ops.update import Update
 from convc.ir.span import Location, union
 from convc.ir.types import DType
@@ -65,6 +67,7 @@ EPILOGUE_ANCHORS: tuple[type[Op], ...] = (
     BatchNormBackward,
     LocalResponseNorm,
     LocalResponseNormBackward,
+    Pad,
     SliceChannels,
     ScaleMaps,
     SpatialSum,
@@ -144,14 +147,30 @@ class _Fuser:
     def kernels(self) -> list[Kernel]:
         found: list[Kernel] = []
         sweeps: dict[Op, list[Node]] = {}
+        means, bounds = self._means(), list[Kernel]()
         for node in self.graph.nodes:
             if node in self.taken or node not in self.sections:
                 continue
             if isinstance(node.op, Update):
                 sweeps.setdefault(node.op, []).append(node)
+            elif isinstance(node.op, Accumulate):
+                # Where the last of them stands: norms read them all.
+                if nodes := means.get(node):
+                    found.append(self._kernel(nodes[0], (), tuple(nodes[1:])))
+            elif isinstance(node.op, MaxNorm):
+                bounds.append(self._kernel(node, (), ()))
             elif not isinstance(node.op, (Constant, *_VIEWS)) and not is_boolean(node):
                 found.append(self._grow(node))
-        return found + [self._kernel(nodes[0], (), tuple(nodes[1:])) for nodes in sweeps.values()]
+        updates = [self._kernel(nodes[0], (), tuple(nodes[1:])) for nodes in sweeps.values()]
+        return found + updates + bounds
+
+    def _means(self) -> dict[Node, list[Node]]:
+        """The means of gradients that one sweep of updates reads, under the last of them."""
+        groups: dict[Op | None, list[Node]] = {}
+        for node in self.graph.nodes_of(Accumulate):
+            readers = [user.op for user, _ in node.result.users if isinstance(user.op, Update)]
+            groups.setdefault(readers[0] if readers else None, []).append(node)
+        return {nodes[-1]: nodes for nodes in groups.values()}
 
     def _grow(self, anchor: Node) -> Kernel:
         self.taken.add(anchor)

@@ -12,7 +12,7 @@ from convc.ir.graph import Graph, Node, Value
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.elementwise import Elementwise, Greater
 from convc.ir.ops.shape import Flatten, Unflatten
-from convc.ir.ops.update import Update
+from convc.ir.ops.sweep import MaxNorm, Sweep
 
 
 def parameter_bytes(graph: Graph) -> int:
@@ -52,7 +52,7 @@ def _place(
     node: Node, value: Value, index: int, root: dict[Value, Value | None], death: dict[Value, int]
 ) -> Value | None:
     """Whose memory a result takes: None where it needs none, another value's, or its own."""
-    if isinstance(node.op, (Constant, Greater, Update)):
+    if isinstance(node.op, (Constant, Greater, Sweep, MaxNorm)):
         return None  # folded into the code; recomputed where it is used; written over the parameter
     if isinstance(node.op, (Flatten, Unflatten)):
         return root[node.operands[0]]

@@ -13,7 +13,7 @@ from typing import Literal
 
 from convc.ir.graph import Graph, Value
 from convc.ir.ops.constant import Constant
-from convc.ir.ops.update import Update
+from convc.ir.ops.sweep import MaxNorm, Sweep
 from convc.passes.fusion import Kernel, is_immediate, resolve
 from convc.passes.training import GRADIENT
 
@@ -127,12 +127,17 @@ def _persistent(graph: Graph, kernels: list[Kernel], size_of: Callable[[Value], 
             slots[value] = Slot("persistent", offset, size_of(value))
             offset += aligned(size_of(value))
 
+    # An updated parameter is written where it lies: nothing reads the old value after the update.
+    home = {value: graph.parameters[name].value for name, value in graph.updates.items()}
+    for value, parameter in list(home.items()):
+        if value.producer is not None and isinstance(value.producer.op, MaxNorm):
+            home[value.producer.operands[0]] = parameter
     for kernel in kernels:
-        if isinstance(kernel.anchor.op, Update):
-            updates = (kernel.anchor, *kernel.riders)
-            for position in range(len(kernel.anchor.operands) - 2):
-                for update in updates:
-                    place(update.operands[position])
+        if isinstance(kernel.anchor.op, Sweep):
+            for position in range(kernel.anchor.op.tensors):
+                for node in (kernel.anchor, *kernel.riders):
+                    operand = resolve(node.operands[position])
+                    place(home.get(operand, operand))
     for parameter in graph.parameters.values():
         place(parameter.value)
     for name, value in graph.inputs.items():
@@ -143,7 +148,6 @@ def _persistent(graph: Graph, kernels: list[Kernel], size_of: Callable[[Value], 
             place(value)
     for node in graph.nodes_of(Constant):
         place(node.result)
-    # An updated parameter is written where it lies: nothing reads the old value after the update.
-    for name, value in graph.updates.items():
-        slots[value] = slots[graph.parameters[name].value]
+    for value, parameter in home.items():
+        slots[value] = slots[parameter]
     return slots, offset

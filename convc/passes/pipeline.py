@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from convc.ir.ops.update import Update
 from convc.passes.base import Mode, Pass
 from convc.passes.dead_code import DeadCode
@@ -9,15 +11,36 @@ from convc.passes.specialize import Specialize
 from convc.passes.training import Training
 
 
-def pipeline(mode: Mode, optimizer: Update | None = None, decay_bias: bool = False) -> tuple[Pass, ...]:
-    """The passes that turn the forward graph of a net into an inference program or a training step."""
+@dataclass(frozen=True)
+class Recipe:
+    """What a training step does with the gradients, beside differentiating: see `Training` and `Specialize`.
+
+    `accumulate` is the number of batches that make one update.
+    """
+
+    optimizer: Update | None = None
+    decay_bias: bool = False
+    clip: float | None = None
+    accumulate: int = 1
+    max_norm: float | None = None
+    class_weights: tuple[float, ...] = ()
+
+
+def pipeline(mode: Mode, optimizer: Update | None = None, *, recipe: Recipe | None = None) -> tuple[Pass, ...]:
+    """The passes that turn the forward graph of a net into an inference program or a training step.
+
+    `optimizer` alone is short for a recipe that says nothing else.
+    """
     if mode == "infer":
         return (
             Specialize("infer"),  # first: everything after may rely on there being no loss and no dropout
             DeadCode(),  # last: removes what only the loss needed
         )
+    recipe = recipe or Recipe(optimizer)
+    several = recipe.accumulate > 1
     return (
-        Specialize("train"),  # before differentiation: the training forms are the ones with gradients
-        Training(optimizer, decay_bias),
+        # before differentiation: the training forms are the ones with gradients
+        Specialize("train", several, recipe.class_weights),
+        Training(recipe.optimizer, recipe.decay_bias, recipe.clip, several, recipe.max_norm),
         DeadCode(),  # gradients that nobody wanted: of the input, of frozen layers
     )

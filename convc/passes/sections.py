@@ -1,14 +1,14 @@
 """Parts of a training step that can be run alone.
 
-`prog(x)` runs the forward part; `value_and_grad` adds loss, gradients and running statistics; `step` adds the update.
-Each node belongs to the earliest section that needs it.
+`prog(x)` runs the forward part; `value_and_grad` adds loss, gradients and running statistics; `step` adds the update,
+and where several batches make one update, their mean gradient. Each node belongs to the earliest section that needs it.
 """
 
 from __future__ import annotations
 
 from enum import IntFlag
 
-from convc.ir.graph import Graph, Node
+from convc.ir.graph import Graph, Node, Parameter
 
 
 class Section(IntFlag):
@@ -18,20 +18,31 @@ class Section(IntFlag):
     GRADIENT = 2  # loss, correct, gradients
     STATISTICS = 4  # updates of buffers (running mean and variance)
     UPDATE = 8  # updates of parameters and optimiser states
+    ACCUMULATE = 16  # the mean gradient over the batches of an update
 
 
-EVERYTHING = Section.FORWARD | Section.GRADIENT | Section.STATISTICS | Section.UPDATE
+# What every batch needs, and what the last batch of an update does besides.
+BATCH = Section.FORWARD | Section.GRADIENT | Section.STATISTICS | Section.ACCUMULATE
+EVERYTHING = BATCH | Section.UPDATE
+
+# The role of the parameters that hold mean gradients.
+ACCUMULATOR = "accumulator"
+_UPDATES = {"mean": Section.STATISTICS, "var": Section.STATISTICS, ACCUMULATOR: Section.ACCUMULATE}
+
+
+def section_of(parameter: Parameter) -> Section:
+    """The section that updates a parameter, buffer or state."""
+    return _UPDATES.get(parameter.role, Section.UPDATE)
 
 
 def assign_sections(graph: Graph) -> dict[Node, Section]:
     """The section of every node that an output or an update depends on."""
-    buffers = [value for name, value in graph.updates.items() if graph.parameters[name].role in ("mean", "var")]
     targets = {
         Section.FORWARD: [graph.outputs["logits"]],
         Section.GRADIENT: list(graph.outputs.values()),
-        Section.STATISTICS: buffers,
-        Section.UPDATE: list(graph.updates.values()),
     }
+    for section in (Section.STATISTICS, Section.ACCUMULATE, Section.UPDATE):
+        targets[section] = [v for name, v in graph.updates.items() if section_of(graph.parameters[name]) is section]
     sections: dict[Node, Section] = {}
     for section, values in targets.items():
         for node in graph.ancestors(values):

@@ -6,6 +6,7 @@
             %2 = dropout(%1) {rate=0.5}                              update %μ, %σ² = running_average(…)
                                                                      %2 = dropout_training(%1, %seed, %step) {rate=0.5}
 
+Where several batches make one update, draws also read how many rows of it came before: `dropout_training(…, %seen)`.
 In inference the loss and the labels go, too: the output is what the loss would read.
 """
 
@@ -16,11 +17,13 @@ from typing import ClassVar
 
 from convc.ir.builder import Builder
 from convc.ir.graph import Graph, Node, Value
+from convc.ir.ops.dropconnect import DropConnect, DropConnectTraining
 from convc.ir.ops.elementwise import Add, Divide, Multiply, RunningAverage, Sqrt, Subtract
 from convc.ir.ops.norm import BatchNorm, BatchNormTraining
 from convc.ir.ops.random import Draw, Dropout, DropoutTraining, Noise, NoiseTraining
 from convc.ir.types import DType, TensorType
 from convc.passes.base import Mode, Pass, PassLog
+from convc.passes.targets import compare_numbers, weigh_classes
 
 
 def scalar_input(graph: Graph, name: str, dtype: DType) -> Value:
@@ -30,10 +33,13 @@ def scalar_input(graph: Graph, name: str, dtype: DType) -> Value:
 
 @dataclass(frozen=True)
 class Specialize(Pass):
-    """Resolve `batch_norm`, `dropout`, `noise` and the loss for a mode."""
+    """Resolve `batch_norm`, `dropout`, `noise`, `drop_connect` and the loss for a mode; with `accumulate` for updates
+    that take several batches, with `class_weights` (one per class) for a loss that weighs them."""
 
     name: ClassVar[str] = "specialize"
     mode: Mode = "infer"
+    accumulate: bool = False
+    class_weights: tuple[float, ...] = ()
 
     def run(self, graph: Graph, log: PassLog) -> None:
         for node in graph.nodes_of(BatchNorm):
@@ -46,8 +52,16 @@ class Specialize(Pass):
             op = node.op
             assert isinstance(op, Noise)
             self._draw(graph, node, NoiseTraining(op.std, op.stream) if op.std else None, log)
+        for node in graph.nodes_of(DropConnect):
+            op = node.op
+            assert isinstance(op, DropConnect)
+            self._draw(graph, node, DropConnectTraining(op.rate, op.stream) if op.rate else None, log)
         if self.mode == "infer":
             self._drop_loss(graph, log)
+            return
+        if self.class_weights:
+            weigh_classes(graph, self.class_weights, log)
+        compare_numbers(graph, log)
 
     def _batch_norm(self, graph: Graph, node: Node, log: PassLog) -> None:
         op = node.op
@@ -85,19 +99,23 @@ class Specialize(Pass):
             scale = v.add(Divide(), gamma, deviation)
             return scale, v.add(Subtract(), beta, v.add(Multiply(), mean, scale))
 
-    def _draw(self, graph: Graph, node: Node, form: Draw | None, log: PassLog) -> None:
+    def _draw(self, graph: Graph, node: Node, form: Draw | DropConnectTraining | None, log: PassLog) -> None:
         """Replace by the form for training, which is None where the layer changes nothing."""
+        drops = not isinstance(node.op, Noise)
         if self.mode == "infer" or form is None:
-            what = "nothing is dropped" if isinstance(node.op, Dropout) else "nothing is added"
-            size = "the rate" if isinstance(node.op, Dropout) else "the deviation"
+            what = "nothing is dropped" if drops else "nothing is added"
+            size = "the rate" if drops else "the deviation"
             why = f"{what} at inference" if self.mode == "infer" else f"{size} is 0"
             self._replace(graph, node, node.operands[0], log, why)
             return
         seed, step = scalar_input(graph, "seed", DType.I64), scalar_input(graph, "step", DType.I64)
+        # The mask of weights is the same for all rows of an update, whichever batch they come with.
+        several = self.accumulate and isinstance(form, Draw)
+        seen = scalar_input(graph, "seen", DType.I64) if several else None
         b = Builder(graph, before=node)
         with b.at(node.location, node.label):
-            y = b.add(form, node.operands[0], seed, step)
-        drawn = "a mask" if isinstance(node.op, Dropout) else "noise"
+            y = b.add(form, node.operands[0], seed, step, seen)
+        drawn = "a mask" if drops else "noise"
         self._replace(graph, node, y, log, f"training draws {drawn} from (seed, layer, update, element)")
 
     @staticmethod

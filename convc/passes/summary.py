@@ -24,7 +24,7 @@ from convc.ir.types import Shape
 from convc.ir.window import Window
 from convc.passes.live_bytes import parameter_bytes, peak_bytes
 from convc.passes.manager import PassManager
-from convc.passes.pipeline import pipeline
+from convc.passes.pipeline import Recipe, pipeline
 from convc.passes.receptive_field import ReceptiveField, receptive_fields
 
 # The nodes that layers with weights are about; in a forward graph a gradient by the data is a transposed convolution.
@@ -76,7 +76,7 @@ class Summary:
 
 def summarize(
     graph: Graph,
-    optimizer: Update | None = None,
+    optimizer: Update | Recipe | None = None,
     kinds: Mapping[str, str] | None = None,
     lines: Mapping[str, int] | None = None,
 ) -> Summary:
@@ -84,7 +84,7 @@ def summarize(
 
     `kinds` are the layers by name, each with its word (`conv1`: `conv`); without it every label is a layer. `lines` are
     those of layers that become no node, such as `input`. `training_bytes` includes gradients and the states of
-    `optimizer`; it is None for a net without a loss.
+    `optimizer`, of a recipe also mean gradients; it is None for a net without a loss.
     """
     (batch,) = {value.shape[0] for value in graph.inputs.values() if value.type.rank > 0} or {1}
     return Summary(
@@ -230,7 +230,8 @@ def _inference_bytes(graph: Graph) -> int:
     return parameter_bytes(twin) + peak_bytes(twin)
 
 
-def _training_bytes(graph: Graph, optimizer: Update | None) -> int:
+def _training_bytes(graph: Graph, optimizer: Update | Recipe | None) -> int:
     twin = graph.copy()
-    PassManager(pipeline("train", optimizer), check=False).run(twin)
+    recipe = optimizer if isinstance(optimizer, Recipe) else Recipe(optimizer)
+    PassManager(pipeline("train", recipe=recipe), check=False).run(twin)
     return parameter_bytes(twin) + peak_bytes(twin)

@@ -4,76 +4,138 @@
 return (loss: %loss)                    %g = …                                      (reverse-mode differentiation)
                                         %w', %m' = sgd_update(%w, %g, %w.momentum, %lr, %step) {momentum=0.9}
                                         return (loss: %loss, grad.w: %g);  update %w = %w', %w.momentum = %m'
+
+Where several batches make one update, where gradients are clipped and where the norm of weights is bounded:
+
+    %a' = accumulate(%w.accumulated, %g, %rows, %seen);  update %w.accumulated = %a'
+    %n = gradient_norm(%a', …);  %c = min(1, clip / (%n + 1e-6))
+    %w', %m' = sgd_update(%w, %a', %w.momentum, %lr, %step, %c)
+    %w" = max_norm(%w') {bound=3.0};  update %w = %w"
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from convc.ir.autodiff import differentiate
 from convc.ir.builder import Builder
-from convc.ir.graph import Graph, Initializer, Parameter
+from convc.ir.graph import Graph, Initializer, Parameter, Value
+from convc.ir.ops.constant import Constant
+from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
+from convc.ir.ops.elementwise import Add, Divide, Minimum
+from convc.ir.ops.linear import Linear
+from convc.ir.ops.sweep import Accumulate, GradientNorm, MaxNorm
 from convc.ir.ops.update import Update
+from convc.ir.span import Location
 from convc.ir.types import DType
 from convc.passes.base import Pass, PassLog
+from convc.passes.sections import ACCUMULATOR
 from convc.passes.specialize import scalar_input
 
 GRADIENT = "grad."
 # Penalties act on weights; biases and normalisation parameters are left alone unless asked.
 _DECAYED_ROLES = ("weight",)
+# PyTorch's `clip_grad_norm_` adds this to the norm.
+_CLIP_EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
 class Training(Pass):
-    """Append gradients (outputs `grad.NAME`) and, with an optimiser, the updates of parameters and its states."""
+    """Append gradients (outputs `grad.NAME`) and, with an optimiser, the updates of parameters and its states.
+
+    `clip` bounds the norm of all gradients together, `max_norm` that of each unit's weights; with `accumulate` an
+    update takes the mean gradient over the rows of several batches.
+    """
 
     name: ClassVar[str] = "training"
     optimizer: Update | None = None
     decay_bias: bool = False
+    clip: float | None = None
+    accumulate: bool = False
+    max_norm: float | None = None
 
     def run(self, graph: Graph, log: PassLog) -> None:
         parameters = [p for p in graph.parameters.values() if p.trainable and not p.frozen]
         loss = graph.outputs["loss"]
         assert loss.producer is not None
+        # Asked before differentiation: gradients of convolutions use weights the other way round.
+        units = {p.name: _units(p) for p in parameters if p.role == "weight"}
         gradients = differentiate(graph, loss, [p.value for p in parameters])
         builder = Builder(graph)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is None:
-                gradient = builder.constant(0.0)
-                zeros = replace(gradient.producer.op, shape=parameter.value.shape)  # type: ignore[union-attr, type-var]
-                gradient = builder.add(zeros)
+                gradient = builder.add(Constant((0.0,), parameter.value.shape))
             graph.outputs[GRADIENT + parameter.name] = gradient
-            if self.optimizer is not None:
-                self._update(graph, builder, parameter)
+        if self.optimizer is not None and parameters:
+            self._update(graph, builder, parameters, units)
         frozen = [p.name for p in graph.parameters.values() if p.trainable and p.frozen]
         saved = f"; none for the frozen {', '.join(frozen)}" if frozen else ""
         log.changed("gradients", (loss.producer,), (), why=f"{len(parameters)} parameters are trained{saved}")
         graph.version += 1
 
-    def _update(self, graph: Graph, builder: Builder, parameter: Parameter) -> None:
+    def _update(
+        self, graph: Graph, builder: Builder, parameters: list[Parameter], units: Mapping[str, MaxNorm]
+    ) -> None:
+        """Stage by stage, each for all parameters, so that every stage is one pass over memory."""
+        gradients = {p.name: graph.outputs[GRADIENT + p.name] for p in parameters}
+        if self.accumulate:
+            gradients = {p.name: self._mean(graph, builder, p, gradients[p.name]) for p in parameters}
+        scale = None if self.clip is None else _clip(builder, list(gradients.values()), self.clip)
+        for parameter in parameters:
+            self._move(graph, builder, parameter, gradients[parameter.name], scale)
+        if self.max_norm is not None:
+            for name, unit in units.items():
+                with builder.at(_place(graph.parameters[name]), name):
+                    graph.updates[name] = builder.add(replace(unit, bound=self.max_norm), graph.updates[name])
+
+    @staticmethod
+    def _mean(graph: Graph, builder: Builder, parameter: Parameter, gradient: Value) -> Value:
+        """The mean gradient over this batch and those of the same update before it."""
+        name = f"{parameter.name}.accumulated"
+        mean = _state(graph, name, parameter, ACCUMULATOR)
+        rows, seen = scalar_input(graph, "rows", DType.I64), scalar_input(graph, "seen", DType.I64)
+        with builder.at(_place(parameter), parameter.name):
+            graph.updates[name] = builder.add(Accumulate(), mean, gradient, rows, seen)
+        return graph.updates[name]
+
+    def _move(self, graph: Graph, builder: Builder, parameter: Parameter, gradient: Value, scale: Value | None) -> None:
         assert self.optimizer is not None
         decayed = self.decay_bias or parameter.role in _DECAYED_ROLES
-        scale = parameter.decay if decayed else 0.0
+        factor = parameter.decay if decayed else 0.0
         update = replace(
-            self.optimizer, l2=self.optimizer.l2 * scale, l1=self.optimizer.l1 * scale, lr_scale=parameter.lr
+            self.optimizer, l2=self.optimizer.l2 * factor, l1=self.optimizer.l1 * factor, lr_scale=parameter.lr
         )
-        states = [
-            graph.add_parameter(
-                f"{parameter.name}.{state}",
-                parameter.value.type,
-                role="state",
-                trainable=False,
-                initial=Initializer("zeros"),
-            )
-            for state in update.states
-        ]
+        names = [f"{parameter.name}.{state}" for state in update.states]
+        states = [_state(graph, name, parameter, "state") for name in names]
         lr, step = scalar_input(graph, "lr", DType.F32), scalar_input(graph, "step", DType.I64)
-        location = (parameter.span,) if parameter.span else ()
-        with builder.at(location, parameter.name):
-            gradient = graph.outputs[GRADIENT + parameter.name]
-            node = builder.add_node(update, parameter.value, gradient, *states, lr, step)
-        for name, value in zip(
-            (parameter.name, *(f"{parameter.name}.{s}" for s in update.states)), node.results, strict=True
-        ):
-            graph.updates[name] = value
+        with builder.at(_place(parameter), parameter.name):
+            node = builder.add_node(update, parameter.value, gradient, *states, lr, step, scale)
+        graph.updates.update(zip((parameter.name, *names), node.results, strict=True))
+
+
+def _place(parameter: Parameter) -> Location:
+    return (parameter.span,) if parameter.span else ()
+
+
+def _state(graph: Graph, name: str, parameter: Parameter, role: str) -> Value:
+    """A tensor beside a parameter, zero in the beginning."""
+    return graph.add_parameter(name, parameter.value.type, role=role, trainable=False, initial=Initializer("zeros"))
+
+
+def _clip(builder: Builder, gradients: list[Value], bound: float) -> Value:
+    """The factor that brings the norm of all gradients together down to `bound`."""
+    with builder.at((), "clip"):
+        norm = builder.add(GradientNorm(), *gradients)
+        safe = builder.add(Add(), norm, builder.constant(_CLIP_EPSILON))
+        return builder.add(Minimum(), builder.constant(1.0), builder.add(Divide(), builder.constant(bound), safe))
+
+
+def _units(parameter: Parameter) -> MaxNorm:
+    """Which weights go into one unit: a transposed convolution, alone, has its outputs along axis 1."""
+    ops = [user.op for user, index in parameter.value.users if index == 1]
+    transposed = [op for op in ops if isinstance(op, Conv2dBackwardData)]
+    if transposed and not any(isinstance(op, (Conv2d, Linear)) for op in ops):
+        return MaxNorm(axis=1, groups=transposed[0].groups)
+    return MaxNorm()

@@ -39,6 +39,28 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace the content of `path`. Error: `file-write`."""
+    with replaced(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_new(path: Path, text: str) -> None:
+    """Make the file `path`; what is there already stays. Errors: `file-exists`, `file-write`."""
+    try:
+        with path.open("x"):  # the name is ours from here on
+            pass
+    except FileExistsError:
+        fail("file-exists", f"{path} exists already and was left as it is", hint="choose another name")
+    except OSError as error:
+        fail("file-write", f"cannot write {path}: {error.strerror or error}", hint=_advice(error))
+    try:
+        write_text(path, text)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def sweep(folder: Path) -> None:
     """Remove what writers that were killed left in `folder`; call it while no other writer can be at work there."""
     for leftover in folder.glob(f".*{_MARK}*"):

@@ -6,31 +6,37 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from convc.frontend.limits import DEFAULT_LIMITS
 from convc.ir.diagnostic import fail
 from convc.ir.graph import Graph
 from convc.ir.op import Op
 from convc.ir.ops.loss import CountCorrect
-from convc.ir.ops.update import Update
 from convc.passes.base import Mode
 from convc.passes.manager import PassManager
-from convc.passes.pipeline import pipeline
+from convc.passes.pipeline import Recipe, pipeline
 from convc.runtime.configuration import (
     STEP_WORDS,
     check_algorithm,
     check_target,
     choose_precision,
     make_rate,
-    make_update,
+    make_recipe,
     positive,
     refuse_unsupported,
     seed_number,
 )
 from convc.runtime.executor import Executor, ReferenceExecutor
+from convc.runtime.memory_budget import require_memory
 from convc.runtime.program import Program, Rate
 
 if TYPE_CHECKING:
     from convc.frontend.net import Net
     from convc.frontend.settings import TrainSettings
+
+
+_PLAIN = Recipe()
 
 
 def build_net(
@@ -46,8 +52,9 @@ def build_net(
     seed: int | None = None,
     settings: TrainSettings | None = None,
     rate: Rate | None = None,
+    start: Callable[[], Mapping[str, np.ndarray]] = dict,
 ) -> Program:
-    """`convc.compile`; `settings` and `rate` replace the net's own."""
+    """`convc.compile`; `settings` and `rate` replace the net's own. `start` gives weights to start from."""
     settings = settings or net.settings
     if mode not in ("infer", "train"):
         fail("value-mode", f"mode={mode!r} is neither 'infer' nor 'train'")
@@ -56,25 +63,28 @@ def build_net(
     choose_precision(precision, settings)
     batch = settings.batch if batch is None else positive(batch, "batch")
     seed = settings.seed if seed is None else seed_number(seed)
-    update = None
+    forward, recipe = net.graph(batch), Recipe()
+    require_memory(forward, batch, net.limits.memory_bytes)
     if mode == "train":
         refuse_unsupported(settings, net.sources, STEP_WORDS)
-        update = make_update(settings)
-        if update is not None and rate is None:
+        recipe = make_recipe(settings, forward)
+        if recipe.optimizer is not None and rate is None:
             # Nobody knows yet how many steps an epoch will have; it matters only where epochs and steps are mixed.
             rate = make_rate(settings.schedule, 1, settings.epochs)
     return build(
-        net.graph(batch),
+        forward,
         mode="train" if mode == "train" else "infer",
         batch=batch,
         target=target,
         seed=seed,
         threads=None if threads is None else positive(threads, "threads"),
-        optimizer=update,
-        decay_bias=settings.decay.bias,
+        recipe=recipe,
         rate=rate,
         dump_dir=dump_dir,
         about=lambda: {"net": net.name, "net_digest": net.digest()},
+        start=(lambda: {**net.weights, **start()}) if net.weights else start,
+        remake=lambda: net.graph(1),
+        most_instructions=net.limits.instructions,
     )
 
 
@@ -86,13 +96,18 @@ def build(
     target: str,
     seed: int,
     threads: int | None = None,
-    optimizer: Update | None = None,
-    decay_bias: bool = False,
+    recipe: Recipe = _PLAIN,
     rate: Rate | None = None,
     dump_dir: Path | None = None,
     about: Callable[[], Mapping[str, str]] = dict,
+    start: Callable[[], Mapping[str, np.ndarray]] = dict,
+    remake: Callable[[], Graph] | None = None,
+    most_instructions: int = DEFAULT_LIMITS.instructions,
 ) -> Program:
-    """Make a program of `forward`, which is rewritten in place. See `convc.compile` for the arguments."""
+    """Make a program of `forward`, which is rewritten in place; `remake` makes another one like it.
+
+    See `convc.compile` for the other arguments.
+    """
     if mode == "train" and "loss" not in forward.outputs:
         fail(
             "value-loss",
@@ -101,24 +116,43 @@ def build(
         )
     loss = main_loss(forward)
     try:
-        reports = PassManager(pipeline(mode, optimizer, decay_bias), dump_dir=dump_dir).run(forward)
+        reports = PassManager(pipeline(mode, recipe=recipe), dump_dir=dump_dir).run(forward)
     except OSError as error:
         fail("file-write", f"cannot write {error.filename or dump_dir}: {error.strerror}")
-    executor = make_executor(forward, target, batch=batch, threads=threads, dump_dir=dump_dir)
+    executor = make_executor(
+        forward, target, batch=batch, threads=threads, dump_dir=dump_dir, most_instructions=most_instructions
+    )
     return Program(
-        forward, executor, mode=mode, target=target, seed=seed, rate=rate, loss=loss, reports=reports, about=about
+        forward,
+        executor,
+        mode=mode,
+        target=target,
+        seed=seed,
+        rate=rate,
+        loss=loss,
+        accumulate=recipe.accumulate,
+        reports=reports,
+        about=about,
+        start=start,
+        forward=remake,
     )
 
 
 def make_executor(
-    graph: Graph, target: str, *, batch: int, threads: int | None = None, dump_dir: Path | None = None
+    graph: Graph,
+    target: str,
+    *,
+    batch: int,
+    threads: int | None = None,
+    dump_dir: Path | None = None,
+    most_instructions: int = DEFAULT_LIMITS.instructions,
 ) -> Executor:
     """The back end `target` for a graph that the passes have prepared."""
     if target == "reference":
         return ReferenceExecutor(graph, batch=batch)
     from convc.runtime.native import NativeExecutor
 
-    return NativeExecutor(graph, batch=batch, threads=threads, dump_dir=dump_dir)
+    return NativeExecutor(graph, batch=batch, threads=threads, dump_dir=dump_dir, most_instructions=most_instructions)
 
 
 def main_loss(forward: Graph) -> Op | None:

@@ -110,9 +110,17 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
 
     Errors: `checkpoint-missing`, `checkpoint-unreadable` (not a safetensors file, truncated, foreign element types).
     """
+    return _read(Path(path), arrays=True)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says about itself. Errors: as those of `read_checkpoint`."""
+    return _read(path, arrays=False).metadata
+
+
+def _read(path: Path, arrays: bool) -> Checkpoint:
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
     if not path.exists():
         fail("checkpoint-missing", f"there is no file {path}")
     if not path.is_file():
@@ -120,7 +128,8 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     try:
         with safe_open(str(path), framework="numpy") as file:
             metadata = {str(key): str(value) for key, value in (file.metadata() or {}).items()}
-            tensors = {str(name): np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            names = file.keys() if arrays else ()
+            tensors = {str(name): np.asarray(file.get_tensor(name)) for name in names}
     except OSError as error:
         fail("checkpoint-unreadable", f"cannot read {path}: {error.strerror or error}")
     except (SafetensorError, TypeError, ValueError, KeyError, AttributeError, UnicodeDecodeError, MemoryError) as error:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import numpy as np
+
 from convc.frontend.schedule import Schedule
 from convc.frontend.settings import OptimizerSetting, TrainSettings, unsupported
 from convc.ir.diagnostic import CompileError, fail
-from convc.ir.ops.update import AdamUpdate, SgdUpdate, Update
+from convc.ir.graph import Graph
+from convc.ir.ops.loss import SoftmaxCrossEntropy
+from convc.ir.ops.update import AdagradUpdate, AdamUpdate, AdamWUpdate, RmspropUpdate, SgdUpdate, Update
+from convc.passes.pipeline import Recipe
 from convc.runtime.program import Rate
 
 TARGETS = ("cpu", "reference")
@@ -15,6 +20,16 @@ PRECISIONS = ("fp32",)
 ALGORITHMS = ("auto", "direct")
 # Settings that change what a compiled step computes; the others concern the trainer alone.
 STEP_WORDS = ("optim", "clip", "maxnorm", "class_weights")
+
+
+# The update of each optimiser, and which of its settings are fields of it.
+_UPDATES: Mapping[str, tuple[type[Update], tuple[str, ...]]] = {
+    "sgd": (SgdUpdate, ("momentum", "nesterov")),
+    "adagrad": (AdagradUpdate, ("eps",)),
+    "rmsprop": (RmspropUpdate, ("alpha", "eps", "momentum")),
+    "adam": (AdamUpdate, ("beta1", "beta2", "eps")),
+    "adamw": (AdamWUpdate, ("beta1", "beta2", "eps")),
+}
 
 
 def refuse_unsupported(
@@ -77,15 +92,60 @@ def _whole(value: object, what: str, least: int) -> int:
     return number
 
 
+def make_recipe(settings: TrainSettings, forward: Graph) -> Recipe:
+    """What the settings say about a training step of `forward`.
+
+    Errors: those of `make_update`, `value-class-weights`.
+    """
+    return Recipe(
+        make_update(settings),
+        settings.decay.bias,
+        settings.clip,
+        settings.accumulate,
+        settings.maxnorm,
+        _class_weights(settings, forward),
+    )
+
+
+def _class_weights(settings: TrainSettings, forward: Graph) -> tuple[float, ...]:
+    """The weights of the classes, () for equal ones. Error: `value-class-weights`."""
+    weights, span = settings.class_weights, settings.span("class_weights")
+    if weights is None:
+        return ()
+    classes = [node.operands[0].shape[1] for node in forward.nodes_of(SoftmaxCrossEntropy)]
+    if not classes:
+        fail("value-class-weights", "`class_weights` weighs `loss softmax`, and this net has none", span)
+    if weights == "balanced":
+        hint = "give the weights as a list: class_weights [1, 2.5]"
+        fail("value-class-weights", "`class_weights balanced` needs the labels of a training", span, hint)
+    if any(count != len(weights) for count in classes):
+        wrong = next(count for count in classes if count != len(weights))
+        message = f"there are {len(weights)} class weights, but the soft-max has {wrong} classes"
+        fail("value-class-weights", message, span)
+    return weights
+
+
+def balanced_weights(labels: np.ndarray, classes: int) -> tuple[float, ...]:
+    """N / (K·count) for each of K classes, so that all of them count alike; 0 for a class without examples."""
+    counts, flat = np.zeros(classes, np.int64), labels.reshape(-1)
+    for start in range(0, flat.size, 1 << 20):  # counting makes 64-bit numbers of the labels: not of all pixels at once
+        counts += np.bincount(flat[start : start + (1 << 20)], minlength=classes)
+    return tuple(float(labels.size / (classes * count)) if count else 0.0 for count in counts)
+
+
 def make_update(settings: TrainSettings) -> Update | None:
-    """The optimiser's update with its penalties; None where the file names no optimiser."""
+    """The optimiser's update with its penalties; None where the file names no optimiser.
+
+    Error: `value-range` for an `eps` that is 0 in float32, which would divide 0 by 0.
+    """
     optimizer, decay = settings.optimizer, settings.decay
     if optimizer is None:
         return None
-    if optimizer.kind == "sgd":
-        return SgdUpdate(decay.l2, decay.l1, momentum=optimizer.momentum, nesterov=optimizer.nesterov)
-    if optimizer.kind == "adam":
-        return AdamUpdate(decay.l2, decay.l1, beta1=optimizer.beta1, beta2=optimizer.beta2, eps=optimizer.eps)
+    if optimizer.kind in _UPDATES:
+        kind, fields = _UPDATES[optimizer.kind]
+        if "eps" in fields and np.float32(optimizer.eps) == 0:
+            fail("value-range", f"eps={optimizer.eps:g} is 0 in float32, and may be divided by", optimizer.span)
+        return kind(decay.l2, decay.l1, **{name: getattr(optimizer, name) for name in fields})
     fail("unavailable-setting", f"`optim {optimizer.kind}` is not available in this version", optimizer.span)
 
 
@@ -99,9 +159,11 @@ def make_rate(schedule: Schedule, steps_per_epoch: int, epochs: int) -> Rate:
 def describe_optimizer(optimizer: OptimizerSetting, rate: bool = True) -> str:
     """`sgd lr=0.1 momentum=0.9`, as a file writes it; without `lr=` where `rate` is false."""
     words = [optimizer.kind, f"lr={optimizer.lr!r}"] if rate else [optimizer.kind]
-    if optimizer.kind == "sgd":
-        words += [f"momentum={optimizer.momentum!r}"] if optimizer.momentum else []
-        words += ["nesterov=yes"] if optimizer.nesterov else []
-    else:
-        words += [f"{name}={getattr(optimizer, name)!r}" for name in ("beta1", "beta2", "eps")]
+    for name in _UPDATES[optimizer.kind][1]:
+        value = getattr(optimizer, name)
+        # What is switched off goes without saying.
+        if name not in ("momentum", "nesterov"):
+            words.append(f"{name}={value!r}")
+        elif value:
+            words.append(f"{name}={'yes' if value is True else repr(value)}")
     return " ".join(words)

@@ -16,6 +16,8 @@ from convc.codegen.llvm.spmd import MAX_PARTIES
 from convc.ir.diagnostic import fail
 
 THREADS_VARIABLE = "CONVC_THREADS"
+# They share Python's lock between two array operations.
+_MOST_LOADERS = 4
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,14 @@ def choose_threads(requested: int | None = None) -> ThreadChoice:
     if given:
         return ThreadChoice(_checked(given, THREADS_VARIABLE), f"{THREADS_VARIABLE}={given}")
     return usable_cores()
+
+
+def loader_threads() -> ThreadChoice:
+    """How many threads change images while the cores compute: they sleep when they are ahead of the training."""
+    cores = usable_cores().threads
+    threads = min(_MOST_LOADERS, max(1, cores // 2))
+    why = f"for `augment`, half of the {cores} cores" + (f", at most {_MOST_LOADERS}" if cores > 9 else "")
+    return ThreadChoice(threads, f"{why if cores > 1 else 'for `augment`'}; the images do not depend on it")
 
 
 def usable_cores() -> ThreadChoice:

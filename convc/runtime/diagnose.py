@@ -14,9 +14,10 @@ import numpy as np
 
 from convc.ir.diagnostic import Diagnostic, Note
 from convc.runtime.checkpoint import non_finite
-from convc.runtime.data import BatchLoader, Split
+from convc.runtime.data import BatchLoader, Source
 from convc.runtime.nonfinite import find_origin
 from convc.runtime.program import Program, Rate
+from convc.runtime.training_loop import current_rate
 from convc.runtime.training_state import Position
 
 CODE = "train-not-finite"
@@ -27,21 +28,25 @@ class Replay:
     """What is needed to repeat a training; `restore` brings the program to the last saved state and says which."""
 
     program: Program
-    train: Split
+    train: Source
     batch: int
     rate: Rate
     restore: Callable[[], Position]
     check: Callable[[], None]
 
-    def before(self, step: int) -> tuple[Position, np.ndarray, np.ndarray, float] | None:
-        """Bring the program to the moment before update number `step`; its batch and learning rate.
+    @property
+    def batches(self) -> int:
+        """Batches per epoch."""
+        return -(-len(self.train) // self.batch)
+
+    def before(self, number: int) -> tuple[Position, np.ndarray, np.ndarray, float] | None:
+        """Bring the program to the moment before batch `number` of the training, from 1; that batch, its learning rate.
 
         None if that moment lies before the saved state.
         """
-        position = self.restore()
-        if position.step >= step:
+        position, batches = self.restore(), self.batches
+        if position.epoch * batches + position.batch >= number:
             return None
-        batches = -(-len(self.train) // self.batch)
         while True:
             if position.batch >= batches:
                 position.next_epoch()
@@ -49,17 +54,19 @@ class Replay:
             with BatchLoader(self.train, self.batch, seed=seed, epoch=position.epoch, start_batch=start) as loader:
                 for images, labels in loader:
                     self.check()
-                    rate = self.rate(position.epoch + position.batch / batches, position.step)
-                    if position.step + 1 == step:
+                    rate = current_rate(self.rate, position, batches, self.program.accumulate)
+                    if position.epoch * batches + position.batch + 1 == number:
                         return position, images.copy(), labels.copy(), rate
-                    self.program.train_batch(images, labels, rate)
-                    position.step += 1
+                    last = True if position.batch + 1 == batches else None
+                    self.program.train_batch(images, labels, rate, update=last)
+                    position.step = self.program.steps
                     position.batch += 1
 
 
-def explain(replay: Replay, step: int, what: str, kept: str) -> Diagnostic:
-    """The diagnostic for a training in which `what` turned up in update number `step`; `kept` tells what is left."""
-    last = step
+def explain(replay: Replay, number: int, step: int, what: str, kept: str) -> Diagnostic:
+    """The diagnostic for a training in which `what` turned up in batch `number`, part of update number `step`; `kept`
+    tells what is left."""
+    last = number
     while True:
         moment = replay.before(last)
         state = replay.program.state_dict()
@@ -72,14 +79,16 @@ def explain(replay: Replay, step: int, what: str, kept: str) -> Diagnostic:
     position, images, labels, rate = moment
     inputs = {
         "x": images,
-        "labels": labels,
+        "labels": replay.program.targets(labels),
         "lr": np.asarray(rate, np.float32),
-        "step": np.asarray(last, np.int64),
+        "step": np.asarray(position.step + 1, np.int64),
+        "rows": np.asarray(len(images), np.int64),
+        "seen": np.asarray(replay.program.waiting[1], np.int64),
         "seed": np.asarray(replay.program.seed, np.int64),
     }
     graph = replay.program.graph
     origin = find_origin(graph, {**{name: inputs[name] for name in graph.inputs}, **state})
-    place = f"step {last} (epoch {position.epoch + 1}, batch {position.batch + 1})"
+    place = f"step {position.step + 1} (epoch {position.epoch + 1}, batch {position.batch + 1})"
     hint = f"a smaller learning rate often helps (it was {rate:g})"
     if origin is None:
         cause = "; the reference interpreter gets finite numbers there, so it overflows at the edge of float32"

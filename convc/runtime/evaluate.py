@@ -13,7 +13,10 @@ from convc.runtime.program import Program
 
 
 class Evaluation(TypedDict):
-    """`accuracy` and `top5` are fractions in 0…1, `loss` is the mean over `count` images (None: a net without loss)."""
+    """`accuracy` and `top5` are fractions in 0…1, `loss` is the mean over `count` images (None: a net without loss).
+
+    Where every pixel has a label, they are fractions and means of all pixels of these images.
+    """
 
     accuracy: float
     top5: float
@@ -37,6 +40,11 @@ def evaluate(program: Program, split: Split, *, check: Callable[[], None] = lamb
         for images, labels in loader:
             check()
             logits = program(images)
+            if logits.shape[2:] == (1, 1):
+                logits = logits.reshape(logits.shape[:2])
+            if labels.shape != (len(logits), *logits.shape[2:]):
+                shapes = f"{list(labels.shape)}, the outputs {list(logits.shape)}"
+                fail("value-shape", f"labels and outputs do not fit: labels are {shapes}")
             ranks = label_ranks(logits, labels)
             pixels = ranks.size // len(ranks)
             right += float((ranks == 0).sum()) / pixels

@@ -13,10 +13,8 @@ import numpy as np
 
 from convc.ir.graph import Graph
 from convc.ir.interpreter import run_reference
-from convc.passes.sections import Section
+from convc.passes.sections import Section, section_of
 from convc.passes.training import GRADIENT
-
-_BUFFERS = ("mean", "var")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +38,21 @@ class Executor(Protocol):
     batch: int
 
     def run(
-        self, sections: Section, x: np.ndarray, labels: np.ndarray | None, *, lr: float, step: int, seed: int
+        self,
+        sections: Section,
+        x: np.ndarray,
+        labels: np.ndarray | None,
+        *,
+        lr: float,
+        step: int,
+        seed: int,
+        seen: int = 0,
     ) -> Result:
-        """Run `sections` on x, float32 C-contiguous with 1 to `batch` rows, and labels (int32; None without a loss).
+        """Run `sections` on x, float32 C-contiguous with 1 to `batch` rows, and labels (None without a loss), which are
+        C-contiguous and of the type of the graph's input.
 
-        `step` is the number of the update under way, from 1. Updates of the sections that run take effect.
+        `step` is the number of the update under way, from 1; `seen` rows of it have been given before. Updates of the
+        sections that run take effect.
         """
         ...
 
@@ -76,7 +84,15 @@ class ReferenceExecutor:
         self._parts: dict[Section, Graph] = {}
 
     def run(
-        self, sections: Section, x: np.ndarray, labels: np.ndarray | None, *, lr: float, step: int, seed: int
+        self,
+        sections: Section,
+        x: np.ndarray,
+        labels: np.ndarray | None,
+        *,
+        lr: float,
+        step: int,
+        seed: int,
+        seen: int = 0,
     ) -> Result:
         part = self._parts.get(sections)
         if part is None:
@@ -87,6 +103,8 @@ class ReferenceExecutor:
             "lr": np.asarray(lr, np.float32),
             "step": np.asarray(step, np.int64),
             "seed": np.asarray(seed, np.int64),
+            "rows": np.asarray(len(x), np.int64),
+            "seen": np.asarray(seen, np.int64),
         }
         arrays = {name: array for name, array in inputs.items() if name in part.inputs and array is not None}
         # An overflow is for the caller to find in the results, not for numpy to print.
@@ -125,8 +143,7 @@ def restrict(graph: Graph, sections: Section) -> Graph:
     if Section.GRADIENT not in sections:
         part.outputs = {"logits": part.outputs["logits"]}
     for name in list(part.updates):
-        section = Section.STATISTICS if part.parameters[name].role in _BUFFERS else Section.UPDATE
-        if section not in sections:
+        if section_of(part.parameters[name]) not in sections:
             del part.updates[name]
     needed = part.ancestors((*part.outputs.values(), *part.updates.values()))
     part.remove([node for node in part.nodes if node not in needed])

@@ -20,7 +20,7 @@ from convc.ir.graph import Graph, Parameter
 from convc.ir.interpreter import run_reference
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import pipeline
-from convc.passes.sections import Section
+from convc.passes.sections import ACCUMULATOR, Section
 from convc.passes.training import GRADIENT
 from convc.runtime.executor import ReferenceExecutor
 from convc.runtime.finite_differences import LossProbe, straight_through
@@ -145,16 +145,20 @@ def random_point(graph: Graph, seed: int) -> dict[str, np.ndarray]:
     x = graph.inputs["x"]
     arrays["x"] = _float32(random.random(x.shape))
     if "labels" in graph.inputs:
-        classes = graph.outputs["logits"].shape[1]
-        arrays["labels"] = random.integers(0, classes, graph.inputs["labels"].shape).astype(np.int32)
+        labels, classes = graph.inputs["labels"], graph.outputs["logits"].shape[1]
+        if labels.type.dtype.is_float:
+            arrays["labels"] = _float32(random.standard_normal(labels.shape))
+        else:
+            arrays["labels"] = random.integers(0, classes, labels.shape).astype(np.int32)
     arrays["step"], arrays["seed"] = np.asarray(1, np.int64), np.asarray(seed, np.int64)
+    arrays["rows"], arrays["seen"] = np.asarray(len(arrays["x"]), np.int64), np.asarray(0, np.int64)
     arrays["lr"] = np.asarray(0.0)
     return arrays
 
 
 def _random_parameter(parameter: Parameter, random: np.random.Generator) -> np.ndarray:
     shape = parameter.value.shape
-    if parameter.role == "state":
+    if parameter.role in ("state", ACCUMULATOR):
         return np.zeros(shape)
     noise = random.standard_normal(shape)
     if parameter.role == "weight":
@@ -216,7 +220,10 @@ def _gradients_of(
     for name in graph.parameters:
         executor.write(name, np.asarray(arrays[name], np.float32, order="C"))
     x = np.ascontiguousarray(arrays["x"], np.float32)
-    executor.run(Section.FORWARD | Section.GRADIENT, x, arrays.get("labels"), lr=0.0, step=1, seed=seed)
+    labels = arrays.get("labels")
+    if labels is not None and labels.dtype.kind == "f":
+        labels = np.ascontiguousarray(labels, np.float32)
+    executor.run(Section.FORWARD | Section.GRADIENT, x, labels, lr=0.0, step=1, seed=seed)
     return {name: executor.gradient(name) for name in _trained(graph)}
 
 

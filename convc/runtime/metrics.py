@@ -19,7 +19,8 @@ class EpochRecord:
     """One epoch. Losses are means over images, accuracies fractions; None where there was nothing to measure.
 
     `step` counts updates since the beginning, `seconds` is the time of the epoch with its validation, `best` says
-    whether this epoch's weights were the best so far.
+    whether this epoch's weights were the best so far, `note` what followed from it (the rate was reduced, the training
+    ended).
     """
 
     epoch: int
@@ -32,6 +33,7 @@ class EpochRecord:
     seconds: float
     images_per_second: float
     best: bool
+    note: str | None = None
 
 
 _COLUMNS = tuple(field.name for field in fields(EpochRecord))
@@ -74,8 +76,12 @@ class Metrics:
 
 def _is_sound(record: EpochRecord) -> bool:
     """Whether a record that was read holds numbers where there have to be numbers."""
-    values: list[object] = [value for name, value in asdict(record).items() if value is not None or name == "epoch"]
-    return all(isinstance(v, (int, float)) and abs(v) < math.inf for v in values)
+    content = asdict(record)
+    note = content.pop("note")
+    values: list[object] = [value for name, value in content.items() if value is not None or name == "epoch"]
+    return (note is None or isinstance(note, str)) and all(
+        isinstance(v, (int, float)) and abs(v) < math.inf for v in values
+    )
 
 
 def _json_line(record: EpochRecord) -> str:
@@ -86,9 +92,11 @@ def _csv_line(record: EpochRecord) -> str:
     return ",".join(_cell(getattr(record, column)) for column in _COLUMNS) + "\n"
 
 
-def _cell(value: float | bool | None) -> str:
+def _cell(value: float | bool | str | None) -> str:
     if value is None:
         return ""
+    if isinstance(value, str):
+        return '"' + value.replace('"', '""') + '"'
     if isinstance(value, bool):
         return str(int(value))
     return repr(value) if not isinstance(value, float) or math.isfinite(value) else ""

@@ -20,10 +20,12 @@ from convc.codegen.llvm.kernel import (
     ROWS,
     SECTIONS,
     SEED,
+    SEEN,
     STEP,
     WORDS,
 )
 from convc.codegen.llvm.program import CompiledStep, compile_step
+from convc.codegen.llvm.vocabulary import MOST_INSTRUCTIONS
 from convc.ir.graph import Graph, Value
 from convc.ir.ops.constant import Constant
 from convc.passes.fusion import is_immediate, resolve
@@ -51,10 +53,18 @@ def _aligned(size: int, alignment: int = 64) -> tuple[np.ndarray, int]:
 class NativeExecutor:
     """Runs a graph as native code on a pool of threads. Implements `convc.runtime.executor.Executor`."""
 
-    def __init__(self, graph: Graph, *, batch: int, threads: int | None = None, dump_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        batch: int,
+        threads: int | None = None,
+        dump_dir: Path | None = None,
+        most_instructions: int = MOST_INSTRUCTIONS,
+    ) -> None:
         self.batch = batch
         self.graph = graph
-        self.step: CompiledStep = compile_step(graph, dump_dir)
+        self.step: CompiledStep = compile_step(graph, dump_dir, most_instructions=most_instructions)
         self.plan = self.step.plan
         self._pool = shared_pool(threads)
         memory = self.plan.memory
@@ -132,9 +142,10 @@ class NativeExecutor:
         lr: float = 0.0,
         step: int = 1,
         seed: int = 0,
+        seen: int = 0,
     ) -> Result:
         """Run the sections on the rows of x (float32, contiguous, at most `batch` rows)."""
-        rows = self._bind(sections, x, labels, lr, step, seed)
+        rows = self._bind(sections, x, labels, lr, step, seed, seen)
         self._pool.launch(self._entry, self._address)
         loss = correct = None
         if sections & Section.GRADIENT:
@@ -146,14 +157,21 @@ class NativeExecutor:
         return value.value if isinstance(value, ctypes.c_float) else value
 
     def _bind(
-        self, sections: Section, x: np.ndarray, labels: np.ndarray | None, lr: float, step: int, seed: int
+        self,
+        sections: Section,
+        x: np.ndarray,
+        labels: np.ndarray | None,
+        lr: float,
+        step: int,
+        seed: int,
+        seen: int = 0,
     ) -> int:
         context = self._context
         context[SECTIONS], context[ROWS] = int(sections), len(x)
         self._given = x  # `output` may be asked for it
         context[INPUT] = x.ctypes.data
         context[LABELS] = 0 if labels is None else labels.ctypes.data
-        context[SEED], context[STEP] = seed, step
+        context[SEED], context[STEP], context[SEEN] = seed, step, seen
         ctypes.c_float.from_address(self._address + 8 * RATE).value = lr
         context[FIRST], context[LAST] = 0, _ALL_PHASES
         return len(x)

@@ -47,6 +47,32 @@ def as_labels(labels: ArrayLike, rows: int, pixels: tuple[int, ...], classes: in
     return np.ascontiguousarray(array, np.int32)
 
 
+def as_targets(labels: ArrayLike, rows: int, shape: tuple[int, ...]) -> np.ndarray:
+    """`labels` as C-contiguous float32 (rows, *shape): numbers of the outputs' shape, or class numbers as one-hot.
+
+    Errors: `value-dtype`, `value-shape`, `value-label-range`.
+    """
+    array, (classes, *pixels) = _array(labels, "labels"), shape
+    if array.dtype.kind != "f":
+        if array.dtype.kind in "iu" and array.shape == (rows, *shape) and shape != (1,):
+            hint = "numbers to come close to are labels.astype(np.float32)"
+            expected = f"whole labels are class numbers {[rows, *pixels]}"
+            fail("value-shape", f"labels are {array.dtype} {list(array.shape)}, but {expected}", hint=hint)
+        return one_hot(as_labels(array, rows, tuple(pixels), classes), classes)
+    if array.shape != (rows, *shape):
+        expected = f"{rows} images need numbers {[rows, *shape]} or whole class numbers {[rows, *pixels]}"
+        fail("value-shape", f"labels are {array.dtype} {list(array.shape)}, but {expected}")
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, np.float32)
+
+
+def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Labels (n, …) in range as float32 (n, classes, …): 1 at the label, else 0."""
+    targets = np.zeros((len(labels), classes, *labels.shape[1:]), np.float32)
+    np.put_along_axis(targets, np.expand_dims(labels, 1).astype(np.intp), 1, axis=1)
+    return targets
+
+
 def is_finite_number(value: object) -> bool:
     """Whether `value` is a real number (of Python or numpy) other than an infinity or NaN."""
     return isinstance(value, (int, float, np.number)) and bool(np.isfinite(value))

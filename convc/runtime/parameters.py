@@ -10,8 +10,10 @@ from numpy.typing import ArrayLike
 
 from convc.ir.diagnostic import CompileError, Diagnostic, fail
 from convc.ir.graph import Graph, Parameter
+from convc.passes.sections import ACCUMULATOR
 
-STATE_ROLE = "state"
+# What belongs to the optimiser: its states, and mean gradients over several batches.
+STATE_ROLES = ("state", ACCUMULATOR)
 
 
 class UnknownParameter(CompileError, KeyError):
@@ -28,7 +30,7 @@ class Parameters(Mapping[str, np.ndarray]):
     def __init__(
         self, graph: Graph, read: Callable[[str], np.ndarray], write: Callable[[str, np.ndarray], None]
     ) -> None:
-        self._parameters = {name: p for name, p in graph.parameters.items() if p.role != STATE_ROLE}
+        self._parameters = {name: p for name, p in graph.parameters.items() if p.role not in STATE_ROLES}
         self._read = read
         self._write = write
 

@@ -20,13 +20,13 @@ from convc.ir.graph import Graph
 from convc.ir.op import Op
 from convc.passes.base import Mode
 from convc.passes.manager import PassReport
-from convc.passes.sections import EVERYTHING, Section
+from convc.passes.sections import BATCH, EVERYTHING, Section
 from convc.runtime.checkpoint import Match, match, read_checkpoint, require_match, write_checkpoint
 from convc.runtime.executor import Executor, Result
 from convc.runtime.gate import Gate
 from convc.runtime.initial import initial_value
-from convc.runtime.operands import as_images, as_labels, is_finite_number
-from convc.runtime.parameters import STATE_ROLE, Parameters, as_parameter
+from convc.runtime.operands import as_images, as_labels, as_targets, is_finite_number, one_hot
+from convc.runtime.parameters import STATE_ROLES, Parameters, as_parameter
 
 if TYPE_CHECKING:
     from convc.passes.plan import Plan
@@ -44,7 +44,9 @@ class Program:
     `params` maps names to parameters and buffers (see `Parameters`), `graph` is the graph that runs, `reports` tells
     what each pass did, `image` is the shape (C, H, W) of an image, `classes` the number of outputs, `loss` the op that
     makes a loss of (logits, labels), which is known in infer mode, too. `steps` counts updates. `epoch`, the progress
-    in epochs, may be set and decides the learning rate of `step`.
+    in epochs, may be set and decides the learning rate of `step`. `start` gives the values that take the place of some
+    initialisers, and is called when the first value is needed. `forward` makes the graph of the net anew, as it was
+    before any pass, for those who translate it. `accumulate` batches make one update.
     """
 
     def __init__(
@@ -59,6 +61,9 @@ class Program:
         loss: Op | None = None,
         reports: Iterable[PassReport] = (),
         about: Callable[[], Mapping[str, str]] = dict,
+        start: Callable[[], Mapping[str, np.ndarray]] = dict,
+        forward: Callable[[], Graph] | None = None,
+        accumulate: int = 1,
     ) -> None:
         self.graph = graph
         self.mode: Mode = mode
@@ -67,17 +72,20 @@ class Program:
         self.batch = executor.batch
         self.loss = loss
         self.reports = tuple(reports)
+        self.forward = forward
         self._about = about
+        self._start = start
+        self._started = False
         self.steps = 0
+        self.accumulate = accumulate
+        self._waiting = (0, 0)
         self._executor = executor
         self._rate = rate
         self._epoch = 0.0
         self._gate = Gate(f"the program of {graph.name}")
         self.image = graph.inputs["x"].type.shape[1:]
         self.classes = graph.outputs["logits"].type.shape[1]
-        labels = graph.inputs.get("labels")
-        self._label_shape = None if labels is None else labels.type.shape[1:]
-        self._states = tuple(name for name, p in graph.parameters.items() if p.role == STATE_ROLE)
+        self._states = tuple(name for name, p in graph.parameters.items() if p.role in STATE_ROLES)
         # First values are drawn when they are needed: most programs are given other ones at once.
         self._undrawn = dict(graph.parameters)
         self._untouched = True
@@ -115,10 +123,11 @@ class Program:
         assert result.loss is not None
         return result.loss, gradients
 
-    def step(self, x: ArrayLike, labels: ArrayLike, lr: float | None = None) -> float:
+    def step(self, x: ArrayLike, labels: ArrayLike, lr: float | None = None, *, update: bool | None = None) -> float:
         """Forward, backward and update; returns the loss before the update.
 
-        Without `lr` the learning rate follows from `epoch` by the file's schedule.
+        Without `lr` the learning rate follows from `epoch` by the file's schedule. Where the file says `accumulate=k`
+        every k-th call updates, by the mean gradient over all rows since the last update; `update` decides otherwise.
         """
         self._require_training("step")
         if self._rate is None:
@@ -131,16 +140,47 @@ class Program:
         if not is_finite_number(rate):
             fail("value-learning-rate", f"the learning rate is a finite number, not {rate!r}")
         images, rows = self._training_operands(x, labels)
-        result = self.train_batch(images, rows, float(rate))
+        result = self.train_batch(images, rows, float(rate), update=update)
         assert result.loss is not None
         return result.loss
 
-    def train_batch(self, images: np.ndarray, labels: np.ndarray, lr: float) -> Result:
+    def train_batch(self, images: np.ndarray, labels: np.ndarray, lr: float, *, update: bool | None = None) -> Result:
         """`step` without checks, for loops that have checked: float32 C-contiguous images, int32 labels in range."""
         with self._gate:
-            result = self._run(EVERYTHING, images, labels, lr)
-            self.steps += 1
+            batches, rows = self._waiting
+            complete = self.accumulate == 1 or (batches + 1 >= self.accumulate if update is None else update)
+            result = self._run(EVERYTHING if complete else BATCH, images, self.targets(labels), lr)
+            self.steps += complete
+            self._waiting = (0, 0) if complete else (batches + 1, rows + len(images))
         return result
+
+    def targets(self, labels: np.ndarray) -> np.ndarray:
+        """int32 labels as the step reads them: one-hot where it compares with numbers."""
+        wanted = self.graph.inputs.get("labels")
+        numeric = wanted is not None and wanted.type.dtype.is_float and labels.dtype.kind != "f"
+        return one_hot(labels, self.classes) if numeric else labels
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """How many batches, and rows in all, wait for the update that they are part of: (0, 0) after every update.
+
+        May be set, to go on with a `state_dict` that was taken between two updates.
+        """
+        return self._waiting
+
+    @waiting.setter
+    def waiting(self, value: tuple[int, int]) -> None:
+        batches, rows = value
+        if not self.could_wait(batches, rows):
+            most = f"at most {self.accumulate - 1} batches of {self.batch} rows"
+            fail("value-waiting", f"{batches} batches of {rows} rows cannot wait for an update: {most} can")
+        self._waiting = batches, rows
+
+    def could_wait(self, batches: object, rows: object) -> bool:
+        """Whether so many batches and rows can wait for an update."""
+        if not (isinstance(batches, int) and isinstance(rows, int)):
+            return False
+        return 0 <= batches < self.accumulate and batches <= rows <= batches * self.batch
 
     def profile(self, x: ArrayLike, labels: ArrayLike | None = None) -> Profile:
         """Where the time of a step (in infer mode: of a call) goes, per kernel; changes nothing.
@@ -156,7 +196,7 @@ class Program:
         elif labels is None:
             fail("value-labels", "profiling a training step needs labels")
         else:
-            rows = as_labels(labels, len(images), self._label_shape or (), self.classes)
+            rows = self._targets(labels, len(images))
         with self._gate:
             self._draw_all()
             return profile(images, rows)
@@ -198,19 +238,23 @@ class Program:
         return dict(self._about())
 
     def reset(self, seed: int | None = None) -> None:
-        """Begin anew: parameters as their initialisers draw them, optimiser states, step count and epoch at zero."""
+        """Begin anew: parameters as their initialisers draw them or, in a training that starts from a file, as the file
+        has them; optimiser states, step count and epoch at zero.
+        """
         if seed is not None:
             self.seed = seed
         with self._gate:
             self._undrawn = dict(self.graph.parameters)
-            self._untouched = False
+            self._untouched = self._started = False
             self.steps = 0
+            self._waiting = (0, 0)
             self._epoch = 0.0
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Everything that training changes: parameters, buffers and optimiser states (`conv1.weight.momentum`).
 
-        Together with `steps` and `epoch` it is all that a bit-exact continuation needs.
+        Together with `steps` and `epoch` (and `waiting`, between two updates of several batches) it is all that a
+        bit-exact continuation needs.
         """
         with self._gate:
             return {name: self._read(name) for name in self.graph.parameters}
@@ -226,6 +270,7 @@ class Program:
         with self._gate:
             for name, array in arrays.items():
                 self._write(name, array)
+            self._waiting = (0, 0)
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -291,6 +336,11 @@ class Program:
             self._executor.write(name, array)
 
     def _draw(self, name: str) -> None:
+        if not self._started:
+            for start, array in self._start().items():
+                if start in self._undrawn:
+                    self._write(start, as_parameter(self.graph.parameters[start], array))
+            self._started = True
         parameter = self._undrawn.pop(name, None)
         if parameter is not None and not (self._untouched and parameter.initial.kind == "zeros"):
             self._executor.write(name, initial_value(parameter, self.seed))
@@ -302,11 +352,19 @@ class Program:
     def _run(self, sections: Section, x: np.ndarray, labels: np.ndarray | None, lr: float) -> Result:
         if self._undrawn:
             self._draw_all()
-        return self._executor.run(sections, x, labels, lr=lr, step=self.steps + 1, seed=self.seed)
+        return self._executor.run(
+            sections, x, labels, lr=lr, step=self.steps + 1, seed=self.seed, seen=self._waiting[1]
+        )
 
     def _training_operands(self, x: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         images = as_images(x, self.image, self.batch)
-        return images, as_labels(labels, len(images), self._label_shape or (), self.classes)
+        return images, self._targets(labels, len(images))
+
+    def _targets(self, labels: ArrayLike, rows: int) -> np.ndarray:
+        wanted = self.graph.inputs.get("labels")
+        if wanted is not None and wanted.type.dtype.is_float:
+            return as_targets(labels, rows, wanted.shape[1:])
+        return as_labels(labels, rows, wanted.shape[1:] if wanted is not None else (), self.classes)
 
     def _require_training(self, what: str) -> None:
         if self.mode != "train":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 from convc.ir.diagnostic import CompileError, Diagnostic, Note, fail
@@ -30,6 +30,11 @@ class RunSettings:
     cpu_tier: str
     threads: int | None = None
     source: str | None = None
+    accumulate: int = 1
+    clip: float | None = None
+    maxnorm: float | None = None
+    class_weights: str = "none"
+    augment: str = "none"
 
     def to_json(self) -> dict[str, object]:
         return {"schema": 1, **asdict(self)}
@@ -41,8 +46,10 @@ _FREE = frozenset({"threads", "source", "epochs", "data", "net"})
 
 def parse_settings(content: dict[str, object], path: Path) -> RunSettings:
     """What `to_json` gave. Error: `file-run`."""
+    # What has a default came later than the first runs.
+    names = [field.name for field in fields(RunSettings) if field.name in content or field.default is MISSING]
     try:
-        return RunSettings(**{field.name: content[field.name] for field in fields(RunSettings)})  # type: ignore[arg-type]
+        return RunSettings(**{name: content[name] for name in names})  # type: ignore[arg-type]
     except KeyError as error:
         fail("file-run", f"{path} is damaged or from another version of convc: it lacks {error}")
 

@@ -11,10 +11,16 @@ from convc.ir.diagnostic import fail, with_sources
 from convc.runtime.build import build_net
 from convc.runtime.checkpoint import Checkpoint, match, read_checkpoint, require_match, text_list
 from convc.runtime.data import DataSet, Split, load_dataset
+from convc.runtime.data.augment_steps import MAKERS
+from convc.runtime.data.augmentation import Augmentation
+from convc.runtime.data.dataset import require_labels
+from convc.runtime.data.image_size import centred, folder_size
 from convc.runtime.program import Program
 
 if TYPE_CHECKING:
+    from convc.frontend.limits import Limits
     from convc.frontend.net import Net
+    from convc.ir.span import Span
 
 MODEL = "model.cnn"
 # In the order of preference.
@@ -28,6 +34,11 @@ class Trained:
     net: Net
     checkpoint: Checkpoint
     classes: tuple[str, ...]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) to which images were brought in the training, of which the centre is what the net reads."""
+        return folder_size(self.net.settings.data, self.net.settings.augment, self.net.input_shape[1:])
 
     def program(self, *, batch: int | None = None, target: str = "cpu", threads: int | None = None) -> Program:
         """An inference program with the weights. Error: `checkpoint-mismatch`."""
@@ -49,12 +60,13 @@ def open_trained(
     *,
     net: str | None = None,
     set: Mapping[str, object] | None = None,
+    limits: Limits | None = None,
 ) -> Trained:
     """The net of a run folder or `.cnn` file with its weights; those of a run are the best ones unless `weights` says.
 
     Errors: those of `convc.load`, `file-run` for a folder without a run, `checkpoint-…`.
     """
-    from convc.frontend import load
+    from convc.frontend import Limits, load
 
     path = Path(source)
     if path.is_dir():
@@ -65,7 +77,7 @@ def open_trained(
         if weights is None:
             fail("checkpoint-missing", f"the run {path} has not saved any weights yet", hint="they come after an epoch")
         path = path / MODEL
-    loaded = load(path, net=net, set=set)
+    loaded = load(path, net=net, set=set, limits=limits or Limits())
     if weights is None:
         fail("checkpoint-missing", f"{path} is a net without weights", hint="--weights W, or a run folder in its place")
     checkpoint = read_checkpoint(weights)
@@ -91,7 +103,20 @@ def evaluation_data(net: Net, data: str | None = None) -> tuple[DataSet, str, Sp
             input_shape=net.input_shape,
             seed=net.settings.seed,
             span=setting.span,
+            augment=net.settings.augment,
         )
         dataset.require_outputs(net.classes, setting.span)
-    part, split = list(dataset.parts())[-1]
-    return dataset, part, split
+        _require_images(net, dataset, setting.span)
+        part, split = list(dataset.parts())[-1]
+        shown = centred(split, net.input_shape[1:])
+        require_labels(dataset.name, shown.label_shape, net.graph(1).outputs["logits"].shape[1:], setting.span)
+    return dataset, part, shown
+
+
+def _require_images(net: Net, dataset: DataSet, span: Span | None) -> None:
+    """Refuse images from which `augment` would not make what the net reads; their centres would mean nothing to it."""
+    # Steps that this version does not carry out leave the size alone.
+    steps = [step for step in net.settings.augment if step.word in MAKERS]
+    augment = Augmentation(steps, net.settings.seed)
+    augment.require(dataset.name, dataset.shape, net.input_shape, net.settings.span("augment"), span)
+    augment.require_labels(dataset.name, dataset.shape, dataset.train.label_shape, net.settings.span("augment"))

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convc.ir.diagnostic import CompileError, fail, with_sources
 from convc.runtime import environment
@@ -21,11 +21,12 @@ from convc.runtime.diagnose import Replay, explain
 from convc.runtime.evaluate import Evaluation, evaluate
 from convc.runtime.interrupt import Interrupted, Interrupts
 from convc.runtime.metrics import EpochRecord, Metrics
+from convc.runtime.numbered import Numbered, copy_state, make_numbered, newest
 from convc.runtime.program import Program
 from convc.runtime.progress import Reporter, Style, figure, make_reporter, percent
 from convc.runtime.run_folder import RunFolder, open_folder
 from convc.runtime.run_settings import parse_settings, require_continuation
-from convc.runtime.training_loop import NotFinite, TrainingLoop
+from convc.runtime.training_loop import NotFinite, TrainingLoop, finite, is_over
 from convc.runtime.training_plan import TrainingPlan, make_plan
 from convc.runtime.training_state import Position, load_state, parse_position, save_state
 
@@ -39,7 +40,8 @@ class FitResult:
     """What a training reached. Accuracies are fractions in 0…1, None where there was no such part.
 
     The test was made with `weights`: those of the best epoch by validation accuracy or, without a validation part, by
-    training loss. Test images never have a part in that choice.
+    training loss. Test images never have a part in that choice. `stopped` is why the training ended before its last
+    epoch (`early_stop`), None if it did not.
     """
 
     folder: Path
@@ -52,6 +54,7 @@ class FitResult:
     test_accuracy: float | None
     test_loss: float | None
     weights: Path
+    stopped: str | None = None
 
 
 def fit(
@@ -74,8 +77,8 @@ def fit(
     `data` is a data item of the language (`'idx "dir/" val=500'`) or a `DataSet`. `out` is the run folder (default
     `runs/NAME-N`); `resume` goes on, bit by bit, with the run in it (default: the last one), starts afresh where there
     is none, and returns at once what a finished run reached. `init` names a file of weights to start from: what matches
-    by name and shape is taken. `report` is "auto" (a progress bar on a terminal, else lines), "lines", "json" or
-    "quiet".
+    by name and shape is taken. It replaces the file of the train item's `init`, not its `freeze=`. `report` is "auto"
+    (a progress bar on a terminal, else lines), "lines", "json" or "quiet".
 
     The first Ctrl-C (or SIGTERM) stops at the next step, saves and raises `Interrupted`, a `KeyboardInterrupt`; the
     second stops at once. Raises `CompileError` for bad input, a full disk, or a loss that is not finite.
@@ -84,13 +87,13 @@ def fit(
         reporter = make_reporter(report)
         stack.callback(reporter.close)
         interrupts = stack.enter_context(Interrupts(_acknowledge))
-        overrides = {"data": data, "epochs": epochs, "batch": batch, "precision": precision, "seed": seed}
+        overrides: dict[str, Any] = {"data": data, "epochs": epochs, "batch": batch, "precision": precision}
+        overrides |= {"seed": seed, "init": None if init is None else Path(init)}
         given = {name: value for name, value in overrides.items() if value is not None}
         # Errors about data and the like point into the file: shown with its line.
         sources = {**net.sources, **({"--data": f"data {data}"} if isinstance(data, str) else {})}
-        weights = None if init is None else Path(init)
         with with_sources(sources):
-            plan = make_plan(net, given, target, threads, weights, reporter, interrupts.check)
+            plan = make_plan(net, given, target, threads, reporter, interrupts.check, resume)
         folder, continued = open_folder(None if out is None else Path(out), net.name, resume)
         stack.callback(folder.close)
         training = _Training(plan, folder, reporter, interrupts, stack)
@@ -134,13 +137,16 @@ class _Training:
                 parse_settings(folder.read_json(folder.settings), folder.settings), plan.run, folder.path
             )
         else:
+            if plan.init is not None:
+                plan.init.read()  # what is wrong with it is told before anything is written
             # First of all, since this file marks the folder as a run.
             folder.write_json(folder.settings, plan.run.to_json())
         reporter.attach(folder.log)
         reporter.emit("folder", f"run folder {folder.path}", folder=str(folder.path))
         saved = self._saved_position() if continued else None
-        if saved is not None and saved.epoch >= plan.settings.epochs and folder.result.exists():
+        if saved is not None and is_over(saved, plan.settings.epochs, plan.stopping) and folder.result.exists():
             return self._finished_before(saved)
+        folder.result.unlink(missing_ok=True)  # of fewer epochs
         for choice in plan.choices:
             reporter.emit("choice", str(choice), **asdict(choice))
         self._write_description(continued)
@@ -149,7 +155,7 @@ class _Training:
         self._announce(position)
         loop = TrainingLoop(
             program=self.program,
-            train=plan.dataset.train,
+            train=plan.train,
             validation=plan.dataset.validation,
             batch=plan.settings.batch,
             epochs=plan.settings.epochs,
@@ -162,12 +168,15 @@ class _Training:
             interrupts=self.interrupts,
             infer=lambda: self.infer,
             about=self.about,
+            plateau=plan.plateau,
+            stopping=plan.stopping,
+            numbered=self._numbered(),
             position=position,
         )
         try:
             loop.run()
         except NotFinite as failure:
-            self._explain(position.step, str(failure))
+            self._explain(position, str(failure))
         return self._finish(position)
 
     # Programs
@@ -202,6 +211,10 @@ class _Training:
 
     # Beginning
 
+    def _numbered(self) -> Numbered | None:
+        settings = self.plan.settings
+        return make_numbered(settings.checkpoint, self.folder.path) if settings.explicit("checkpoint") else None
+
     def _write_description(self, continued: bool) -> None:
         plan, folder = self.plan, self.folder
         if continued:
@@ -212,24 +225,37 @@ class _Training:
     def _begin(self) -> Position:
         position = Position()
         if self.plan.init is not None:
-            self._report_init(self._load_init(), self.plan.init)
+            self._report_init(self._load_init())
             # The file with the weights may be gone when the run is to be continued.
             save_state(self.folder.state, self.program, position, self.about)
         return position
 
     def _load_init(self) -> Match:
         assert self.plan.init is not None
-        return self.program.load_params(self.plan.init, strict=False)
+        found, weights = self.plan.init.read()
+        self.program.set_params(weights, str(self.plan.init.path))
+        return found
 
-    def _report_init(self, found: Match, path: Path) -> None:
+    def _report_init(self, found: Match) -> None:
+        assert self.plan.init is not None
+        path = self.plan.init.path
         text = f"{len(found.loaded)} of {len(self.program.params)} parameters come from {path}"
         self.reporter.emit("init", text, loaded=list(found.loaded), file=str(path))
         for line in found.lines():
             self.reporter.emit("init-difference", f"  {line}", difference=line)
+        parameters = self.program.graph.parameters
+        drawn = [name for name in (*found.missing, *found.different) if parameters[name].frozen]
+        if drawn:
+            text = f"warning: frozen, though not from {path} but drawn at random: {', '.join(drawn)}"
+            self.reporter.emit("warning", text, message=text, parameters=drawn)
 
     def _saved_position(self) -> Position | None:
         if not self.folder.state.exists():
-            return None
+            kept = newest(self.folder.path)
+            if kept is None:
+                return None
+            copy_state(kept, self.folder.state)
+            self.reporter.emit("restored", f"there was no {self.folder.state.name}: it is now {kept.name}")
         position = parse_position(self.folder.state, read_checkpoint(self.folder.state).metadata)
         # Between two epochs nothing is under way; a state from elsewhere may claim anything.
         rows = min(position.batch * self.plan.settings.batch, len(self.plan.dataset.train))
@@ -255,7 +281,11 @@ class _Training:
             "data", f"{dataset.name}: {sizes} images", **{part: len(split) for part, split in dataset.parts()}
         )
         count = sum(p.value.type.size for p in self.program.graph.parameters.values() if p.trainable)
-        reporter.emit("net", f"{self.plan.net.name}: {count:,} trainable parameters", parameters=count)
+        frozen = sum(p.value.type.size for p in self.program.graph.parameters.values() if p.trainable and p.frozen)
+        apart = f", {frozen:,} of them frozen" if frozen else ""
+        reporter.emit(
+            "net", f"{self.plan.net.name}: {count:,} trainable parameters{apart}", parameters=count, frozen=frozen
+        )
         l2 = self.plan.settings.decay.l2
         if l2:
             text = f"decay l2={l2:g}, which PyTorch calls weight_decay={2 * l2:g}"
@@ -266,15 +296,15 @@ class _Training:
 
     # End
 
-    def _explain(self, step: int, what: str) -> None:
+    def _explain(self, position: Position, what: str) -> None:
+        step = position.step + (self.program.waiting[0] > 0)
         self.reporter.emit("failure", f"{what} in step {step}; looking for its origin", step=step)
         plan = self.plan
-        replay = Replay(
-            self.program, plan.dataset.train, plan.settings.batch, plan.rate, self._restore, self.interrupts.check
-        )
+        replay = Replay(self.program, plan.train, plan.settings.batch, plan.rate, self._restore, self.interrupts.check)
         saved = self.folder.state.exists()
         kept = f"the last good state is kept in {self.folder.state}" if saved else "no state had been saved before"
-        raise CompileError([explain(replay, step, what, kept)], plan.net.sources) from None
+        number = position.epoch * replay.batches + position.batch
+        raise CompileError([explain(replay, number, step, what, kept)], plan.net.sources) from None
 
     def _finish(self, position: Position) -> FitResult:
         problem = self.curves.draw(self.metrics.records)
@@ -282,7 +312,9 @@ class _Training:
             self.reporter.emit("warning", problem)
         result = self._result(position, self._test())
         content = {key: value for key, value in asdict(result).items() if key not in ("folder", "history", "weights")}
-        self.folder.write_json(self.folder.result, {"schema": 1, **content, "weights": result.weights.name})
+        self.folder.write_json(
+            self.folder.result, {"schema": 1, "finished": True, **content, "weights": result.weights.name}
+        )
         self._conclude(result)
         return result
 
@@ -304,9 +336,16 @@ class _Training:
             best_epoch=position.best_epoch,
             validation_accuracy=best.validation_accuracy if best else None,
             test_accuracy=test["accuracy"] if test else None,
-            test_loss=test["loss"] if test else None,
+            test_loss=finite(test["loss"]) if test else None,
             weights=self.folder.best,
+            stopped=self._why_stopped(position),
         )
+
+    def _why_stopped(self, position: Position) -> str | None:
+        stopping = self.plan.stopping
+        if stopping is None or position.epoch >= self.plan.settings.epochs:
+            return None
+        return stopping.reason(position.early_stop)
 
     def _finished_before(self, position: Position) -> FitResult:
         """A run that had reached its end: what it had, without computing anything."""
@@ -316,7 +355,9 @@ class _Training:
         accuracy, loss = (value if isinstance(value, (int, float)) else None for value in test)
         evaluation = None if accuracy is None else Evaluation(accuracy=accuracy, top5=0.0, loss=loss, count=0)
         result = self._result(position, evaluation)
-        self.reporter.emit("finished", f"this run had finished after {position.epoch} epochs", epochs=position.epoch)
+        why = f": {result.stopped}" if result.stopped else ""
+        text = f"this run had finished after {position.epoch} epochs{why}"
+        self.reporter.emit("finished", text, epochs=position.epoch, stopped=result.stopped)
         self._conclude(result)
         return result
 
@@ -338,4 +379,12 @@ class _Training:
                 accuracy=result.test_accuracy,
                 loss=result.test_loss,
             )
-        emit("end", f"run folder {result.folder}", folder=str(result.folder), seconds=result.seconds)
+        emit(
+            "end",
+            f"run folder {result.folder}",
+            folder=str(result.folder),
+            finished=True,
+            epochs=result.epochs,
+            stopped=result.stopped,
+            seconds=result.seconds,
+        )

@@ -7,6 +7,7 @@ numbers; everything else happens at intervals.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,13 +17,15 @@ import numpy as np
 from convc.ir.diagnostic import CompileError
 from convc.runtime.checkpoint import non_finite
 from convc.runtime.curves import Curves
-from convc.runtime.data import BatchLoader, Split
+from convc.runtime.data import BatchLoader, Source, Split
 from convc.runtime.evaluate import Evaluation, evaluate
 from convc.runtime.interrupt import Interrupted, Interrupts
 from convc.runtime.metrics import EpochRecord, Metrics
+from convc.runtime.numbered import Numbered
 from convc.runtime.program import Program, Rate
 from convc.runtime.progress import Progress, Reporter, figure, percent
 from convc.runtime.run_folder import RunFolder
+from convc.runtime.stall import Plateau, Stopping
 from convc.runtime.training_state import Position, save_state
 
 # Within long epochs the state is saved this often, unless saving takes more than a fiftieth of the time.
@@ -36,10 +39,13 @@ class NotFinite(Exception):
 
 @dataclass
 class TrainingLoop:
-    """One training from `position` on. `infer` is a program for inference of the same net, made when it is needed."""
+    """One training from `position` on. `infer` is a program for inference of the same net, made when it is needed.
+
+    `plateau` scales the rate after epochs without progress, `stopping` ends the training, `numbered` keeps states.
+    """
 
     program: Program
-    train: Split
+    train: Source
     validation: Split | None
     batch: int
     epochs: int
@@ -52,6 +58,9 @@ class TrainingLoop:
     interrupts: Interrupts
     infer: Callable[[], Program]
     about: dict[str, str]
+    plateau: Plateau | None = None
+    stopping: Stopping | None = None
+    numbered: Numbered | None = None
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
@@ -60,15 +69,23 @@ class TrainingLoop:
         self.batches = -(-len(self.train) // self.batch)
 
     def run(self) -> None:
-        """Train until `epochs` are complete. Raises `Interrupted` (after saving) and `NotFinite` (nothing saved)."""
-        while self.position.epoch < self.epochs:
+        """Train to the end. Raises `Interrupted` (after saving) and `NotFinite` (nothing saved)."""
+        # A process may have been killed between the state and its numbered copy.
+        updated = self.program.waiting[0] == 0
+        self._keep_numbered(self.position.step - updated, saved=True)
+        while not self.over:
             self._run_batches()
             self._finish_epoch()
-            if self.interrupts.requested and self.position.epoch < self.epochs:
+            if self.interrupts.requested and not self.over:
                 self._stop(saved=True)
 
+    @property
+    def over(self) -> bool:
+        """Whether all epochs are complete, or `stopping` sees no point in more."""
+        return is_over(self.position, self.epochs, self.stopping)
+
     def _run_batches(self) -> None:
-        program, position, interrupts, rate = self.program, self.position, self.interrupts, self.rate
+        program, position, interrupts = self.program, self.position, self.interrupts
         batches, reporter = self.batches, self.reporter
         started = previous = now = time.monotonic()
         first_images = position.images
@@ -77,17 +94,20 @@ class TrainingLoop:
             self.train, self.batch, seed=program.seed, epoch=position.epoch, start_batch=position.batch
         ) as loader:
             for images, labels in loader:
-                result = program.train_batch(
-                    images, labels, rate(position.epoch + position.batch / batches, position.step)
-                )
+                step = position.step
+                # The last batches of an epoch make an update of their own, however few they are.
+                last = True if position.batch + 1 == batches else None
+                rate = current_rate(self.rate, position, batches, program.accumulate)
+                result = program.train_batch(images, labels, rate, update=last)
                 rows, loss = len(labels), result.loss
                 assert loss is not None
                 position.batch += 1
-                position.step += 1
+                position.step = program.steps
                 if not math.isfinite(loss):
                     raise NotFinite(f"the loss is {loss}")
                 position.loss += loss * rows
-                position.correct += result.correct or 0.0
+                # Of labels per pixel, the share of an image that is right.
+                position.correct += (result.correct or 0.0) * rows / labels.size
                 position.images += rows
                 now = time.monotonic()
                 position.seconds += now - previous
@@ -98,6 +118,8 @@ class TrainingLoop:
                     next_tick = now + reporter.interval
                 if now >= self._next_save:
                     self._save()
+                if position.batch < batches:
+                    self._keep_numbered(step)
                 if interrupts.requested:
                     self._stop()
 
@@ -128,7 +150,8 @@ class TrainingLoop:
         loss = position.loss / position.images
         accuracy = position.correct / position.images if self.counts_correct else None
         validation = self._validate(weights)
-        score = (-loss,) if validation is None else (validation["accuracy"], -(validation["loss"] or 0.0))
+        validation_loss = None if validation is None else finite(validation["loss"])
+        score = (-loss,) if validation is None else _score(validation)
         best = not position.best_score or score > position.best_score
         if best:
             position.best_score, position.best_epoch = score, position.epoch + 1
@@ -136,26 +159,57 @@ class TrainingLoop:
         if best:
             self.program.write_weights(self.folder.best, weights, about)
         self.program.write_weights(self.folder.last, weights, about)
+        updates = -(-self.batches // self.program.accumulate)
+        rate = self.rate(position.epoch + (updates - 1) / updates, position.step - 1) * position.rate_scale
+        reduction, end = self._draw_conclusions(loss, validation, rate)
         position.seconds += time.monotonic() - started
         record = EpochRecord(
             epoch=position.epoch + 1,
             step=position.step,
-            learning_rate=self.rate(position.epoch + (self.batches - 1) / self.batches, position.step - 1),
+            learning_rate=rate,
             train_loss=loss,
             train_accuracy=accuracy,
-            validation_loss=validation["loss"] if validation else None,
+            validation_loss=validation_loss,
             validation_accuracy=validation["accuracy"] if validation else None,
             seconds=round(position.seconds, 3),
             images_per_second=round(position.images / max(training_seconds, 1e-9), 1),
             best=best,
+            note="; ".join(text for text in (reduction, end) if text) or None,
         )
         self.metrics.append(record)
         position.next_epoch()
         self._save(state)
+        self._keep_numbered(position.step - 1, saved=True)
         self.reporter.emit("epoch", describe_epoch(record, self.epochs), **vars(record))
+        if validation is not None and validation["loss"] != validation_loss:
+            text = f"warning: the validation loss is {validation['loss']}: outputs of the net overflow"
+            self.reporter.emit("warning", text, message=text)
+        if reduction:
+            now = self.rate(position.epoch, position.step) * position.rate_scale
+            self.reporter.emit("rate", reduction, epoch=record.epoch, before=rate, now=now, reason=reduction)
+        if end:
+            self.reporter.emit("early-stop", end, epoch=record.epoch, epochs=self.epochs, reason=end)
         problem = self.curves.draw_if_cheap(self.metrics.records)
         if problem:
             self.reporter.emit("warning", problem)
+
+    def _draw_conclusions(
+        self, loss: float, validation: Evaluation | None, rate: float
+    ) -> tuple[str | None, str | None]:
+        """Of an epoch and the `rate` at its end: why the rate is reduced, why the training ends; None if it is not."""
+        position, reduction, end = self.position, None, None
+        if self.plateau is not None:
+            watched = validation["loss"] if validation is not None else None
+            reason = self.plateau.after_epoch(position.plateau, loss if watched is None else watched, rate)
+            if reason is not None:
+                position.rate_scale *= self.plateau.factor
+                reduction = f"learning rate {rate:g} -> {rate * self.plateau.factor:g}: {reason}"
+        if self.stopping is not None and validation is not None:
+            self.stopping.after_epoch(position.early_stop, validation["loss"], validation["accuracy"])
+            reason = self.stopping.reason(position.early_stop)
+            if reason is not None and position.epoch + 1 < self.epochs:
+                end = f"stopped after epoch {position.epoch + 1} of {self.epochs}: {reason}"
+        return reduction, end
 
     def _validate(self, weights: Mapping[str, np.ndarray]) -> Evaluation | None:
         if self.validation is None:
@@ -179,6 +233,15 @@ class TrainingLoop:
         now = time.monotonic()
         self._next_save = now + max(SAVE_SECONDS, (now - started) / _SAVE_SHARE)
 
+    def _keep_numbered(self, steps_before: int, saved: bool = False) -> None:
+        """Keep a copy of the state if one is due after the last batch. `saved`: the state has been saved already."""
+        position, numbered = self.position, self.numbered
+        batches = position.epoch * self.batches + position.batch
+        if numbered is not None and numbered.due(batches, self.batches, steps_before, position.step):
+            if not saved:
+                self._save()
+            numbered.add(self.folder.state, position.step)
+
     def _stop(self, saved: bool = False) -> None:
         """Save and leave; the batch under way has been done."""
         if not saved:
@@ -189,6 +252,28 @@ class TrainingLoop:
             self.reporter.emit("warning", problem)
         where = f"epoch {position.epoch + 1}, batch {position.batch} of {self.batches}"
         raise Interrupted(f"stopped and saved after step {position.step} ({where})", str(self.folder.path))
+
+
+def current_rate(rate: Rate, position: Position, batches: int, accumulate: int) -> float:
+    """The learning rate of the update that the next batch is part of, one per `accumulate` of `batches` per epoch."""
+    update, updates = position.batch // accumulate, -(-batches // accumulate)
+    return rate(position.epoch + update / updates, position.step) * position.rate_scale
+
+
+def is_over(position: Position, epochs: int, stopping: Stopping | None) -> bool:
+    """Whether a training that stands there is finished."""
+    return position.epoch >= epochs or (stopping is not None and stopping.reason(position.early_stop) is not None)
+
+
+def finite(value: float | None) -> float | None:
+    """`value`, None if it is no finite number: files and events hold none."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _score(validation: Evaluation) -> tuple[float, ...]:
+    """What the weights of an epoch are chosen by: accuracy, then loss."""
+    loss = validation["loss"]
+    return validation["accuracy"], 0.0 if loss is None else -loss if math.isfinite(loss) else -sys.float_info.max
 
 
 def describe_epoch(record: EpochRecord, epochs: int) -> str:

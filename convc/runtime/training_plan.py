@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from convc.frontend.expressions import literal
 from convc.frontend.load import loads, parse_data
 from convc.frontend.settings import DataSetting, OptimizerSetting, TrainSettings
 from convc.ir.diagnostic import fail
 from convc.runtime import environment
-from convc.runtime.checkpoint import match, non_finite, read_checkpoint, require_match
+from convc.runtime.build import main_loss
+from convc.runtime.choices import Choice, explain_settings, explain_validation, explain_weights
 from convc.runtime.configuration import (
+    balanced_weights,
     check_target,
     choose_precision,
     describe_optimizer,
     make_rate,
+    make_recipe,
     positive,
     refuse_unsupported,
     seed_number,
 )
-from convc.runtime.data import DataSet, load_dataset
+from convc.runtime.data import DataSet, Source, load_dataset
+from convc.runtime.data.dataset import require_labels
 from convc.runtime.program import Rate
 from convc.runtime.progress import Reporter
 from convc.runtime.run_settings import RunSettings
+from convc.runtime.stall import Plateau, Stopping, make_plateau, make_stopping
+from convc.runtime.starting_weights import StartingWeights, starting_weights
+from convc.runtime.training_images import check_folder, explain_images, prepare_images
 
 if TYPE_CHECKING:
     from convc.frontend.net import Net
@@ -39,28 +46,23 @@ _BOUND_TO_EPOCHS = ("cosine", "poly", "onecycle")
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A setting that nobody gave, its value, and why it is that."""
-
-    name: str
-    value: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"  {self.name} {self.value}: {self.why}"
-
-
-@dataclass(frozen=True)
 class TrainingPlan:
-    """Everything that a training needs. `model` is the text of model.cnn, `about` what checkpoints say."""
+    """Everything that a training needs. `model` is the text of model.cnn, `about` what checkpoints say.
+
+    `train` delivers the training images of `dataset` as they are to be learned from: changed by `augment`.
+    `rate` leaves out what `plateau` does to it. `init` has been read once, unless the run may be one to be continued.
+    """
 
     net: Net
     settings: TrainSettings
     dataset: DataSet
+    train: Source
     rate: Rate
     run: RunSettings
     threads: int | None
-    init: Path | None
+    init: StartingWeights | None
+    plateau: Plateau | None
+    stopping: Stopping | None
     choices: tuple[Choice, ...]
     model: str
     about: dict[str, str]
@@ -71,13 +73,14 @@ def make_plan(
     overrides: Mapping[str, Any],
     target: str,
     threads: int | None,
-    init: Path | None,
     reporter: Reporter,
     check: Callable[[], None],
+    resume: bool = False,
 ) -> TrainingPlan:
     """Resolve settings (`overrides` holds the arguments of `fit` that were given), read the data, check all of it.
 
-    Nothing is written. `check` is called now and then during the reading of images and may raise.
+    Nothing is written. `check` is called now and then during the reading of images and may raise. With `resume` the
+    weights to start from are not read: a run that goes on has no need of them.
     """
     check_target(target)
     if threads is not None:
@@ -88,24 +91,38 @@ def make_plan(
             f"the net {net.name} has no loss, so there is nothing to train",
             hint="end it with `loss softmax`",
         )
-    if init is not None:
-        _check_init(init, net)
+    init = starting_weights(net, overrides.get("init"))
+    if init is not None and not resume:
+        init.read()
+    graph = net.graph(1)
+    if all(parameter.frozen or not parameter.trainable for parameter in graph.parameters.values()):
+        what = "all its parameters are frozen" if graph.parameters else "it has no parameters"
+        fail("value-frozen", f"there is nothing to train in {net.name}: {what}", net.settings.span("init.freeze"))
     choices: list[Choice] = []
     settings, given = _settings(net, overrides, choices)
     refuse_unsupported(settings, net.sources)
     precision = choose_precision(overrides.get("precision"), settings)
-    dataset = given or _read(net, settings, reporter, check)
+    check_folder(net, settings)
+    dataset, train = prepare_images(net, settings, given or _read(net, settings, reporter, check))
     span = settings.data.span if settings.data else None
-    dataset.require_shape(net.input_shape, span)
     dataset.require_outputs(net.classes, span)
+    require_labels(dataset.name, train.label_shape, graph.outputs["logits"].shape[1:], span)
     dataset.require_batch(settings.batch, settings.span("batch"))
     for warning in dataset.warnings:
         notes = [note.message for note in warning.notes]
         text = "\n  ".join([f"warning: {warning.message}", *notes])
         reporter.emit("warning", text, code=warning.code, message=warning.message, notes=notes)
     workers = _threads(target, threads, choices)
-    _explain_validation(dataset, choices)
-    steps = -(-len(dataset.train) // settings.batch)
+    measures_loss = main_loss(graph) is not None
+    choices += explain_images(net, settings)
+    choices += explain_settings(settings)
+    choices += explain_validation(settings, dataset, measures_loss)
+    _require_validation(settings, dataset, measures_loss)
+    if settings.class_weights == "balanced":
+        settings = replace(settings, class_weights=balanced_weights(dataset.train.labels, net.classes))
+        choices.append(explain_weights(settings))
+    make_recipe(settings, graph)  # what is wrong with it is told before anything is written
+    steps = math.ceil(math.ceil(len(dataset.train) / settings.batch) / settings.accumulate)
     run = RunSettings(
         net=net.name,
         net_digest=net.digest(),
@@ -122,6 +139,11 @@ def make_plan(
         cpu_tier=environment.cpu_tier(target),
         threads=workers,
         source=net.path,
+        accumulate=settings.accumulate,
+        clip=settings.clip,
+        maxnorm=settings.maxnorm,
+        class_weights=str(settings.class_weights or "none"),
+        augment=" -> ".join(map(str, settings.augment)) or "none",
     )
     about = {
         "classes": json.dumps(dataset.classes, ensure_ascii=False),
@@ -130,7 +152,11 @@ def make_plan(
     }
     rate = make_rate(settings.schedule, steps, settings.epochs)
     model = _model(net, settings, overrides)
-    return TrainingPlan(net, settings, dataset, rate, run, workers, init, tuple(choices), model, about)
+    plateau = make_plateau(settings.schedule, dataset.validation is not None and measures_loss)
+    stopping = make_stopping(settings.early_stop)
+    return TrainingPlan(
+        net, settings, dataset, train, rate, run, workers, init, plateau, stopping, tuple(choices), model, about
+    )
 
 
 def _model(net: Net, settings: TrainSettings, overrides: Mapping[str, Any]) -> str:
@@ -141,6 +167,8 @@ def _model(net: Net, settings: TrainSettings, overrides: Mapping[str, Any]) -> s
     if settings.optimizer is not None:
         # Rates of the schedule take the place of the optimiser's own; a file must not give both.
         words["optim"] = describe_optimizer(settings.optimizer, rate=not settings.schedule.absolute)
+    if "init" in overrides:
+        words["init"] = literal(os.path.abspath(overrides["init"]))
     missing = {
         f"train.{word}": value for word, value in words.items() if word in overrides or not net.settings.explicit(word)
     }
@@ -149,22 +177,6 @@ def _model(net: Net, settings: TrainSettings, overrides: Mapping[str, Any]) -> s
         return text
     # Without the second heading.
     return loads(text, file=net.path, net=net.name, set=missing).resolved().split("\n", 1)[1]
-
-
-def _check_init(path: Path, net: Net) -> None:
-    """What is wrong with the weights to start from shall be told before anything is written.
-
-    Errors: those of `read_checkpoint`, `checkpoint-mismatch` if nothing fits, `checkpoint-not-finite`.
-    """
-    weights = read_checkpoint(path).weights
-    shapes = {name: parameter.value.shape for name, parameter in net.graph(1).parameters.items()}
-    found = match({name: array.shape for name, array in weights.items()}, shapes)
-    if not found.loaded:
-        require_match(found, path, net.name)
-    with np.errstate(over="ignore"):
-        bad = non_finite({name: weights[name].astype(np.float32) for name in found.loaded})
-    if bad:
-        fail("checkpoint-not-finite", f"{bad[0]} in {path} holds values that are not finite")
 
 
 def _absolute(data: DataSetting) -> DataSetting:
@@ -223,6 +235,7 @@ def _read(net: Net, settings: TrainSettings, reporter: Reporter, check: Callable
         seed=settings.seed,
         span=data.span,
         progress=progress,
+        augment=settings.augment,
     )
 
 
@@ -239,10 +252,22 @@ def _threads(target: str, threads: int | None, choices: list[Choice]) -> int | N
     return choice.threads
 
 
-def _explain_validation(dataset: DataSet, choices: list[Choice]) -> None:
+def _require_validation(settings: TrainSettings, dataset: DataSet, measures_loss: bool) -> None:
+    """Refuse (`data-validation`) an `early_stop` that would have nothing to look at."""
+    stop = settings.early_stop
+    if stop is None:
+        return
     if dataset.validation is None:
-        why = "there are no images for it (val=N or split=0.9 sets some aside); `best` is the lowest training loss"
-        choices.append(Choice("validation", "none", why))
+        hint = "val=N or split=0.9 in the data item sets images aside"
+        fail(
+            "data-validation",
+            f"`early_stop {stop.metric}` needs a validation part, and {dataset.name} has none",
+            stop.span,
+            hint,
+        )
+    if stop.metric == "val_loss" and not measures_loss:
+        message = "`early_stop val_loss` needs a loss at the net's end, not only in `aux`"
+        fail("data-validation", message, stop.span, "early_stop val_accuracy")
 
 
 def _describe_schedule(settings: TrainSettings) -> str:

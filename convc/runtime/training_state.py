@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from convc.ir.diagnostic import fail
 from convc.runtime.checkpoint import match, read_checkpoint, require_match, write_checkpoint
 from convc.runtime.program import Program
+from convc.runtime.stall import Stall, parse_stall
 
 
 @dataclass
@@ -26,7 +27,8 @@ class Position:
 
     `loss`, `correct` and `images` are sums over the batches of the epoch under way, `seconds` its time so far,
     `total_seconds` the time of all complete epochs. `best_epoch` (from 1; 0: none yet) reached `best_score`, compared
-    from left to right, larger being better.
+    from left to right, larger being better. `rate_scale` is what `schedule plateau` has made of the learning rate;
+    `plateau` and `early_stop` are what it and `early_stop` have seen.
     """
 
     epoch: int = 0
@@ -39,12 +41,18 @@ class Position:
     total_seconds: float = 0.0
     best_epoch: int = 0
     best_score: tuple[float, ...] = ()
+    rate_scale: float = 1.0
+    plateau: Stall = field(default_factory=Stall)
+    early_stop: Stall = field(default_factory=Stall)
 
     def next_epoch(self) -> None:
         """The epoch under way is complete."""
         self.total_seconds += self.seconds
         self.epoch += 1
         self.batch, self.loss, self.correct, self.images, self.seconds = 0, 0.0, 0.0, 0, 0.0
+
+
+_STALLS = ("plateau", "early_stop")
 
 
 def save_state(
@@ -62,6 +70,7 @@ def save_state(
         "kind": "state",
         "states": json.dumps(program.state_names),
         "position": json.dumps(asdict(position)),
+        "waiting": json.dumps(program.waiting),
         "epoch": str(position.epoch),
         "step": str(position.step),
         **program.about,
@@ -82,7 +91,20 @@ def load_state(path: Path, program: Program) -> Position:
     require_match(found, path, program.graph.name)
     program.load_state_dict(checkpoint.tensors)
     program.steps = position.step
+    program.waiting = _parse_waiting(path, checkpoint.metadata, program)
     return position
+
+
+def _parse_waiting(path: Path, metadata: Mapping[str, str], program: Program) -> tuple[int, int]:
+    """The batches and rows of the update under way. Error: `checkpoint-unreadable`."""
+    text = metadata.get("waiting", "[0, 0]")
+    try:
+        batches, rows = json.loads(text)
+        if program.could_wait(batches, rows):
+            return batches, rows
+    except (ValueError, TypeError, RecursionError):
+        pass
+    fail("checkpoint-unreadable", f"{path} is damaged: {text:.80} is no update under way")
 
 
 def parse_position(path: Path, metadata: Mapping[str, str]) -> Position:
@@ -91,10 +113,12 @@ def parse_position(path: Path, metadata: Mapping[str, str]) -> Position:
         content = json.loads(metadata["position"])
         values: dict[str, Any] = {field.name: content[field.name] for field in fields(Position)}
         score = values["best_score"] = tuple(values["best_score"])
+        for name in _STALLS:
+            values[name] = parse_stall(values[name])
     except (KeyError, ValueError, TypeError, RecursionError):
         fail("checkpoint-unreadable", f"{path} is not the state of a training: it does not say where it stands")
     counts = [values[field.name] for field in fields(Position) if field.type == "int"]
-    numbers = [value for name, value in values.items() if name != "best_score"]
+    numbers = [value for name, value in values.items() if name not in ("best_score", *_STALLS)]
     if not (
         all(isinstance(value, int) and 0 <= value < 1 << 53 for value in counts)
         and all(isinstance(value, (int, float)) and abs(value) < math.inf for value in (*numbers, *score))

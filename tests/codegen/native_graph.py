@@ -8,25 +8,28 @@ from convc.ir.builder import Builder
 from convc.ir.graph import Graph, Value
 from convc.ir.op import Op
 from convc.ir.ops import (
-    AdamUpdate,
     AvgPoolBackward,
     BatchNorm,
     BatchNormBackward,
     BatchNormTraining,
     Conv2d,
     Conv2dBackwardData,
+    DropConnectTraining,
     DropoutTraining,
+    GradientNorm,
     Greater,
     HingeBackward,
     Linear,
     LinearBackwardData,
+    MaxNorm,
     MeanSquaredErrorBackward,
     NoiseTraining,
     Relu,
     Select,
-    SgdUpdate,
     SoftmaxCrossEntropyBackward,
 )
+from convc.ir.ops.random import Draw
+from convc.ir.ops.sweep import Accumulate, Sweep
 from convc.ir.ops.update import Update
 from convc.ir.types import DType, TensorType
 from convc.passes.sections import EVERYTHING
@@ -48,15 +51,24 @@ _BATCHED: dict[type[Op], tuple[int, ...]] = {
     SoftmaxCrossEntropyBackward: (1, 2),
     HingeBackward: (1, 2),
     MeanSquaredErrorBackward: (1, 2),
-    SgdUpdate: (),
-    AdamUpdate: (),
+    DropConnectTraining: (),
+    GradientNorm: (),
+    MaxNorm: (),
 }
-_CONTEXT: dict[type[Op], tuple[str, ...]] = {
-    SgdUpdate: ("lr", "step"),
-    AdamUpdate: ("lr", "step"),
-    DropoutTraining: ("seed", "step"),
-    NoiseTraining: ("seed", "step"),
-}
+_SCALARS = ("lr", "step", "seed", "rows", "seen")
+
+
+def _context(op: Op) -> tuple[int, tuple[str, ...]]:
+    """The operands that a program takes from its context: the index of the first, and their names."""
+    if isinstance(op, Update):
+        return op.tensors, ("lr", "step")
+    if isinstance(op, Accumulate):
+        return op.tensors, ("rows", "seen")
+    return 1, ("seed", "step", "seen") if isinstance(op, (Draw, DropConnectTraining)) else ()
+
+
+def _batched(op: Op, count: int) -> tuple[int, ...]:
+    return () if isinstance(op, Sweep) else _BATCHED.get(type(op), tuple(range(count)))
 
 
 def single_op_graph(case: OpCase, arrays: tuple[np.ndarray, ...]) -> tuple[Graph, dict[str, np.ndarray]]:
@@ -64,22 +76,21 @@ def single_op_graph(case: OpCase, arrays: tuple[np.ndarray, ...]) -> tuple[Graph
     graph = Graph("case")
     builder = Builder(graph)
     rank = max(array.ndim for array in arrays)
-    batched = _BATCHED.get(type(case.op), tuple(range(len(arrays))))
-    context = _CONTEXT.get(type(case.op), ())
+    batched, (first, names) = _batched(case.op, len(arrays)), _context(case.op)
     named: dict[str, np.ndarray] = {}
     operands: list[Value] = []
     for index, array in enumerate(arrays):
-        tail = index - (len(arrays) - len(context))
+        word = names[index - first] if first <= index < first + len(names) else None
         has_rows = (index in batched and array.ndim == rank and rank > 1) or array.dtype == np.int32
-        operands.append(_declare(graph, builder, named, index, array, context[tail] if tail >= 0 else None, has_rows))
+        operands.append(_declare(graph, builder, named, index, array, word, has_rows))
     if "x" not in graph.inputs:
         # A program always has rows: here they are not used.
         named["x"] = np.zeros((2, 1), np.float32)
         graph.add_input("x", TensorType(DType.F32, (2, 1)))
     node = builder.add_node(case.op, *operands)
-    if isinstance(case.op, Update):
+    if isinstance(case.op, Sweep):
         graph.outputs["logits"] = builder.add(Relu(), graph.inputs["x"])
-        changed = (operands[0], *operands[2:-2])
+        changed = (operands[0], *operands[2 : case.op.tensors])
         graph.updates = {value.name: result for value, result in zip(changed, node.results, strict=True) if value.name}
         return graph, named
     for index, result in enumerate(node.results):
@@ -118,7 +129,7 @@ def run_natively(
     for name, array in named.items():
         if name in graph.parameters:
             executor.write(name, array)
-        elif name not in ("x", "labels", "lr", "step", "seed"):
+        elif name not in ("x", "labels", *_SCALARS):
             executor.write_input(name, array)
     executor.run(
         EVERYTHING,
@@ -127,6 +138,7 @@ def run_natively(
         lr=float(named.get("lr", 0.0)),
         step=int(named.get("step", 1)),
         seed=int(named.get("seed", 0)),
+        seen=int(named.get("seen", 0)),
     )
     results = {name: executor.output(name, rows) for name in graph.outputs}
     results |= {name: executor.read(name) for name in graph.updates}

@@ -13,7 +13,7 @@ from convc.ir.graph import Graph
 from convc.ir.interpreter import run_reference
 from convc.ir.ops.activation import Sigmoid
 from convc.ir.ops.conv import Conv2d
-from convc.ir.ops.update import AdamUpdate, SgdUpdate, Update
+from convc.ir.ops.update import AdagradUpdate, AdamUpdate, AdamWUpdate, RmspropUpdate, SgdUpdate, Update
 from convc.ir.window import Sides
 from convc.passes.fusion import resolve
 from convc.passes.layout import pack, unpack
@@ -38,7 +38,10 @@ from tests.passes.nets import Net
 from tests.strategies import graphs
 
 NESTEROV = SgdUpdate(momentum=0.9, nesterov=True, l2=0.01)
-OPTIMIZERS: tuple[Update | None, ...] = (None, NESTEROV, SgdUpdate(l1=0.01), AdamUpdate(l2=0.01))
+OPTIMIZERS: tuple[Update | None, ...] = (
+    None, NESTEROV, SgdUpdate(l1=0.01), AdamUpdate(l2=0.01), AdagradUpdate(), RmspropUpdate(l2=0.01),
+    AdamWUpdate(l1=0.01),
+)  # fmt: skip
 BATCH = 5  # of the nets below: one for all tests, so that most programs are compiled once
 VALUE_AND_GRAD = Section.FORWARD | Section.GRADIENT | Section.STATISTICS
 
@@ -207,7 +210,11 @@ def test_several_steps_follow_the_interpreter() -> None:
 
 
 @pytest.mark.parametrize("net", [small_lenet, noisy])
-@pytest.mark.parametrize("optimizer", [NESTEROV, AdamUpdate()], ids=lambda optimizer: optimizer.name)
+@pytest.mark.parametrize(
+    "optimizer",
+    [NESTEROV, AdagradUpdate(), RmspropUpdate(momentum=0.9), AdamUpdate(), AdamWUpdate(l2=0.1)],
+    ids=lambda optimizer: optimizer.name,
+)
 def test_padding_stays_zero(net: Callable[[], Graph], optimizer: Update) -> None:
     """Kernels rely on it: what lies between the real channels must never become anything else."""
     graph = lowered(net(), "train", optimizer)

@@ -13,7 +13,7 @@ from convc.ir.ops.update import Update
 from convc.ir.types import TensorType
 from convc.passes.base import Mode
 from convc.passes.manager import PassManager
-from convc.passes.pipeline import pipeline
+from convc.passes.pipeline import Recipe, pipeline
 from convc.passes.sections import EVERYTHING, Section
 from convc.passes.training import GRADIENT
 from convc.runtime.native import NativeExecutor
@@ -41,10 +41,11 @@ def _rows(type: TensorType, batch: int) -> TensorType:
     return type.with_shape((batch, *type.shape[1:])) if type.shape else type
 
 
-def lowered(graph: Graph, mode: Mode, optimizer: Update | None = None) -> Graph:
+def lowered(graph: Graph, mode: Mode, optimizer: Update | Recipe | None = None) -> Graph:
     """A forward graph made a training step or an inference program; the graph given is left alone."""
     twin = graph.copy()
-    PassManager(pipeline(mode, optimizer)).run(twin)
+    recipe = optimizer if isinstance(optimizer, Recipe) else Recipe(optimizer)
+    PassManager(pipeline(mode, recipe=recipe)).run(twin)
     return twin
 
 
@@ -52,8 +53,10 @@ def arrays_for(graph: Graph, rows: int, seed: int = 0, step: int = 3) -> Arrays:
     """Inputs with `rows` rows, parameters and states of a lowered graph, all float32."""
     arrays = random_arrays(graph, seed)
     arrays = {name: a[:rows] if name in graph.inputs and a.ndim else a for name, a in arrays.items()}
-    arrays |= {name: np.abs(a) for name, a in arrays.items() if name.endswith(".square")}  # Adam's second moments
+    # Second moments are not negative.
+    arrays |= {name: np.abs(a) for name, a in arrays.items() if name.endswith((".square", ".sum"))}
     context = {"lr": np.float32(0.125), "step": np.int64(step), "seed": np.int64(seed + 5)}
+    context |= {"rows": np.int64(rows), "seen": np.int64(7)}
     return arrays | {name: np.asarray(value) for name, value in context.items() if name in graph.inputs}
 
 
@@ -78,6 +81,7 @@ def run(executor: NativeExecutor, arrays: Mapping[str, np.ndarray], sections: Se
         lr=float(arrays.get("lr", 0.0)),
         step=int(arrays.get("step", 1)),
         seed=int(arrays.get("seed", 0)),
+        seen=int(arrays.get("seen", 0)),
     )
 
 

@@ -26,7 +26,7 @@ def check(text: str) -> None:
 
 def check_places(error: CompileError, text: str) -> None:
     """There is something to say, it can be rendered, and its spans lie inside the text."""
-    lines = source_lines(text.removeprefix("\ufeff"))
+    lines = source_lines(text)
     assert error.diagnostics
     assert str(error)
     for diagnostic in error.diagnostics:

@@ -65,9 +65,9 @@ def grammar_accepts(tokens: list[Token]) -> bool:
     try:
         for position, token in enumerate(tokens[:-1]):
             wanted = set(parser.choices())
-            word = literals.get(token.text)
-            if token.kind == "name" and word in wanted and not _takes(parser, word):
-                wanted.remove(word)  # it was in the table for a state that this one was merged with
+            for word in (literals.get(token.text), "RATES" if token.text == "schedule" else None):
+                if token.kind == "name" and word in wanted and not _takes(parser, word):
+                    wanted.remove(word)  # it was in the table for a state that this one was merged with
             name = terminal(tokens, position, wanted, literals)
             parser.feed_token(lark.Token(name, token.text))
         parser.feed_eof()

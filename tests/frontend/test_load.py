@@ -230,6 +230,14 @@ def test_strict_makes_errors_of_warnings() -> None:
     assert {error.severity for error in caught.value.diagnostics} == {"error"}
 
 
+def test_a_block_under_a_condition_is_used() -> None:
+    text = """block b() { relu }
+    block c() { b }
+    net n(deep = no) { input 1x8x8 -> repeat 2 { if deep { c } else { tanh } } }"""
+    assert not loads(text).warnings
+    assert {warning.span.line for warning in loads("block d() { c }\n" + text).warnings if warning.span} == {1}
+
+
 def test_check_reports_on_all_files_and_nets(tmp_path: Path) -> None:
     write(
         tmp_path,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from convc.frontend import (
     Net,
     Quantity,
     TrainSettings,
+    check,
     loads,
     parse_assignments,
     parse_data,
@@ -22,7 +25,7 @@ from convc.frontend.schedule import Segment
 from convc.ir.diagnostic import CompileError, Diagnostic
 from convc.ir.span import Span
 
-NET = "net n(classes=10) { input 1x28x28 -> fc classes -> loss softmax }\n"
+NET = "net n(classes=10) { input 1x28x28 -> conv 2 k=1 -> fc classes -> loss softmax }\n"
 
 
 def train(text: str, **given: Any) -> TrainSettings:
@@ -89,15 +92,13 @@ def test_the_train_item_of_the_reference() -> None:
     assert (settings.search.method, settings.search.count, settings.search.refine) == ("random", 30, 2)
     refused = [diagnostic.message.split("`")[1] for diagnostic in unsupported(settings)]
     assert refused == [
-        "clip",
-        "class_weights",
-        "augment",
-        "test",
+        "augment jitter",
+        "augment pca",
+        "augment shear",
+        "augment elastic",
         "precision fp16",
-        "early_stop",
-        "init",
+        "test",
         "ensemble",
-        "checkpoint",
         "search",
     ]
     assert all(diagnostic.span is not None for diagnostic in unsupported(settings))
@@ -140,6 +141,51 @@ def test_what_is_executed_now() -> None:
     for schedule in ("constant", "cosine warmup=2e", "step every=3e", "0.1 for 2e, 0.01", "poly", "onecycle max=0.1"):
         assert unsupported(train(f"optim adam\nschedule {schedule}")) == []
     assert unsupported(train("decay l2=1e-4 l1=1e-5\nbatch 3\nepochs 2\nseed 1\nprecision fp32")) == []
+    for optim in ("sgd", "adagrad", "rmsprop", "adam", "adamw"):
+        assert unsupported(train(f"optim {optim}\nschedule plateau\nbatch 8 accumulate=4")) == []
+    assert (
+        unsupported(train("clip 1\nmaxnorm 3\nclass_weights balanced\nearly_stop val_loss\ncheckpoint every=2e")) == []
+    )
+    steps = "pad 4 -> crop 28 -> flip h -> rotate 10 -> shift 2 -> scale (0.8,1.2) -> noise 0.05 -> cutout 8"
+    assert unsupported(train(f"augment {{ {steps} }}")) == []
+    assert unsupported(train('init "w.safetensors" freeze="fc*"')) == []
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        'data shards "x"',
+        "optim cg",
+        "optim lbfgs",
+        "optim newton_cg",
+        "augment { jitter 0.4 }",
+        "augment { flip h -> pca 0.1 }",
+        "augment { shear 5 -> flip h }",
+        "augment { elastic 8 }",
+        "precision fp16",
+        "precision bf16",
+        "test { ten_crop 24 -> average }",
+        "ensemble 5",
+    ],
+)
+def test_what_is_refused_by_name(setting: str) -> None:
+    (found,) = unsupported(train(setting))
+    word = re.findall("jitter|pca|shear|elastic|shards|cg|lbfgs|newton_cg|fp16|bf16|test|ensemble", setting)[0]
+    assert word in found.message.split("`")[1]
+    assert (found.code, found.severity) == ("unavailable-setting", "error")
+    assert found.span is not None
+
+
+def test_check_warns_of_what_train_refuses(tmp_path: Path) -> None:
+    path = tmp_path / "n.cnn"
+    path.write_text(NET + "train {\n  optim lbfgs\n  batch 8\n}\nsearch grid { batch in [1, 2] }")
+    found = check([path])
+    assert [(item.code, item.severity, item.span and item.span.line) for item in found] == [
+        ("train-refuses", "warning", 3),
+        ("train-refuses", "warning", 6),
+    ]
+    assert found[0].message == "`optim lbfgs` is not available in this version: `convc train` refuses it"
+    assert [item.severity for item in check([path], strict=True)] == ["error", "error"]
 
 
 def test_spans_tell_what_is_explicit() -> None:

@@ -22,9 +22,11 @@ DIFFERENTIABLE = [case for case in CASES if case.differentiable]
 # Ops whose gradient is nobody's business: gradients of gradients, what `specialize` replaces before differentiation,
 # integers and bookkeeping.
 WITHOUT_GRADIENT = {
-    "batch_norm", "batch_norm_backward", "lrn_backward", "dropout", "noise", "softmax_backward", "maxout_backward",
+    "batch_norm", "batch_norm_backward", "lrn_backward", "dropout", "noise", "softmax_backward",
+    "log_softmax_backward", "maxout_backward",
     "max_pool_backward", "softmax_cross_entropy_backward", "hinge_backward", "mse_backward", "count_correct",
-    "channel_sum", "sum", "sgd_update", "adam_update", "constant",
+    "channel_sum", "sum", "sgd_update", "adagrad_update", "rmsprop_update", "adam_update",
+    "adamw_update", "accumulate", "gradient_norm", "max_norm", "drop_connect", "constant",
 }  # fmt: skip
 FLAT = {"greater", "sign", "running_average", "step"}  # None, or not what differences show
 

@@ -12,19 +12,24 @@ from convc.ir.ops.activation import Maxout, MaxoutBackward, Prelu, Relu, Softmax
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
 from convc.ir.ops.distance import Hinge, HingeBackward, MeanSquaredError, MeanSquaredErrorBackward
+from convc.ir.ops.dropconnect import DropConnect, DropConnectTraining
 from convc.ir.ops.elementwise import Add, Greater, Multiply, Select
 from convc.ir.ops.join import Concat, InsertChannels, SliceChannels
 from convc.ir.ops.linear import Linear, LinearBackwardData, LinearBackwardWeights
 from convc.ir.ops.local_response import LocalResponseNorm, LocalResponseNormBackward
+from convc.ir.ops.log_softmax import LogSoftmax, LogSoftmaxBackward
 from convc.ir.ops.loss import CountCorrect, SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward
 from convc.ir.ops.maps import ScaleMaps, SpatialSum, SpreadMaps
 from convc.ir.ops.norm import BatchNorm, BatchNormBackward, BatchNormTraining
+from convc.ir.ops.pad import Pad
 from convc.ir.ops.pool import AvgPool, AvgPoolBackward, MaxPool, MaxPoolBackward
-from convc.ir.ops.random import Dropout, DropoutTraining, Noise, NoiseTraining
+from convc.ir.ops.random import Draw, Dropout, DropoutTraining, Noise, NoiseTraining
+from convc.ir.ops.rearrange import Rearrange
 from convc.ir.ops.reduce import ChannelSum
 from convc.ir.ops.resample import Upsample, UpsampleBackward
 from convc.ir.ops.shape import Flatten, Unflatten
-from convc.ir.ops.update import AdamUpdate, SgdUpdate
+from convc.ir.ops.sweep import Accumulate, GradientNorm, MaxNorm
+from convc.ir.ops.update import AdamUpdate, RmspropUpdate, SgdUpdate, Update
 from convc.ir.types import DType, TensorType, f32
 from tests.op_cases import CASES, OpCase, operand_types
 
@@ -55,6 +60,20 @@ ERRORS: list[tuple[Op, tuple[TensorType, ...], list[str]]] = [
     (Conv2dBackwardData(size=(7, 7)), (f32(2, 5, 5, 5), FILTER), ["5 channels", "4 filters"]),
     (Conv2dBackwardData(size=(7, 7)), (f32(2, 4, 5, 6), FILTER), ["(5, 6)", "(5, 5)"]),
     (Conv2dBackwardData(size=(7, 7), stride=(0, 0)), (f32(2, 4, 5, 5), FILTER), ["stride"]),
+    (Rearrange((7, 3), (1, 0), (3, 7)), (f32(2, 20),), ["f32[2,20]", "[7, 3]"]),
+    (Rearrange((4, 5), (1, 1), (20,)), (f32(2, 20),), ["[1, 1]", "2 axes"]),
+    (Rearrange((4, 5), (1, 0), (3, 7)), (f32(2, 20),), ["20 elements", "[3, 7]"]),
+    (Rearrange((-4, -5), (1, 0), (20,)), (f32(2, 20),), ["[-4, -5]"]),
+    (Rearrange(), (f32(2),), ["f32[2]"]),
+    (Pad((1, 1, 1, 1)), (f32(2, 3),), ["borders", "f32[2,3]"]),
+    (Pad((-4, 0, -3, 0)), (IMAGE,), ["(-4, 0, -3, 0)", "7x7"]),
+    (Pad((-9, 0, 9, 0)), (IMAGE,), ["(-9, 0, 9, 0)"]),
+    (Pad(value=float("inf")), (IMAGE,), ["finite", "inf"]),
+    (LogSoftmax(), (f32(2),), ["channel dimension", "f32[2]"]),
+    (LogSoftmaxBackward(), (f32(2, 3), f32(2, 4)), ["f32[2,3]", "f32[2,4]"]),
+    (MaxPool((2, 2), dilation=(7, 1)), (IMAGE,), ["window 8x2", "7x7"]),
+    (MaxPool((2, 2), padding=(1, 0, 1, 0), dilation=(3, 1)), (f32(2, 3, 2, 7),), ["dilation (3, 1)", "2x7"]),
+    (AvgPool((2, 2), dilation=(0, 1)), (IMAGE,), ["dilation", "(0, 1)"]),
     (Conv2dBackwardWeights(kernel=(3, 3)), (f32(2, 3), f32(2, 4, 5, 5)), ["four dimensions", "f32[2,3]"]),
     (Conv2dBackwardWeights(kernel=(3, 3)), (IMAGE, f32(3, 4, 5, 5)), ["2 images against 3"]),
     (Conv2dBackwardWeights(kernel=(3, 3)), (IMAGE, f32(2, 4, 5, 7)), ["(5, 7)", "(5, 5)"]),
@@ -114,6 +133,21 @@ ERRORS: list[tuple[Op, tuple[TensorType, ...], list[str]]] = [
     (SgdUpdate(momentum=0.9), (f32(3), f32(3), f32(), i32()), ["1 states"]),
     (SgdUpdate(), (f32(3), f32(3), f32(1), i32()), ["scalars", "f32[1]"]),
     (AdamUpdate(), (f32(3), f32(3), f32(3), f32(), i32()), ["2 states"]),
+    (RmspropUpdate(momentum=0.5), (f32(3), f32(3), f32(3), f32(), i32()), ["2 states"]),
+    (SgdUpdate(), (f32(3), f32(3), f32(), i32(), f32(3)), ["factor", "f32[3]"]),
+    (Accumulate(), (f32(3), f32(4), i32(), i32()), ["f32[3]", "f32[4]"]),
+    (Accumulate(), (f32(3), f32(3), i32(2), i32()), ["scalars", "i32[2]"]),
+    (GradientNorm(), (f32(3), i32(3)), ["numbers", "i32[3]"]),
+    (MaxNorm(), (f32(3),), ["f32[3]"]),
+    (MaxNorm(0.0), (f32(3, 2),), ["positive", "0.0"]),
+    (MaxNorm(1.0, 2), (f32(3, 2),), ["axis 0 or 1", "2"]),
+    (MaxNorm(1.0, 1, 2), (f32(3, 2),), ["2 groups", "f32[3,2]"]),
+    (DropConnect(1.0), (f32(3, 2),), ["[0, 1)", "1.0"]),
+    (DropConnectTraining(-0.5), (f32(3, 2), i32(), i32()), ["[0, 1)", "-0.5"]),
+    (DropConnectTraining(), (f32(3, 2), i32(2), i32()), ["scalars", "i32[2]"]),
+    (DropoutTraining(), (f32(3, 2), i32(), i32(), i32(2)), ["rows before", "i32[2]"]),
+    (SoftmaxCrossEntropy(), (f32(2, 3), i32(2), f32(4)), ["f32[4]", "f32[2,3]"]),
+    (CountCorrect(), (f32(2, 3), f32(2, 4)), ["f32[2,4]", "f32[2,3]"]),
     (Concat(), (IMAGE,), ["at least 2", "1"]),
     (Concat(), (IMAGE, f32(2, 3, 7, 6)), ["f32[2,3,7,7]", "f32[2,3,7,6]"]),
     (Concat(), (f32(3), f32(3)), ["channels", "f32[3]"]),
@@ -167,6 +201,10 @@ for _case in CASES:
     FIRST.setdefault(_case.op.name, _case)
 
 
+# Updates take a factor of the gradient, draws the number of rows before.
+OPTIONAL_SCALAR = {name for name, op in OPS.items() if issubclass(op, (Update, Draw))}
+
+
 @pytest.mark.parametrize("name", OPS)
 def test_wrong_numbers_of_operands(name: str) -> None:
     case = FIRST[name]
@@ -175,7 +213,9 @@ def test_wrong_numbers_of_operands(name: str) -> None:
     for wrong in ((), types[:-1], (*types, f32()), (*types, f32(), f32())):
         if least <= len(wrong) <= most and name in ("conv2d", "linear", "constant"):
             continue
-        if len(wrong) == len(types):
+        if len(wrong) == len(types) or (name == "gradient_norm" and wrong):
+            continue
+        if len(wrong) == len(types) + 1 and name in OPTIONAL_SCALAR:
             continue
         with pytest.raises(InferError):
             case.op.result_types(*wrong)

@@ -61,14 +61,16 @@ def test_pools_look_at_the_pixels_under_the_window(case: OpCase) -> None:
     (top, left, bottom, right), height, width = op.padding, x.shape[2], x.shape[3]
     for i, j in itertools.product(range(y.shape[2]), range(y.shape[3])):
         up, across = i * op.stride[0] - top, j * op.stride[1] - left
-        rows = [u for u in range(up, up + op.kernel[0]) if 0 <= u < height]
-        columns = [v for v in range(across, across + op.kernel[1]) if 0 <= v < width]
+        taps_down = [up + r * op.dilation[0] for r in range(op.kernel[0])]
+        taps_across = [across + s * op.dilation[1] for s in range(op.kernel[1])]
+        rows = [u for u in taps_down if 0 <= u < height]
+        columns = [v for v in taps_across if 0 <= v < width]
         window = x[:, :, rows][:, :, :, columns]
         if isinstance(op, MaxPool):
             expected = window.max((2, 3))
         elif op.count_padding:
-            counted_rows = min(up + op.kernel[0], height + bottom) - up
-            counted_columns = min(across + op.kernel[1], width + right) - across
+            counted_rows = sum(u < height + bottom for u in taps_down)
+            counted_columns = sum(v < width + right for v in taps_across)
             expected = window.sum((2, 3)) / (counted_rows * counted_columns)
         else:
             expected = window.mean((2, 3))

@@ -326,7 +326,7 @@ def test_bad_arguments(folder: Path, options: dict[str, Any], code: str) -> None
     [
         ("classes = 4", "classes = 3", "data-label-range"),
         ("1x6x6", "1x7x7", "data-shape"),
-        ("seed 5", "seed 5\n  clip 1.0", "unavailable-setting"),
+        ("seed 5", "seed 5\n  ensemble 3", "unavailable-setting"),
         ("adam lr=0.02", "lbfgs", "unavailable-setting"),
         ("  loss softmax\n", "", "value-loss"),
     ],

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import convc
 from convc.runtime.checkpoint import read_checkpoint
 from convc.runtime.training_state import Position, parse_position
 
@@ -29,6 +30,21 @@ net tiny {
 train { data npz "data.npz" -> batch 8 -> epochs 4 -> optim sgd lr=0.02 momentum=0.9 }
 """
 
+# All that has a memory of its own: the rate, the patience, the files, a sum of gradients, augmentation.
+COURSE = (
+    NET[: NET.index("train")]
+    + """
+train {
+  data npz "data.npz" train=400 val=200 -> batch 8 accumulate=3 -> epochs 12 -> optim sgd lr=0.02 momentum=0.9
+  augment { shift 1 -> noise 0.05 }
+  schedule plateau factor=0.5 patience=0
+  early_stop val_loss patience=3 delta=0.0001
+  checkpoint every=20s keep=3
+  init "start.safetensors" freeze=["conv1", "bn1"]
+}
+"""
+)
+
 # What `convc train` does, with slower steps and a state saved every few of them instead of every minute.
 PROGRAM = """
 import json, sys, time
@@ -37,7 +53,7 @@ from convc.runtime import curves, training_loop
 curves._draw = lambda *arguments: None
 training_loop.SAVE_SECONDS, training_loop._SAVE_SHARE = 0.1, 1e9
 train_batch = convc.Program.train_batch
-convc.Program.train_batch = lambda *arguments: (time.sleep(0.001), train_batch(*arguments))[1]
+convc.Program.train_batch = lambda *arguments, **more: (time.sleep(0.001), train_batch(*arguments, **more))[1]
 try:
     convc.fit(convc.load("net.cnn"), out="run", report="json", **json.loads(sys.argv[1]))
 except convc.CompileError as error:
@@ -118,7 +134,7 @@ def assert_equal_runs(one: Run, other: Run) -> None:
         [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()] for run in (one, other)
     ]
     for first, second in zip(*records, strict=True):
-        for key in ("epoch", "step", "learning_rate", "train_loss", "train_accuracy", "best"):
+        for key in ("epoch", "step", "learning_rate", "train_loss", "train_accuracy", "best", "note"):
             assert first[key] == second[key]
 
 
@@ -138,6 +154,42 @@ def test_killed_twice_it_goes_on_bit_by_bit(start: Start) -> None:
     assert run.wait() == (0, "")
     assert not [name for name in os.listdir(run.folder) if ".part-" in name]
     assert_equal_runs(run, whole)
+
+
+@pytest.mark.parametrize("target", ["cpu"])
+def test_a_whole_course_killed_and_interrupted(start: Start, tmp_path: Path) -> None:
+    """kill -9 and Ctrl-C with plateau, early stop, numbered checkpoints, frozen layers: the same files."""
+    (tmp_path / "net.cnn").write_text(NET)
+    with convc.compile(convc.load(tmp_path / "net.cnn"), target="reference", seed=3) as program:
+        program.save(tmp_path / "start.safetensors")
+    os.link(tmp_path / "start.safetensors", tmp_path / "whole" / "start.safetensors")
+    (tmp_path / "net.cnn").write_text(COURSE)
+    whole, run = start("whole"), start()
+    run.wait_for(lambda position: position.step > 25)
+    run.process.send_signal(signal.SIGKILL)
+    assert run.wait()[0] == -signal.SIGKILL
+    os.remove(tmp_path / "start.safetensors")
+    killed = run.position()
+    assert killed is not None
+    run = start(resume=True)
+    run.wait_for(lambda position: position.step > killed.step + 10)
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait()[0] == 130
+    run = start(resume=True)
+    assert run.wait() == (0, "")
+    assert whole.wait() == (0, "")
+    assert_equal_runs(run, whole)
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    assert sorted(os.listdir(run.folder)) == sorted(os.listdir(whole.folder))
+    assert sum(name.startswith("checkpoint-") for name in os.listdir(run.folder)) == 3
+    results = [json.loads((each.folder / "result.json").read_text()) for each in (run, whole)]
+    assert results[0] | {"seconds": 0} == results[1] | {"seconds": 0}
+    assert results[0]["stopped"], "the course is to end early"
+    frozen = read_checkpoint(tmp_path / "whole" / "start.safetensors").tensors
+    last = read_checkpoint(run.folder / "last.safetensors").tensors
+    for name in ("conv1.weight", "conv1.bias", "bn1.mean", "bn1.gamma"):
+        assert last[name].tobytes() == frozen[name].tobytes()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -170,7 +222,8 @@ def test_a_second_interrupt_aborts_and_keeps_the_state(start: Start) -> None:
     run.process.send_signal(signal.SIGINT)
     time.sleep(0.25)
     run.process.send_signal(signal.SIGINT)
-    assert run.wait()[0] == 130
+    # On a busy machine the second signal may meet Python on its way out; a shell tells both as 130.
+    assert run.wait()[0] in (130, -signal.SIGINT)
     assert run.position() is not None
     assert start(resume=True, epochs=4).wait() == (0, "")
 

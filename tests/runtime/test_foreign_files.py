@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,7 @@ def test_a_file_may_not_use_a_pipe_or_a_device(tmp_path: Path) -> None:
 
 
 def test_a_state_that_stands_nowhere(tmp_path: Path) -> None:
-    good = vars(Position(epoch=1, step=3)) | {"best_score": [0.5, -1.0]}
+    good = asdict(Position(epoch=1, step=3)) | {"best_score": [0.5, -1.0]}
     assert parse_position(tmp_path, {"position": json.dumps(good)}).step == 3
     for change in (
         {"epoch": "x"},
@@ -126,6 +127,15 @@ def test_a_state_that_stands_nowhere(tmp_path: Path) -> None:
         {"seconds": float("inf")},
         {"best_score": ["a"]},
         {"best_score": 3},
+        {"rate_scale": None},
+        {"plateau": 3},
+        {"plateau": {"best": 1.0}, "early_stop": None},
+        {"plateau": {"rule": 1, "best": None, "epochs": 0}},
+        {"early_stop": {"rule": "", "best": "x", "epochs": 0}},
+        {"early_stop": {"rule": "", "best": float("nan"), "epochs": 0}},
+        {"early_stop": {"rule": "", "best": 10**400, "epochs": 0}},
+        {"early_stop": {"rule": "", "best": None, "epochs": -1}},
+        {"early_stop": {"rule": "", "best": None, "epochs": 0, "more": 1}},
     ):
         text = json.dumps(good | change)
         assert code_of(lambda text=text: parse_position(tmp_path, {"position": text})) == "checkpoint-unreadable"

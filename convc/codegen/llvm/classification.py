@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from convc.codegen.llvm.channels import channel_vectors, masked
 from convc.codegen.llvm.folding import add, add_up, fold, label_of, lanes_of, maximum, pixels_of
 from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.mathematics import exponential, logarithm
-from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.codegen.llvm.vocabulary import Function, Index, V, ref
 from convc.ir.graph import Value
 from convc.ir.ops.activation import Maxout, MaxoutBackward
 from convc.ir.ops.loss import SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward
@@ -31,7 +33,7 @@ class _Pixel:
 
 def lower_softmax_cross_entropy(k: KernelBuilder) -> None:
     op = k.op(SoftmaxCrossEntropy)
-    logits, labels = k.kernel.anchor.operands
+    logits, labels, *weights = k.kernel.anchor.operands
     layout = k.image(logits)
 
     def rows(f: Function) -> None:
@@ -45,6 +47,8 @@ def lower_softmax_cross_entropy(k: KernelBuilder) -> None:
                 shifted = fold(f, layout, pixel.lanes, 0.0, add(f), add(f), pixel.load)
                 loss = f.binary("fsub", loss, f.binary("fmul", f.constant(op.smooth / layout.channels), shifted))
             loss = f.binary("fadd", logarithm(f, pixel.total), loss)
+            for table in weights:
+                loss = f.binary("fmul", loss, _class_weight(k, f, table, labels, unit.index))
             f.store(loss, f.address(k.scratch_pointer(), unit.index))
 
     k.phase("cross_entropy_rows", rows)
@@ -53,16 +57,19 @@ def lower_softmax_cross_entropy(k: KernelBuilder) -> None:
 
 def lower_softmax_cross_entropy_backward(k: KernelBuilder) -> None:
     op = k.op(SoftmaxCrossEntropyBackward)
-    dloss, logits, labels = k.kernel.anchor.operands
+    dloss, logits, labels, *weights = k.kernel.anchor.operands
     layout = k.image(logits)
 
     def body(f: Function) -> None:
         pixels = pixels_of(k, f, layout)
         count = f.emit("float", f"sitofp i64 {pixels if isinstance(pixels, int) else pixels.ref} to float")
-        scale = f.binary("fdiv", k.scalar(f, dloss), count)
+        mean = f.binary("fdiv", k.scalar(f, dloss), count)
         start, stop = f.share(pixels)
         with f.loop(start, stop) as unit:
             pixel = _Pixel(k, f, layout, logits, unit.index)
+            scale = mean
+            for table in weights:
+                scale = f.binary("fmul", scale, _class_weight(k, f, table, labels, unit.index))
             weight = f.binary("fdiv", scale, pixel.total)
             into = f.address(k.pointer(k.kernel.anchor.result), f.multiply(unit.index, layout.stored))
             for channel, lanes, real in channel_vectors(f, layout, k.machine.lanes):
@@ -78,6 +85,24 @@ def lower_softmax_cross_entropy_backward(k: KernelBuilder) -> None:
     k.phase("softmax_cross_entropy_backward", body)
 
 
+def _class_weight(k: KernelBuilder, f: Function, table: Value, labels: Value, unit: Index) -> V:
+    """The weight of a pixel's class."""
+    return f.load(f.address(k.pointer(table), label_of(f, k, labels, unit)))
+
+
+def _largest(k: KernelBuilder, f: Function, targets: Value, unit: Index) -> V:
+    """The first class of the largest target of a pixel."""
+    layout = k.image(targets)
+    base = f.address(k.pointer(targets), f.multiply(unit, layout.stored))
+    start = [V("0", "i64"), f.load(base)]
+    with f.loop(0, layout.channels, carried=start) as channel:
+        value = f.load(f.address(base, channel.index))
+        larger = f.compare("ogt", value, channel.carried[1])
+        index = V(ref(channel.index), "i64")
+        channel.carried = [f.select(larger, index, channel.carried[0]), f.select(larger, value, channel.carried[1])]
+    return channel.carried[0]
+
+
 def lower_count_correct(k: KernelBuilder) -> None:
     """A row counts when the label's logit is the first of the largest ones."""
     logits, labels = k.kernel.anchor.operands
@@ -87,7 +112,8 @@ def lower_count_correct(k: KernelBuilder) -> None:
         start, stop = f.share(pixels_of(k, f, layout))
         with f.loop(start, stop) as unit:
             base = f.address(k.pointer(logits), f.multiply(unit.index, layout.stored))
-            label = label_of(f, k, labels, unit.index)
+            numeric = labels.type.dtype.is_float
+            label = _largest(k, f, labels, unit.index) if numeric else label_of(f, k, labels, unit.index)
             target = f.load(f.address(base, label))
             none = V("0", "i64")
             with f.loop(0, layout.channels, carried=[none]) as channel:
@@ -106,24 +132,73 @@ def lower_count_correct(k: KernelBuilder) -> None:
     k.phase("count_correct", add_up(k, layout))
 
 
+# What stands at a channel, given as vectors: (channel, lanes) -> value.
+_Values = Callable[[Index, int], V]
+
+
 def lower_softmax(k: KernelBuilder) -> None:
+    def values(f: Function, pixel: _Pixel) -> _Values:
+        weight = f.binary("fdiv", f.constant(1.0), pixel.total)
+        return lambda channel, lanes: f.binary("fmul", pixel.exponential(channel, lanes), f.splat(weight, lanes))
+
+    _lower_pixels(k, "softmax", values)
+
+
+def lower_log_softmax(k: KernelBuilder) -> None:
+    def values(f: Function, pixel: _Pixel) -> _Values:
+        logarithms = logarithm(f, pixel.total)
+
+        def value(channel: Index, lanes: int) -> V:
+            # In this order nothing is lost where the logits are far from zero.
+            shifted = f.binary("fsub", pixel.load(channel, lanes), f.splat(pixel.highest, lanes))
+            return f.binary("fsub", shifted, f.splat(logarithms, lanes))
+
+        return value
+
+    _lower_pixels(k, "log_softmax", values)
+
+
+def _lower_pixels(k: KernelBuilder, name: str, values: Callable[[Function, _Pixel], _Values]) -> None:
+    """One value per channel, made of what the pixel's soft-max is made of."""
     (x,) = k.kernel.anchor.operands
     layout = k.image(x)
 
     def body(f: Function) -> None:
         start, stop = f.share(pixels_of(k, f, layout))
         with f.loop(start, stop) as unit:
-            pixel = _Pixel(k, f, layout, x, unit.index)
-            weight = f.binary("fdiv", f.constant(1.0), pixel.total)
+            value = values(f, _Pixel(k, f, layout, x, unit.index))
             into = f.address(k.pointer(k.kernel.anchor.result), f.multiply(unit.index, layout.stored))
             for channel, lanes, real in channel_vectors(f, layout, k.machine.lanes):
-                p = f.binary("fmul", pixel.exponential(channel, lanes), f.splat(weight, lanes))
-                f.store(masked(f, p, real), f.address(into, channel))
+                f.store(masked(f, value(channel, lanes), real), f.address(into, channel))
 
-    k.phase("softmax", body)
+    k.phase(name, body)
 
 
 def lower_softmax_backward(k: KernelBuilder) -> None:
+    """dx = y·(dy − Σ dy·y)."""
+
+    def gradient(f: Function, cotangent: V, value: V, total: V) -> V:
+        return f.binary("fmul", value, f.binary("fsub", cotangent, total))
+
+    _lower_pixels_backward(k, "softmax_backward", lambda f, cotangent, y: f.binary("fmul", cotangent, y), gradient)
+
+
+def lower_log_softmax_backward(k: KernelBuilder) -> None:
+    """dx = dy − exp(y)·Σ dy."""
+
+    def gradient(f: Function, cotangent: V, value: V, total: V) -> V:
+        return f.binary("fsub", cotangent, f.binary("fmul", exponential(f, value), total))
+
+    _lower_pixels_backward(k, "log_softmax_backward", lambda f, cotangent, y: cotangent, gradient)
+
+
+def _lower_pixels_backward(
+    k: KernelBuilder,
+    name: str,
+    summand: Callable[[Function, V, V], V],
+    gradient: Callable[[Function, V, V, V], V],
+) -> None:
+    """Per pixel the sum of `summand(dy, y)` over the channels, then `gradient(dy, y, sum)` at each of them."""
     dy, y = k.kernel.anchor.operands
     layout = k.image(y)
 
@@ -133,18 +208,20 @@ def lower_softmax_backward(k: KernelBuilder) -> None:
             place = f.multiply(unit.index, layout.stored)
             cotangents, values = f.address(k.pointer(dy), place), f.address(k.pointer(y), place)
 
-            def product(channel: Index, lanes: int) -> V:
+            def pair(channel: Index, lanes: int) -> tuple[V, V]:
                 left, right = (f.load(f.address(base, channel), lanes) for base in (cotangents, values))
-                return f.binary("fmul", left, right)
+                return left, right
 
-            total = fold(f, layout, lanes_of(k, layout), 0.0, add(f), add(f), product)
+            def added(channel: Index, lanes: int) -> V:
+                return summand(f, *pair(channel, lanes))
+
+            total = fold(f, layout, lanes_of(k, layout), 0.0, add(f), add(f), added)
             into = f.address(k.pointer(k.kernel.anchor.result), place)
-            for channel, lanes, _ in channel_vectors(f, layout, k.machine.lanes):
-                cotangent, value = (f.load(f.address(base, channel), lanes) for base in (cotangents, values))
-                difference = f.binary("fsub", cotangent, f.splat(total, lanes))
-                f.store(f.binary("fmul", value, difference), f.address(into, channel))
+            for channel, lanes, real in channel_vectors(f, layout, k.machine.lanes):
+                value = gradient(f, *pair(channel, lanes), f.splat(total, lanes))
+                f.store(masked(f, value, real), f.address(into, channel))
 
-    k.phase("softmax_backward", body)
+    k.phase(name, body)
 
 
 def lower_maxout(k: KernelBuilder) -> None:

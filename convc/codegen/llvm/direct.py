@@ -90,14 +90,14 @@ def tile_runs(axis: Axis, most: int) -> list[Run]:
 
 @dataclass(frozen=True)
 class Direct:
-    """One phase of one group: geometry, layouts, and which channels are read and written."""
+    """One phase of one group (a loop runs over the groups): geometry, layouts, which channels are read and written."""
 
     rows: Axis
     columns: Axis
     source: ImageLayout
     target: ImageLayout
     weights: WeightLayout
-    group: int
+    group: Index
 
     @property
     def channels(self) -> int:
@@ -121,8 +121,8 @@ def lower_conv2d(k: KernelBuilder) -> None:
     columns = forward_axis(source.width, target.width, kernel[1], op.stride[1], left, op.dilation[1])
 
     def body(f: Function) -> None:
-        for group in range(op.groups):
-            direct = Direct(rows, columns, source, target, weights, group)
+        with f.loop(0, op.groups) as group:
+            direct = Direct(rows, columns, source, target, weights, group.index)
             _Emitter(k, f, direct, k.pointer(x), k.pointer(w), None if bias is None else k.pointer(bias)).emit()
 
     k.phase("conv2d", body)
@@ -164,8 +164,8 @@ def lower_conv2d_backward_data(k: KernelBuilder) -> None:
     def body(f: Function) -> None:
         for rows in down:
             for columns in across:
-                for group in range(op.groups):
-                    direct = Direct(rows, columns, source, target, transposed, group)
+                with f.loop(0, op.groups) as group:
+                    direct = Direct(rows, columns, source, target, transposed, group.index)
                     _Emitter(k, f, direct, k.pointer(dy), k.scratch_pointer(), None).emit()
 
     k.phase("conv2d_backward_data", body)
@@ -200,9 +200,9 @@ class _Emitter:
         self.k, self.f, self.d = k, f, d
         self.source, self.weights, self.bias = source, weights, bias
         own = d.weights.outputs // d.weights.groups
-        self.first_channel = d.group * own
+        self.first_channel = f.multiply(d.group, own)
         self.own_channels = own
-        self.source_channel = d.group * d.channels
+        self.source_channel = f.multiply(d.group, d.channels)
         vectors = len(column_pieces(min(d.weights.block, d.weights.columns), k.machine.lanes))
         self.runs = tile_runs(d.columns, min(most_rows(k.machine, vectors), _MOST_PIXELS))
 
@@ -253,7 +253,7 @@ class _Emitter:
         panel = f.address(
             self.weights,
             f.add(
-                d.group * d.weights.columns * d.weights.rows.size,
+                f.multiply(d.group, d.weights.columns * d.weights.rows.size),
                 f.multiply(block, d.weights.block * d.weights.rows.size),
             ),
         )

@@ -8,17 +8,18 @@ from typing import TypeVar
 
 from convc.codegen.llvm.elementwise import ELEMENTWISE
 from convc.codegen.llvm.mathematics import gaussian, philox_words
-from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.codegen.llvm.vocabulary import MOST_INSTRUCTIONS, Function, Index, V
 from convc.ir.graph import Node, Value
 from convc.ir.op import Op
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.random import Draw, DropoutTraining, NoiseTraining
+from convc.ir.ops.sweep import GradientNorm, Sweep
 from convc.passes.fusion import Kernel, is_boolean, is_immediate, resolve
 from convc.passes.layout import ImageLayout, Layout
 from convc.passes.plan import Plan
 
 # The argument block of a step: one 64-bit word each.
-CONTROL, SECTIONS, ROWS, ARENA, PERSISTENT, INPUT, LABELS, SEED, STEP, RATE, FIRST, LAST, WORDS = range(13)
+CONTROL, SECTIONS, ROWS, ARENA, PERSISTENT, INPUT, LABELS, SEED, STEP, RATE, FIRST, LAST, SEEN, WORDS = range(14)
 REGION_WORDS = {"arena": ARENA, "persistent": PERSISTENT, "input": INPUT, "labels": LABELS}
 
 
@@ -60,7 +61,7 @@ class KernelBuilder:
     A phase's text depends on the kernel's shape only, so kernels of equal `signature` share functions.
     """
 
-    def __init__(self, plan: Plan, kernel: Kernel, fma: str) -> None:
+    def __init__(self, plan: Plan, kernel: Kernel, fma: str, most: int = MOST_INSTRUCTIONS) -> None:
         self.plan = plan
         self.kernel = kernel
         self.machine = plan.machine
@@ -68,6 +69,7 @@ class KernelBuilder:
         self.scratch = plan.memory.scratch.get(kernel)
         self.phases: list[Function] = []
         self._fma = fma
+        self._most = most
         self._f: Function | None = None
 
     def op(self, *kinds: type[OpType]) -> OpType:
@@ -92,9 +94,15 @@ class KernelBuilder:
         pointers = len(self.values) + (1 if self.scratch else 0)
         f = Function(name, pointers, comment=f"{self.kernel.name} {self.kernel.label}")
         f.fma_name = self._fma
+        f.most = self._most - self.size
         self._f = f
         body(f)
         self.phases.append(f)
+
+    @property
+    def size(self) -> int:
+        """Instructions of the phases written so far."""
+        return sum(f.size for f in self.phases)
 
     def pointer(self, value: Value) -> V:
         """The address of a value's first element."""
@@ -127,6 +135,10 @@ class KernelBuilder:
             results = [self._describe(value, numbers) for value in node.results]
             lines.append(f"{', '.join(results)} = {node.op}({', '.join(operands)})")
         stored = " ".join(numbers[value] for value in self.kernel.writes)
+        if isinstance(self.kernel.anchor.op, (Sweep, GradientNorm)):
+            # These run over neighbours in memory as if they were one tensor.
+            slots = self.plan.memory.slots
+            lines.append(" ".join(str(slots[value].offset) for value in self.values if value in slots))
         return "\n".join(
             [*lines, f"stored {stored}", f"chain {len(self.kernel.chain)}", str(self.aliased), str(self.machine)]
         )
@@ -174,7 +186,7 @@ class KernelBuilder:
     def _apply(self, f: Function, node: Node, spot: Spot, known: dict[Value, V]) -> V:
         if isinstance(node.op, (DropoutTraining, NoiseTraining)):
             x = known.get(node.operands[0]) or self._fetch(f, node.operands[0], spot)
-            words = self._random_words(f, node.op.stream, node.operands[0], spot)
+            words = self._random_words(f, node, node.op.stream, spot)
             if isinstance(node.op, DropoutTraining):
                 return _dropout(f, node.op, x, words[0])
             return _noise(f, node.op, x, *words)
@@ -195,10 +207,14 @@ class KernelBuilder:
             return f.address(pointer, spot.channel)
         return f.address(f.address(pointer, spot.base), spot.extra)
 
-    def _random_words(self, f: Function, stream: int, operand: Value, spot: Spot) -> tuple[V, V]:
-        """Random bits of the elements at a spot, numbered in NCHW order: ((row·C + channel)·pixels + pixel)."""
-        layout = self.image(resolve(operand))
-        channel = f.add(f.multiply(spot.row, layout.channels), spot.channel)
+    def _random_words(self, f: Function, node: Node, stream: int, spot: Spot) -> tuple[V, V]:
+        """Random bits of the elements at a spot, numbered in NCHW order: ((row·C + channel)·pixels + pixel).
+
+        A fourth operand says that rows of the same update came before.
+        """
+        layout = self.image(resolve(node.operands[0]))
+        row = spot.row if len(node.operands) == 3 else f.add(context_word(f, SEEN), spot.row)
+        channel = f.add(f.multiply(row, layout.channels), spot.channel)
         first = f.add(f.multiply(channel, layout.pixels), spot.pixel)
         offsets = f.integers([lane * layout.pixels for lane in range(spot.lanes)], "i64") if spot.lanes > 1 else None
         base = f.splat(V(str(first), "i64") if isinstance(first, int) else first, spot.lanes)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from convc.codegen.llvm.channel_layout import lower_concat, lower_insert_channels, lower_slice_channels
 from convc.codegen.llvm.classification import (
     lower_count_correct,
+    lower_log_softmax,
+    lower_log_softmax_backward,
     lower_maxout,
     lower_maxout_backward,
     lower_softmax,
@@ -16,6 +18,7 @@ from convc.codegen.llvm.classification import (
     lower_softmax_cross_entropy_backward,
 )
 from convc.codegen.llvm.direct import lower_conv2d, lower_conv2d_backward_data, scratch_backward_data
+from convc.codegen.llvm.dropconnect import lower_drop_connect
 from convc.codegen.llvm.feature_maps import lower_spatial_sum, lower_spread_maps
 from convc.codegen.llvm.folding import scratch_per_pixel
 from convc.codegen.llvm.kernel import KernelBuilder
@@ -32,7 +35,9 @@ from convc.codegen.llvm.normalization import (
     lower_batch_norm_training,
     scratch_batch_norm,
 )
+from convc.codegen.llvm.norms import lower_gradient_norm, lower_max_norm, scratch_gradient_norm
 from convc.codegen.llvm.pooling import lower_pool, lower_pool_backward, scratch_pool_backward
+from convc.codegen.llvm.rearranging import lower_pad, lower_rearrange
 from convc.codegen.llvm.resampling import lower_upsample, lower_upsample_backward
 from convc.codegen.llvm.step import BARRIER, Call, make_step
 from convc.codegen.llvm.sweeps import (
@@ -40,12 +45,13 @@ from convc.codegen.llvm.sweeps import (
     lower_elementwise,
     lower_relayout,
     lower_sum,
-    lower_update,
     scratch_channel_sum,
 )
-from convc.codegen.llvm.vocabulary import Function
+from convc.codegen.llvm.updates import lower_accumulate, lower_update
+from convc.codegen.llvm.vocabulary import MOST_INSTRUCTIONS, CodeTooLarge, Function
 from convc.codegen.llvm.weight_gradient import lower_conv2d_backward_weights, scratch_backward_weights
 from convc.ir import ops
+from convc.ir.diagnostic import fail
 from convc.ir.op import Op
 from convc.passes.fusion import Kernel, is_elementwise
 from convc.passes.memory import Slot
@@ -75,6 +81,8 @@ LOWERINGS: dict[type[Op], Lowering] = {
     ops.BatchNormBackward: Lowering(lower_batch_norm_backward, scratch_batch_norm),
     ops.Softmax: Lowering(lower_softmax),
     ops.SoftmaxBackward: Lowering(lower_softmax_backward),
+    ops.LogSoftmax: Lowering(lower_log_softmax),
+    ops.LogSoftmaxBackward: Lowering(lower_log_softmax_backward),
     ops.Maxout: Lowering(lower_maxout),
     ops.MaxoutBackward: Lowering(lower_maxout_backward),
     ops.SoftmaxCrossEntropy: Lowering(lower_softmax_cross_entropy, scratch_per_pixel),
@@ -83,6 +91,8 @@ LOWERINGS: dict[type[Op], Lowering] = {
     ops.ChannelSum: Lowering(lower_channel_sum, scratch_channel_sum),
     ops.Sum: Lowering(lower_sum),
     ops.Relayout: Lowering(lower_relayout),
+    ops.Rearrange: Lowering(lower_rearrange),
+    ops.Pad: Lowering(lower_pad),
     ops.Concat: Lowering(lower_concat),
     ops.SliceChannels: Lowering(lower_slice_channels),
     ops.InsertChannels: Lowering(lower_insert_channels),
@@ -97,13 +107,20 @@ LOWERINGS: dict[type[Op], Lowering] = {
     ops.MeanSquaredErrorBackward: Lowering(lower_mse_backward),
     ops.Upsample: Lowering(lower_upsample),
     ops.UpsampleBackward: Lowering(lower_upsample_backward),
+    ops.DropConnectTraining: Lowering(lower_drop_connect),
+    ops.Accumulate: Lowering(lower_accumulate),
+    ops.GradientNorm: Lowering(lower_gradient_norm, scratch_gradient_norm),
+    ops.MaxNorm: Lowering(lower_max_norm),
     ops.SgdUpdate: Lowering(lower_update),
+    ops.AdagradUpdate: Lowering(lower_update),
+    ops.RmspropUpdate: Lowering(lower_update),
     ops.AdamUpdate: Lowering(lower_update),
+    ops.AdamWUpdate: Lowering(lower_update),
 }
 
 # Not kernels: views, constants, and what `specialize` has replaced by the time code is generated.
 DECOMPOSED: frozenset[type[Op]] = frozenset(
-    {ops.Constant, ops.Flatten, ops.Unflatten, ops.BatchNorm, ops.Dropout, ops.Noise}
+    {ops.Constant, ops.Flatten, ops.Unflatten, ops.BatchNorm, ops.Dropout, ops.Noise, ops.DropConnect}
 )
 
 
@@ -135,10 +152,13 @@ class ModuleText:
     phases: tuple[PhaseCall, ...]
 
 
-def generate(plan: Plan, fma: str) -> ModuleText:
-    """The module of a plan; `fma` names the intrinsic that multiplies and adds (fma, or fmuladd without hardware)."""
+def generate(plan: Plan, fma: str, most: int = MOST_INSTRUCTIONS) -> ModuleText:
+    """The module of a plan; `fma` names the intrinsic that multiplies and adds (fma, or fmuladd without hardware).
+
+    Error: `budget-code` as soon as there are more than `most` instructions.
+    """
     functions: dict[str, list[Function]] = {}
-    calls = [call for kernel in plan.kernels for call in _calls(plan, kernel, fma, functions)]
+    calls = [call for kernel in plan.kernels for call in _calls(plan, kernel, fma, functions, most)]
     phases = [phase for kernel in functions.values() for phase in kernel]
     step = make_step(plan, calls)
     declarations = {BARRIER: f"declare void @{BARRIER}(ptr)"}
@@ -148,12 +168,17 @@ def generate(plan: Plan, fma: str) -> ModuleText:
     return ModuleText(text, tuple(PhaseCall(c.kernel, c.function.name, c.function.comment) for c in calls))
 
 
-def _calls(plan: Plan, kernel: Kernel, fma: str, functions: dict[str, list[Function]]) -> list[Call]:
+def _calls(plan: Plan, kernel: Kernel, fma: str, functions: dict[str, list[Function]], most: int) -> list[Call]:
     """The phases of a kernel, taken from `functions` where a kernel of the same signature has made them."""
-    builder = KernelBuilder(plan, kernel, fma)
+    builder = KernelBuilder(plan, kernel, fma, most - sum(f.size for phases in functions.values() for f in phases))
     signature = f"{lowering_of(kernel).emit.__name__}\n{builder.signature()}"
     if signature not in functions:
-        lowering_of(kernel).emit(builder)
+        try:
+            lowering_of(kernel).emit(builder)
+        except CodeTooLarge:
+            node = kernel.anchor
+            message = f"with {node.label or node.op.name} the code grows beyond {most:,} instructions"
+            fail("budget-code", message, node.span, hint="`--limit instructions=N` changes the limit")
         for number, function in enumerate(builder.phases):
             function.name = f"k{len(functions)}_{number}_{function.name}"
             function.may_alias = builder.aliased

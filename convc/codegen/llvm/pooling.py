@@ -4,11 +4,14 @@ Backward, each window gives its cotangent to its first maximum (or shares it out
 and cover the image, every input pixel belongs to one window and is written once, with the chain applied on the spot.
 Otherwise a thread takes whole images: it clears the image, adds window by window, and applies the chain in a second
 sweep while the image is still in the cache.
+
+The taps of a small window are written out, those of a large one (7x7 before a classifier) are loops: code must not grow
+with the image that a global pool reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 from convc.codegen.llvm.channels import channel_vectors, each_pixel, spot_at
@@ -23,36 +26,73 @@ from convc.passes.layout import ImageLayout
 def _partial(window: Window, source: ImageLayout, target: ImageLayout) -> bool:
     """Whether some window sees padding."""
     last = [
-        (o - 1) * s + k - p > size
-        for o, s, k, p, size in zip(
-            (target.height, target.width), window.stride, window.kernel, window.padding[:2],
+        (o - 1) * s + extent - p > size
+        for o, s, extent, p, size in zip(
+            (target.height, target.width), window.stride, window.extent, window.padding[:2],
             (source.height, source.width), strict=True,
         )
     ]  # fmt: skip
     return any(window.padding[:2]) or any(last)
 
 
-def _taps(
-    f: Function, window: Window, source: ImageLayout, target: ImageLayout, pixel: Index
-) -> Iterator[tuple[Index, V | None]]:
-    """For an output pixel: the source pixel under each tap, and the condition (i1) under which it exists.
+_WRITTEN_OUT = 16  # taps of a window, at most
+_ROW_WRITTEN_OUT = 8  # taps of one row of a larger window, at most
 
-    Conditions are None when every window lies inside the image.
+Carried = list[V]
+# From a tap, the condition (i1) under which it exists, and what the tap before left, to what it leaves itself.
+TapVisit = Callable[[Index, "V | None", Carried], Carried]
+
+
+def _fold(
+    f: Function, count: int, written_out: bool, start: Carried, body: Callable[[Index, Carried], Carried]
+) -> Carried:
+    """body(0, start), body(1, that), …: written out, or as a loop."""
+    if written_out:
+        for number in range(count):
+            start = body(number, start)
+        return start
+    with f.loop(0, count, carried=start) as loop:
+        loop.carried = body(loop.index, loop.carried)
+    return loop.carried
+
+
+def _over_taps(
+    f: Function,
+    window: Window,
+    source: ImageLayout,
+    target: ImageLayout,
+    pixel: Index,
+    visit: TapVisit,
+    start: Carried,
+) -> Carried:
+    """Visit the source pixel under each tap of an output pixel's window, in row-major order.
+
+    Conditions are None when every window lies inside the image. Where the taps are written out the first of them is
+    handed nothing, else `start`.
     """
     row, column = f.divide(pixel, target.width), f.remainder(pixel, target.width)
     top = f.add(f.multiply(row, window.stride[0]), -window.padding[0])
     left = f.add(f.multiply(column, window.stride[1]), -window.padding[1])
     guarded = _partial(window, source, target)
-    for r in range(window.kernel[0]):
-        for s in range(window.kernel[1]):
-            u, v = f.add(top, r), f.add(left, s)
+    taps = window.kernel[0] * window.kernel[1]
+    small = taps <= _WRITTEN_OUT
+
+    def in_row(r: Index, carried: Carried) -> Carried:
+        u = f.add(top, f.multiply(r, window.dilation[0]))
+
+        def at(s: Index, carried: Carried) -> Carried:
+            v = f.add(left, f.multiply(s, window.dilation[1]))
             condition = None
             if guarded:
                 # One unsigned comparison per axis tests both ends.
                 down = f.emit("i1", f"icmp ult i64 {_text(u)}, {source.height}")
                 across = f.emit("i1", f"icmp ult i64 {_text(v)}, {source.width}")
                 condition = f.binary("and", down, across)
-            yield f.add(f.multiply(u, source.width), v), condition
+            return visit(f.add(f.multiply(u, source.width), v), condition, carried)
+
+        return _fold(f, window.kernel[1], small or window.kernel[1] <= _ROW_WRITTEN_OUT, carried, at)
+
+    return _fold(f, window.kernel[0], small, [] if small else start, in_row)
 
 
 def _text(index: Index) -> str:
@@ -79,20 +119,20 @@ def lower_pool(k: KernelBuilder) -> None:
     def visit(f: Function, row: Index, pixel: Index, channel: Index, lanes: int, real: int) -> None:
         base = f.add(f.multiply(row, source.size), channel)
         start = f.constant(float("-inf") if maximum else 0.0, lanes)
-        total: V | None = None
-        for place, condition in _taps(f, op.window, source, target, pixel):
-            value = _guarded_load(
-                f, k.pointer(x), f.add(base, f.multiply(place, source.stored)), lanes, condition, start
-            )
-            if total is None:
-                total = value
-            elif maximum:
+
+        def take(place: Index, condition: V | None, before: Carried) -> Carried:
+            spot = f.add(base, f.multiply(place, source.stored))
+            value = _guarded_load(f, k.pointer(x), spot, lanes, condition, start)
+            if not before:
+                return [value]
+            (total,) = before
+            if maximum:
                 # `value > total` or unordered: a NaN enters, but a later number that is larger may replace it. The loss
                 # is not finite either way in training; comparing twice per tap would cost a third of the kernel.
-                total = f.select(f.compare("ugt", value, total), value, total)
-            else:
-                total = f.binary("fadd", total, value)
-        assert total is not None
+                return [f.select(f.compare("ugt", value, total), value, total)]
+            return [f.binary("fadd", total, value)]
+
+        (total,) = _over_taps(f, op.window, source, target, pixel, take, [start])
         if isinstance(op, AvgPool):
             total = f.binary("fmul", total, _reciprocal(f, op, source, target, pixel, lanes))
         k.finish(f, spot_at(f, target, row, pixel, channel, lanes, real), total)
@@ -132,37 +172,44 @@ def lower_pool_backward(k: KernelBuilder) -> None:
     source, target = k.image(dx), k.image(dy)
     window = op.window
 
-    def shares(f: Function, row: Index, pixel: Index, channel: Index, lanes: int) -> Callable[[Index, V | None], V]:
-        """What a window gives to each of its taps, asked in order."""
+    def shares(
+        f: Function, row: Index, pixel: Index, channel: Index, lanes: int, give: Callable[[Index, V | None, V], None]
+    ) -> None:
+        """Call `give` with each tap of a window, its condition, and what the window gives to it."""
         place = f.sum(f.multiply(row, target.size), f.multiply(pixel, target.stored), channel)
         cotangent = f.load(f.address(k.pointer(dy), place), lanes)
-        zero = f.constant(0.0, lanes)
         if isinstance(op, AvgPoolBackward):
             share = f.binary("fmul", cotangent, _reciprocal(f, op.forward, source, target, pixel, lanes))
-            return lambda tap, condition: share
-        best = f.load(f.address(k.pointer(operands[2]), place), lanes)
-        taken: list[V] = []
 
-        def first_maximum(tap: Index, condition: V | None) -> V:
+            def evenly(tap: Index, condition: V | None, before: Carried) -> Carried:
+                give(tap, condition, share)
+                return before
+
+            _over_taps(f, window, source, target, pixel, evenly, [])
+            return
+        best, zero = f.load(f.address(k.pointer(operands[2]), place), lanes), f.constant(0.0, lanes)
+
+        def to_the_first_maximum(tap: Index, condition: V | None, before: Carried) -> Carried:
             where = f.sum(f.multiply(row, source.size), f.multiply(tap, source.stored), channel)
             value = _guarded_load(f, k.pointer(operands[1]), where, lanes, condition, f.constant(float("-inf"), lanes))
             here = f.compare("oeq", value, best)
             if condition is not None:
                 here = f.binary("and", here, f.splat(condition, lanes))
-            if taken:
-                here = f.binary("and", here, f.binary("xor", taken[-1], _true(lanes)))
-                taken.append(f.binary("or", taken[-1], here))
-            else:
-                taken.append(here)
-            return f.select(here, cotangent, zero)
+            taken = here
+            if before:
+                here = f.binary("and", here, f.binary("xor", before[0], _truth(True, lanes)))
+                taken = f.binary("or", before[0], here)
+            give(tap, condition, f.select(here, cotangent, zero))
+            return [taken]
 
-        return first_maximum
+        _over_taps(f, window, source, target, pixel, to_the_first_maximum, [_truth(False, lanes)])
 
     def direct(f: Function) -> None:
         def visit(row: Index, pixel: Index, channel: Index, lanes: int, real: int) -> None:
-            share = shares(f, row, pixel, channel, lanes)
-            for tap, condition in _taps(f, window, source, target, pixel):
-                k.finish(f, spot_at(f, source, row, tap, channel, lanes, real), share(tap, condition))
+            def give(tap: Index, condition: V | None, share: V) -> None:
+                k.finish(f, spot_at(f, source, row, tap, channel, lanes, real), share)
+
+            shares(f, row, pixel, channel, lanes, give)
 
         each_pixel(k, f, target, visit)
 
@@ -178,12 +225,7 @@ def lower_pool_backward(k: KernelBuilder) -> None:
                     f.store(f.constant(0.0, lanes), f.address(place, spot))
             with f.loop(0, target.pixels) as pixel:
                 for channel, lanes, _ in channel_vectors(f, source, k.machine.lanes):
-                    share = shares(f, row, pixel.index, channel, lanes)
-                    for tap, condition in _taps(f, window, source, target, pixel.index):
-                        given = share(tap, condition)
-                        with maybe(f, condition):
-                            spot = f.address(place, f.add(f.multiply(tap, source.stored), channel))
-                            f.store(f.binary("fadd", f.load(spot, lanes), given), spot)
+                    shares(f, row, pixel.index, channel, lanes, partial(_add, f, source, place, channel))
             with f.loop(0, source.pixels) as pixel:
                 for channel, lanes, real in channel_vectors(f, source, k.machine.lanes):
                     spot = spot_at(f, source, row, pixel.index, channel, lanes, real)
@@ -192,10 +234,17 @@ def lower_pool_backward(k: KernelBuilder) -> None:
     k.phase(op.name, direct if _covers(window, source, target) else scatter)
 
 
+def _add(f: Function, source: ImageLayout, image: V, channel: Index, tap: Index, condition: V | None, share: V) -> None:
+    """Add a window's share to what a pixel of the image has already."""
+    with maybe(f, condition):
+        spot = f.address(image, f.add(f.multiply(tap, source.stored), channel))
+        f.store(f.binary("fadd", f.load(spot, share.lanes), share), spot)
+
+
 def _covers(window: Window, source: ImageLayout, target: ImageLayout) -> bool:
     """Whether every source pixel lies under exactly one window."""
     covered = (target.height * window.kernel[0], target.width * window.kernel[1])
-    fits = covered == (source.height, source.width)
+    fits = covered == (source.height, source.width) and window.dilation == (1, 1)
     return fits and window.stride == window.kernel and not _partial(window, source, target)
 
 
@@ -207,5 +256,6 @@ def scratch_pool_backward(k: KernelBuilder) -> int:
     return 0 if _covers(op.window, source, target) else 4 * k.plan.batch * source.size
 
 
-def _true(lanes: int) -> V:
-    return V("true", "i1") if lanes == 1 else V("splat (i1 true)", f"<{lanes} x i1>")
+def _truth(value: bool, lanes: int) -> V:
+    word = "true" if value else "false"
+    return V(word, "i1") if lanes == 1 else V(f"splat (i1 {word})", f"<{lanes} x i1>")

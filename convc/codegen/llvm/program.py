@@ -11,6 +11,7 @@ from convc.codegen.llvm.lowering import ModuleText, PhaseCall, generate, scratch
 from convc.codegen.llvm.object_cache import cache_key, shared_cache
 from convc.codegen.llvm.spmd import load_runtime
 from convc.codegen.llvm.target import CpuTarget, compile_object, emit_assembly, host_target
+from convc.codegen.llvm.vocabulary import MOST_INSTRUCTIONS
 from convc.ir.graph import Graph
 from convc.passes.machine import Machine
 from convc.passes.plan import Plan, make_plan
@@ -49,8 +50,13 @@ def _fma(target: CpuTarget) -> str:
     return "fma" if target.has_fma else "fmuladd"
 
 
-def compile_step(graph: Graph, dump_dir: Path | None = None, target: CpuTarget | None = None) -> CompiledStep:
-    """Plan, generate (unless the cache has the object), link. `graph` gains `relayout` nodes."""
+def compile_step(
+    graph: Graph,
+    dump_dir: Path | None = None,
+    target: CpuTarget | None = None,
+    most_instructions: int = MOST_INSTRUCTIONS,
+) -> CompiledStep:
+    """Plan, generate (unless the cache has the object), link. `graph` gains `relayout` nodes. Error: `budget-code`."""
     target = target or host_target()
     plan = make_plan(graph, machine_of(target), scratch_bytes)
     text = plan.dump()
@@ -59,7 +65,7 @@ def compile_step(graph: Graph, dump_dir: Path | None = None, target: CpuTarget |
     cached = image is not None
     module: ModuleText | None = None
     if image is None:
-        module = generate(plan, _fma(target))
+        module = generate(plan, _fma(target), most_instructions)
         image = compile_object(module.text, target)
         shared_cache().put(key, image)
     step = CompiledStep(plan, target, link(image, ["step"], load_runtime().imports), image, cached)

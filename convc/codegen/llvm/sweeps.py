@@ -1,22 +1,14 @@
-"""Kernels that pass over memory once: element-wise chains, sums over channels, optimiser updates, changes of layout."""
+"""Kernels that pass over memory once: element-wise chains, sums over channels, changes of layout."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from convc.codegen.llvm.channels import channel_vectors, each_pixel, spot_at
-from convc.codegen.llvm.kernel import RATE, STEP, KernelBuilder, Spot, context_word
-from convc.codegen.llvm.vocabulary import Function, Index, V, double_literal
-from convc.ir.graph import Node, Value
-from convc.ir.ops.update import AdamUpdate, SgdUpdate, Update
+from convc.codegen.llvm.kernel import KernelBuilder, Spot
+from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.passes.fusion import resolve
 from convc.passes.layout import ImageLayout, PlanarLayout, VectorLayout
-from convc.passes.machine import split_lanes
 
 _PARTS = 16
-
-# An optimiser's formula: parameter, gradient, states -> new parameter, new states.
-Rule = Callable[[V, V, list[V]], list[V]]
 
 
 def lower_elementwise(k: KernelBuilder) -> None:
@@ -152,111 +144,3 @@ def _place(f: Function, source: object, target: ImageLayout, channel: Index, pix
     assert isinstance(source, ImageLayout)
     inner, own = f.remainder(feature, source.pixels), f.divide(feature, source.pixels)
     return f.add(f.multiply(inner, source.stored), own)
-
-
-def lower_update(k: KernelBuilder) -> None:
-    """All parameters with equal settings in one loop over memory, gradients and states lying in the same order."""
-    op = k.op(SgdUpdate, AdamUpdate)
-    updates = (k.kernel.anchor, *k.kernel.riders)
-    slots = k.plan.memory.slots
-    spans = [
-        (slots[resolve(nodes[0])].offset, slots[resolve(nodes[-1])].offset + slots[resolve(nodes[-1])].bytes)
-        for nodes in zip(*(_tensors(update) for update in updates), strict=True)
-    ]
-    lengths = {stop - start for start, stop in spans}
-    assert len(lengths) == 1, "the memory plan keeps the tensors of a sweep in the same order"
-    size = lengths.pop() // 4
-
-    def body(f: Function) -> None:
-        pointers = [k.pointer(resolve(value)) for value in _tensors(k.kernel.anchor)]
-        lanes = k.machine.lanes
-        rule = _adam(f, op) if isinstance(op, AdamUpdate) else _sgd(f, op)
-        groups = size // lanes
-        start, stop = f.share(groups)
-        if groups:
-            with f.loop(start, stop) as group:
-                _update_vector(f, pointers, f.multiply(group.index, lanes), lanes, rule)
-        first = groups * lanes
-        with f.when(f.equal(f.rank, 0)):
-            for piece in split_lanes(size - first, lanes // 2 if lanes > 4 else 1):
-                _update_vector(f, pointers, first, piece, rule)
-                first += piece
-
-    k.phase(op.name, body)
-
-
-def _tensors(update: Node) -> tuple[Value, ...]:
-    return update.operands[:-2]
-
-
-def _update_vector(f: Function, pointers: list[V], index: Index, lanes: int, rule: Rule) -> None:
-    places = [f.address(pointer, index) for pointer in pointers]
-    parameter, gradient, *states = (f.load(place, lanes) for place in places)
-    for place, value in zip((places[0], *places[2:]), rule(parameter, gradient, states), strict=True):
-        f.store(value, place)
-
-
-def _regularised(f: Function, op: Update, parameter: V, gradient: V) -> V:
-    lanes = parameter.lanes
-    if op.l2:
-        gradient = f.fma(f.constant(2 * op.l2, lanes), parameter, gradient)
-    if op.l1:
-        zero, weight = f.constant(0.0, lanes), f.constant(op.l1, lanes)
-        pull = f.select(f.compare("olt", parameter, zero), f.negate(weight), zero)
-        gradient = f.binary("fadd", gradient, f.select(f.compare("ogt", parameter, zero), weight, pull))
-    return gradient
-
-
-def _rate(f: Function, op: Update) -> V:
-    return f.binary("fmul", context_word(f, RATE, "float"), f.constant(op.lr_scale))
-
-
-def _sgd(f: Function, op: SgdUpdate) -> Rule:
-    rate = f.negate(_rate(f, op))
-
-    def rule(parameter: V, gradient: V, states: list[V]) -> list[V]:
-        lanes = parameter.lanes
-        gradient = _regularised(f, op, parameter, gradient)
-        step, kept = gradient, []
-        if states:
-            momentum = f.constant(op.momentum, lanes)
-            velocity = f.fma(momentum, states[0], gradient)
-            step, kept = (f.fma(momentum, velocity, gradient) if op.nesterov else velocity), [velocity]
-        return [f.fma(f.splat(rate, lanes), step, parameter), *kept]
-
-    return rule
-
-
-def _adam(f: Function, op: AdamUpdate) -> Rule:
-    # The corrections of the bias, once per thread and step, in double precision.
-    step = context_word(f, STEP)
-    first, second = (_one_minus_power(f, beta, step) for beta in (op.beta1, op.beta2))
-    wide = f.convert("fpext", _rate(f, op), "double")
-    rate = f.negate(f.convert("fptrunc", f.binary("fdiv", wide, first), "float"))
-    root = f.intrinsic("llvm.sqrt.f64", "double", second)
-    correction = f.convert("fptrunc", f.binary("fdiv", V("1.0", "double"), root), "float")
-
-    def rule(parameter: V, gradient: V, states: list[V]) -> list[V]:
-        lanes = parameter.lanes
-        gradient = _regularised(f, op, parameter, gradient)
-        mean, square = states
-        mean = f.fma(f.constant(op.beta1, lanes), mean, f.binary("fmul", f.constant(1 - op.beta1, lanes), gradient))
-        weighted = f.binary("fmul", f.constant(1 - op.beta2, lanes), f.binary("fmul", gradient, gradient))
-        square = f.fma(f.constant(op.beta2, lanes), square, weighted)
-        deviation = f.fma(f.unary("sqrt", square), f.splat(correction, lanes), f.constant(op.eps, lanes))
-        change = f.binary("fdiv", f.binary("fmul", f.splat(rate, lanes), mean), deviation)
-        return [f.binary("fadd", parameter, change), mean, square]
-
-    return rule
-
-
-def _one_minus_power(f: Function, base: float, exponent: V) -> V:
-    """1 − baseⁿ in double precision, by repeated squaring (no library call, the same bits everywhere)."""
-    one = V("1.0", "double")
-    start = [exponent, V(double_literal(base), "double"), one]
-    with f.loop(0, 64, carried=start) as bit:
-        remaining, power, result = bit.carried
-        odd = f.emit("i1", f"trunc i64 {remaining.ref} to i1")
-        result = f.select(odd, f.binary("fmul", result, power), result)
-        bit.carried = [f.binary("lshr", remaining, V("1", "i64")), f.binary("fmul", power, power), result]
-    return f.binary("fsub", one, bit.carried[2])

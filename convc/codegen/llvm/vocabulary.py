@@ -50,6 +50,14 @@ def double_literal(value: float) -> str:
     return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
 
 
+# Instructions that a program may have where nobody says another number: many times what the largest nets take.
+MOST_INSTRUCTIONS = 10_000_000
+
+
+class CodeTooLarge(Exception):
+    """A function has more instructions than it may have."""
+
+
 class Loop:
     """A loop under construction. Assign to `carried` at the end of the body what the next round shall start with;
     after the loop it holds the final values."""
@@ -71,6 +79,7 @@ class Function:
         self.comment = comment
         self.lines: list[str] = []
         self.declarations: dict[str, str] = {}
+        self.most = MOST_INSTRUCTIONS
         self._count = 0
         self._block = "entry"
         self.context = V("%context", "ptr")
@@ -78,10 +87,17 @@ class Function:
         self.parties = V("%parties", "i64")
         self.pointers = [V(f"%p{number}", "ptr") for number in range(pointers)]
 
+    @property
+    def size(self) -> int:
+        """How many values and labels it has named so far: the greater part of its instructions."""
+        return self._count
+
     # Text
 
     def _name(self) -> str:
         self._count += 1
+        if self._count > self.most:
+            raise CodeTooLarge
         return f"%v{self._count}"
 
     def emit(self, type: str, text: str) -> V:

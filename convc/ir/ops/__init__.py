@@ -20,6 +20,7 @@ from convc.ir.ops.activation import (
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
 from convc.ir.ops.distance import Hinge, HingeBackward, MeanSquaredError, MeanSquaredErrorBackward
+from convc.ir.ops.dropconnect import DropConnect, DropConnectTraining
 from convc.ir.ops.elementwise import (
     Absolute,
     Add,
@@ -39,15 +40,19 @@ from convc.ir.ops.elementwise import (
 from convc.ir.ops.join import Concat, InsertChannels, SliceChannels
 from convc.ir.ops.linear import Linear, LinearBackwardData, LinearBackwardWeights
 from convc.ir.ops.local_response import LocalResponseNorm, LocalResponseNormBackward
+from convc.ir.ops.log_softmax import LogSoftmax, LogSoftmaxBackward
 from convc.ir.ops.loss import CountCorrect, SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward
 from convc.ir.ops.maps import ScaleMaps, SpatialSum, SpreadMaps
 from convc.ir.ops.norm import BatchNorm, BatchNormBackward, BatchNormTraining
+from convc.ir.ops.pad import Pad
 from convc.ir.ops.pool import AvgPool, AvgPoolBackward, MaxPool, MaxPoolBackward
 from convc.ir.ops.random import Dropout, DropoutTraining, Noise, NoiseTraining
+from convc.ir.ops.rearrange import Rearrange
 from convc.ir.ops.reduce import ChannelSum, Sum
 from convc.ir.ops.resample import Upsample, UpsampleBackward
 from convc.ir.ops.shape import Flatten, Relayout, Unflatten
-from convc.ir.ops.update import AdamUpdate, SgdUpdate
+from convc.ir.ops.sweep import Accumulate, GradientNorm, MaxNorm
+from convc.ir.ops.update import AdagradUpdate, AdamUpdate, AdamWUpdate, RmspropUpdate, SgdUpdate
 
 _ALL: tuple[type[Op], ...] = (
     Constant,
@@ -58,9 +63,9 @@ _ALL: tuple[type[Op], ...] = (
     Upsample, UpsampleBackward,
     BatchNorm, BatchNormTraining, BatchNormBackward,
     LocalResponseNorm, LocalResponseNormBackward,
-    Softmax, SoftmaxBackward, Maxout, MaxoutBackward,
-    Dropout, DropoutTraining, Noise, NoiseTraining,
-    Flatten, Unflatten, Relayout,
+    Softmax, SoftmaxBackward, LogSoftmax, LogSoftmaxBackward, Maxout, MaxoutBackward,
+    Dropout, DropoutTraining, Noise, NoiseTraining, DropConnect, DropConnectTraining,
+    Flatten, Unflatten, Relayout, Rearrange, Pad,
     Concat, SliceChannels, InsertChannels,
     ScaleMaps, SpatialSum, SpreadMaps,
     # element by element
@@ -71,7 +76,8 @@ _ALL: tuple[type[Op], ...] = (
     ChannelSum, Sum,
     SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward, CountCorrect,
     Hinge, HingeBackward, MeanSquaredError, MeanSquaredErrorBackward,
-    SgdUpdate, AdamUpdate,
+    Accumulate, GradientNorm, MaxNorm,
+    SgdUpdate, AdagradUpdate, RmspropUpdate, AdamUpdate, AdamWUpdate,
 )  # fmt: skip
 
 OPS: dict[str, type[Op]] = {op.name: op for op in _ALL}

@@ -9,7 +9,7 @@ import numpy as np
 
 from convc.ir.op import Array, Cotangents, Op, require
 from convc.ir.ops.elementwise import Negate
-from convc.ir.ops.loss import check_labels
+from convc.ir.ops.loss import check_labels, check_targets
 from convc.ir.types import DType, TensorType
 
 if TYPE_CHECKING:
@@ -68,15 +68,6 @@ class HingeBackward(Op):
         return (violated - _onehot(scores, labels) * violated.sum(1, keepdims=True)) * (dloss / labels.size)
 
 
-def _check_targets(x: TensorType, targets: TensorType) -> None:
-    require(x.rank in (2, 4) and x.size >= 1, "a loss reads (N, K) or (N, K, H, W), not {}", x)
-    if targets.dtype is DType.I32:
-        check_labels(x, targets)
-    else:
-        fits = targets.dtype.is_float and targets.shape == x.shape
-        require(fits, "targets are {}, but {} asks for its own shape, or for integer labels", targets, x)
-
-
 @dataclass(frozen=True)
 class MeanSquaredError(Op):
     """x, targets -> mean over all elements of (x − target)². Targets are x's shape, or labels taken as one-hot."""
@@ -85,7 +76,7 @@ class MeanSquaredError(Op):
     reduces_batch: ClassVar[bool] = True
 
     def infer(self, x: TensorType, targets: TensorType) -> TensorType:
-        _check_targets(x, targets)
+        check_targets(x, targets)
         return x.with_shape(())
 
     def reference(self, x: Array, targets: Array) -> Array:
@@ -105,7 +96,7 @@ class MeanSquaredErrorBackward(Op):
     name: ClassVar[str] = "mse_backward"
 
     def infer(self, dloss: TensorType, x: TensorType, targets: TensorType) -> TensorType:
-        _check_targets(x, targets)
+        check_targets(x, targets)
         require(dloss.rank == 0, "the cotangent of a loss is a scalar, not {}", dloss)
         return x.with_shape(x.shape)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -22,10 +22,11 @@ class _Pooling(Op):
     stride: Pair = (1, 1)
     padding: Sides = (0, 0, 0, 0)
     ceil: bool = False
+    dilation: Pair = field(default=(1, 1), kw_only=True)
 
     @property
     def window(self) -> Window:
-        return Window(self.kernel, self.stride, self.padding, ceil=self.ceil)
+        return Window(self.kernel, self.stride, self.padding, self.dilation, self.ceil)
 
     def pooled(self, x: TensorType) -> TensorType:
         require(x.rank == 4, "pooling reads images (N, C, H, W), not {}", x)
@@ -36,7 +37,8 @@ class _Pooling(Op):
         self.window.check()
         oh, ow = self.window.output_size(size)
         fits = oh > 0 and ow > 0
-        require(fits, "window {}x{} is larger than the padded input {}x{}", *self.kernel, *self.window.padded(size))
+        window = self.window
+        require(fits, "window {}x{} is larger than the padded input {}x{}", *window.extent, *window.padded(size))
         top, left, bottom, right = self.padding
         require(
             max(top, bottom) < self.kernel[0] and max(left, right) < self.kernel[1],
@@ -44,12 +46,27 @@ class _Pooling(Op):
             self.padding,
             *self.kernel,
         )
+        for axis, count in enumerate((oh, ow)):
+            require(
+                self.dilation[axis] <= size[axis] or _always_reads(window, axis, count, size[axis]),
+                "with dilation {} a window {}x{} on {}x{} pixels could hold none of them",
+                self.dilation,
+                *self.kernel,
+                *size,
+            )
         return oh, ow
 
     def cost(self, *operands: TensorType) -> Cost:
         results = self.result_types(*operands)
         windows = min(t.size for t in (*operands, *results))
         return Cost(windows * self.kernel[0] * self.kernel[1], traffic(*operands, *results))
+
+
+def _always_reads(window: Window, axis: int, count: int, size: int) -> bool:
+    """Whether each window along an axis has a tap from 0 to before `size`: taps far apart may step over the image."""
+    starts = np.arange(count)[:, None] * window.stride[axis] - window.padding[axis]
+    taps = starts + np.arange(window.kernel[axis]) * window.dilation[axis]
+    return bool(((taps >= 0) & (taps < size)).any(1).all())
 
 
 @dataclass(frozen=True)
@@ -110,11 +127,11 @@ class AvgPool(_Pooling):
         if self.count_padding:
             top, left, bottom, right = self.padding
             ones = np.pad(ones, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=1)
-            window = Window(self.kernel, self.stride)
+            window = Window(self.kernel, self.stride, dilation=self.dilation)
             output = self.window.output_size(size)
             missing = [
-                max(0, (o - 1) * s + k - p)
-                for o, s, k, p in zip(output, self.stride, self.kernel, ones.shape[2:], strict=True)
+                max(0, (o - 1) * s + extent - p)
+                for o, s, extent, p in zip(output, self.stride, window.extent, ones.shape[2:], strict=True)
             ]
             ones = np.pad(ones, ((0, 0), (0, 0), (0, missing[0]), (0, missing[1])))
             return window.view(ones, output).sum((4, 5))[0, 0]
@@ -136,7 +153,7 @@ class AvgPoolBackward(_Pooling):
 
     @property
     def forward(self) -> AvgPool:
-        return AvgPool(self.kernel, self.stride, self.padding, self.ceil, self.count_padding)
+        return AvgPool(self.kernel, self.stride, self.padding, self.ceil, self.count_padding, dilation=self.dilation)
 
     def infer(self, dy: TensorType) -> TensorType:
         require(dy.rank == 4, "pooling reads images (N, C, H, W), not {}", dy)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from convc.ir.op import Array, Cost, Cotangents, Op, require, traffic
-from convc.ir.philox import gaussian, random_bits, random_words
+from convc.ir.philox import gaussian, random_words
 from convc.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Dropout(Op):
     stream: int = 0
 
     def infer(self, x: TensorType) -> TensorType:
-        _check_rate(self.rate)
+        check_rate(self.rate)
         return x.with_shape(x.shape)
 
     def reference(self, x: Array) -> Array:
@@ -41,12 +41,22 @@ class Dropout(Op):
 
 @dataclass(frozen=True)
 class Draw(Op):
-    """Base. x, seed, step -> y, element by element, with random bits that depend on the element's place."""
+    """Base. x, seed, step -> y, element by element, with random bits that depend on the element's place.
 
-    def infer(self, x: TensorType, seed: TensorType, step: TensorType) -> TensorType:
+    A fourth operand tells how many rows of the same update came before those of x: an update of several batches draws
+    what one of a single large batch would.
+    """
+
+    def infer(self, x: TensorType, seed: TensorType, step: TensorType, seen: TensorType | None = None) -> TensorType:
         require(seed.rank == 0 and step.rank == 0, "seed and step are scalars, not {} and {}", seed, step)
+        require(seen is None or seen.rank == 0, "the number of rows before is a scalar, not {}", seen)
         self.check()
         return x.with_shape(x.shape)
+
+    def words(self, x: Array, stream: int, seed: Array, step: Array, seen: Array | None) -> tuple[Array, ...]:
+        """Four words of random bits per element of x."""
+        before = 0 if seen is None else int(seen) * math.prod(x.shape[1:])
+        return random_words(x.shape, int(seed), stream, int(step), before)
 
     def check(self) -> None:
         """Raises `InferError` for senseless attributes."""
@@ -55,12 +65,18 @@ class Draw(Op):
         return Cost(40 * operands[0].size, traffic(operands[0], operands[0]))
 
 
-def _check_rate(rate: float) -> None:
+def check_rate(rate: float) -> None:
+    """Raises `InferError` unless values can be dropped with this probability."""
     require(0 <= rate < 1, "a dropout rate lies in [0, 1), not {}", rate)
 
 
 def _check_deviation(std: float) -> None:
     require(0 <= std < math.inf, "a standard deviation is not negative, and finite, not {}", std)
+
+
+def drop_threshold(rate: float) -> int:
+    """What is dropped with probability `rate` is what has 32 random bits below this number."""
+    return min(round(rate * 2**32), 2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -74,18 +90,18 @@ class DropoutTraining(Draw):
     @property
     def threshold(self) -> int:
         """Elements whose 32 random bits are below this are dropped."""
-        return min(round(self.rate * 2**32), 2**32 - 1)
+        return drop_threshold(self.rate)
 
     def check(self) -> None:
-        _check_rate(self.rate)
+        check_rate(self.rate)
 
-    def reference(self, x: Array, seed: Array, step: Array) -> Array:
-        bits = random_bits(x.shape, int(seed), self.stream, int(step))
+    def reference(self, x: Array, seed: Array, step: Array, seen: Array | None = None) -> Array:
+        bits, *_ = self.words(x, self.stream, seed, step, seen)
         return np.where(bits >= self.threshold, x * np.asarray(1 / (1 - self.rate), x.dtype), 0).astype(x.dtype)
 
     def vjp(self, b: Builder, node: Node, cotangents: Cotangents) -> Cotangents:
         (dy,) = cotangents
-        return b.add(self, dy, *node.operands[1:]), None, None
+        return b.add(self, dy, *node.operands[1:]), *(None for _ in node.operands[1:])
 
 
 @dataclass(frozen=True)
@@ -118,11 +134,11 @@ class NoiseTraining(Draw):
     def check(self) -> None:
         _check_deviation(self.std)
 
-    def reference(self, x: Array, seed: Array, step: Array) -> Array:
-        first, second, *_ = random_words(x.shape, int(seed), self.stream, int(step))
+    def reference(self, x: Array, seed: Array, step: Array, seen: Array | None = None) -> Array:
+        first, second, *_ = self.words(x, self.stream, seed, step, seen)
         return (x + self.std * gaussian(first, second)).astype(x.dtype)
 
     def vjp(self, b: Builder, node: Node, cotangents: Cotangents) -> Cotangents:
         # The noise does not depend on x.
         (dy,) = cotangents
-        return dy, None, None
+        return dy, *(None for _ in node.operands[1:])

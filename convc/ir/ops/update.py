@@ -10,13 +10,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from convc.ir.op import Array, Cost, Op, require, traffic
+from convc.ir.op import Array, Cost, require, traffic
+from convc.ir.ops.sweep import Sweep
 from convc.ir.types import TensorType
 
 
 @dataclass(frozen=True)
-class Update(Op):
-    """Base. Operands: parameter, gradient, the tensors of `states`, lr, step (from 1). Results: parameter, states."""
+class Update(Sweep):
+    """Base. Operands: parameter, gradient, the tensors of `states`, lr, step (from 1) and, optionally, a scalar that
+    the gradient is multiplied with before anything else. Results: parameter, states."""
 
     l2: float = 0.0
     l1: float = 0.0
@@ -28,27 +30,45 @@ class Update(Op):
         return ()
 
     @property
+    def tensors(self) -> int:
+        return 2 + len(self.states)
+
+    @property
     def result_count(self) -> int:
         return 1 + len(self.states)
 
-    def batched(self, operands: tuple[bool, ...]) -> tuple[bool, ...]:
-        return (False,) * self.result_count
-
     def infer(self, *operands: TensorType) -> tuple[TensorType, ...]:
-        parameter, tensors = operands[0], operands[1:-2]
-        require(len(tensors) == 1 + len(self.states), "{} takes {} states", self.name, len(self.states))
+        scalars = operands[self.tensors :]
+        require(2 <= len(scalars) <= 3, "{} takes {} states", self.name, len(self.states))
+        parameter, *tensors = operands[: self.tensors]
         for tensor in tensors:
             require(tensor.shape == parameter.shape, "parameter {} against {}", parameter, tensor)
-        lr, step = operands[-2:]
+        lr, step, *scale = scalars
         require(lr.rank == 0 and step.rank == 0, "learning rate and step are scalars, not {} and {}", lr, step)
+        require(all(factor.rank == 0 for factor in scale), "the gradient's factor is a scalar, not {}", *scale)
         return (parameter,) * self.result_count
 
     def cost(self, *operands: TensorType) -> Cost:
         return Cost(10 * operands[0].size, traffic(*operands, *self.result_types(*operands)))
 
+    def reference(self, *operands: Array) -> tuple[Array, ...]:
+        p, g, *states = operands[: self.tensors]
+        lr, step, *scale = operands[self.tensors :]
+        for factor in scale:
+            g = g * factor.astype(g.dtype)
+        return self.move(p, g, states, float(lr), int(step))
+
+    def move(self, p: Array, g: Array, states: list[Array], lr: float, step: int) -> tuple[Array, ...]:
+        """The parameter and the states after an update with gradient g."""
+        raise AssertionError(f"{type(self).__name__} has no rule")
+
     def regularised(self, p: Array, g: Array) -> Array:
-        """The gradient with that of the penalties: + 2·l2·θ + l1·sign(θ), sign(0) = 0."""
-        return g + p.dtype.type(2 * self.l2) * p + p.dtype.type(self.l1) * np.sign(p)
+        """The gradient with that of the penalties."""
+        return g + self.penalty(p)
+
+    def penalty(self, p: Array) -> Array:
+        """2·l2·θ + l1·sign(θ), sign(0) = 0: the gradient of the penalties."""
+        return p.dtype.type(2 * self.l2) * p + p.dtype.type(self.l1) * np.sign(p)
 
 
 @dataclass(frozen=True)
@@ -63,15 +83,58 @@ class SgdUpdate(Update):
     def states(self) -> tuple[str, ...]:
         return ("momentum",) if self.momentum else ()
 
-    def reference(self, *operands: Array) -> tuple[Array, ...]:
-        p, g, *states, lr, _ = operands
+    def move(self, p: Array, g: Array, states: list[Array], lr: float, step: int) -> tuple[Array, ...]:
         g = self.regularised(p, g)
-        rate = p.dtype.type(self.lr_scale) * lr.astype(p.dtype)
+        rate = p.dtype.type(self.lr_scale * lr)
         if not states:
             return (p - rate * g,)
         momentum = p.dtype.type(self.momentum)
         velocity = momentum * states[0] + g
         return p - rate * (g + momentum * velocity if self.nesterov else velocity), velocity
+
+
+@dataclass(frozen=True)
+class AdagradUpdate(Update):
+    """s ← s + g²;  θ ← θ − lr·g / (√s + ε)  (Duchi, Hazan & Singer 2011)."""
+
+    name: ClassVar[str] = "adagrad_update"
+    eps: float = 1e-10
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        return ("sum",)
+
+    def move(self, p: Array, g: Array, states: list[Array], lr: float, step: int) -> tuple[Array, ...]:
+        kind = p.dtype.type
+        g = self.regularised(p, g)
+        total = states[0] + g * g
+        return p - kind(self.lr_scale * lr) * g / (np.sqrt(total) + kind(self.eps)), total
+
+
+@dataclass(frozen=True)
+class RmspropUpdate(Update):
+    """s ← α·s + (1−α)g²;  θ ← θ − lr·g / (√s + ε)  (Tieleman & Hinton 2012); with momentum
+    v ← momentum·v + g / (√s + ε);  θ ← θ − lr·v."""
+
+    name: ClassVar[str] = "rmsprop_update"
+    alpha: float = 0.99
+    eps: float = 1e-8
+    momentum: float = 0.0
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        return ("square", "momentum") if self.momentum else ("square",)
+
+    def move(self, p: Array, g: Array, states: list[Array], lr: float, step: int) -> tuple[Array, ...]:
+        kind = p.dtype.type
+        g = self.regularised(p, g)
+        square = kind(self.alpha) * states[0] + kind(1 - self.alpha) * g * g
+        scaled = g / (np.sqrt(square) + kind(self.eps))
+        rate = kind(self.lr_scale * lr)
+        if not self.momentum:
+            return p - rate * scaled, square
+        velocity = kind(self.momentum) * states[1] + scaled
+        return p - rate * velocity, square, velocity
 
 
 @dataclass(frozen=True)
@@ -87,12 +150,23 @@ class AdamUpdate(Update):
     def states(self) -> tuple[str, ...]:
         return ("mean", "square")
 
-    def reference(self, *operands: Array) -> tuple[Array, ...]:
-        p, g, mean, square, lr, step = operands
+    def move(self, p: Array, g: Array, states: list[Array], lr: float, step: int) -> tuple[Array, ...]:
+        return self._adapted(p, self.regularised(p, g), states, lr, step)
+
+    def _adapted(self, p: Array, g: Array, states: list[Array], lr: float, step: int) -> tuple[Array, ...]:
         kind = p.dtype.type
-        g = self.regularised(p, g)
-        mean = kind(self.beta1) * mean + kind(1 - self.beta1) * g
-        square = kind(self.beta2) * square + kind(1 - self.beta2) * g * g
-        rate = kind(self.lr_scale * float(lr) / (1 - self.beta1 ** int(step)))
-        correction = kind(1 / np.sqrt(1 - self.beta2 ** int(step)))
+        mean = kind(self.beta1) * states[0] + kind(1 - self.beta1) * g
+        square = kind(self.beta2) * states[1] + kind(1 - self.beta2) * g * g
+        rate = kind(self.lr_scale * lr / (1 - self.beta1**step))
+        correction = kind(1 / np.sqrt(1 - self.beta2**step))
         return p - rate * mean / (np.sqrt(square) * correction + kind(self.eps)), mean, square
+
+
+@dataclass(frozen=True)
+class AdamWUpdate(AdamUpdate):
+    """θ ← θ − lr·(2·l2·θ + l1·sign θ), then Adam's update with the gradient alone (Loshchilov & Hutter 2019)."""
+
+    name: ClassVar[str] = "adamw_update"
+
+    def move(self, p: Array, g: Array, states: list[Array], lr: float, step: int) -> tuple[Array, ...]:
+        return self._adapted(p - p.dtype.type(self.lr_scale * lr) * self.penalty(p), g, states, lr, step)

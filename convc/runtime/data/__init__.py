@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from convc.runtime.data.dataset import DataSet, Split
 from convc.runtime.data.load import KINDS, load_dataset
-from convc.runtime.data.loader import BatchLoader
+from convc.runtime.data.loader import BatchLoader, Source
 from convc.runtime.data.ordering import epoch_order
 
-__all__ = ["KINDS", "BatchLoader", "DataSet", "Split", "epoch_order", "load_dataset"]
+__all__ = ["KINDS", "BatchLoader", "DataSet", "Source", "Split", "epoch_order", "load_dataset"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from convc.ir.diagnostic import fail
-from convc.runtime.data.dataset import Shape, Split, format_shape
+from convc.runtime.data.dataset import Shape, Split, format_shape, label_place
+from convc.runtime.data.memory import require_memory
 
 # More classes than any labelled set has: a label beyond is an index or a colour, not a class.
 MAX_CLASSES = 1 << 20
@@ -14,10 +15,10 @@ _CHANNEL_COUNTS = (1, 3, 4)
 
 
 def make_split(images: np.ndarray, labels: np.ndarray, where: str, input_shape: Shape | None) -> Split:
-    """Images in any accepted layout and labels of any integer type as a `Split`.
+    """Images in any accepted layout and labels of any integer type, for images or for pixels, as a `Split`.
 
-    Errors: `data-shape`, `data-type`, `data-not-finite`, `data-label-range`, `data-mismatch`, `data-empty`; `where`
-    names the origin in their messages.
+    Errors: `data-shape`, `data-type`, `data-not-finite`, `data-label-range`, `data-mismatch`, `data-empty`,
+    `data-memory`; `where` names the origin in their messages.
     """
     if images.ndim == 0 or len(images) == 0:
         fail("data-empty", f"{where} holds no images")
@@ -87,23 +88,24 @@ def _pixels(images: np.ndarray, where: str) -> np.ndarray:
 
 
 def _labels(labels: np.ndarray, where: str) -> np.ndarray:
-    flat = _class_indices(labels, where)
-    if not len(flat):
-        return flat.astype(np.int32)
-    lowest, highest = int(flat.min()), int(flat.max())
+    numbers = _class_indices(labels, where)
+    if not numbers.size:
+        return numbers.astype(np.int32)
+    lowest, highest = int(numbers.min()), int(numbers.max())
     if lowest < 0 or highest >= MAX_CLASSES:
-        bad = lowest if lowest < 0 else highest
+        index = int(numbers.argmin() if lowest < 0 else numbers.argmax())
         fail(
             "data-label-range",
-            f"label {bad} of image {int(np.flatnonzero(flat == bad)[0])} of {where} is out of range",
+            f"label {lowest if lowest < 0 else highest} of {label_place(numbers, index)} of {where} is out of range",
             hint="labels are class numbers that count from 0",
         )
-    return np.ascontiguousarray(flat, dtype=np.int32)
+    if numbers.ndim > 1 and numbers.dtype != np.int32:
+        require_memory(4 * numbers.size, f"the labels of {where}")
+    return np.ascontiguousarray(numbers, dtype=np.int32)
 
 
 def _class_indices(labels: np.ndarray, where: str) -> np.ndarray:
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
+    labels = _without_channel(labels)
     if labels.dtype.kind not in "iufb":
         fail("data-type", f"labels of {where} are {labels.dtype}; class numbers are needed")
     if labels.ndim == 2:
@@ -111,18 +113,34 @@ def _class_indices(labels: np.ndarray, where: str) -> np.ndarray:
         if not (((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()):
             fail("data-shape", f"labels of {where} are {format_shape(labels.shape)}, but not one-hot rows")
         return labels.argmax(axis=1)
-    if labels.ndim != 1:
+    if labels.ndim not in (1, 3) or 0 in labels.shape[1:]:
+        hint = "labels.argmax(1) makes class numbers of one-hot maps (N, K, H, W)" if labels.ndim == 4 else None
         fail(
             "data-shape",
-            f"labels of {where} must be one number per image, not {format_shape(labels.shape) or 'a scalar'}",
+            f"labels of {where} must be one number per image or (N, H, W), one per pixel, "
+            f"not {format_shape(labels.shape) or 'a scalar'}",
+            hint=hint,
         )
     if labels.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             whole = labels == np.floor(labels)
         if not (whole & np.isfinite(labels)).all():
-            index = int(np.flatnonzero(~(whole & np.isfinite(labels)))[0])
-            fail("data-type", f"label {labels[index]} of image {index} of {where} is not a whole number")
+            index = int(np.argmin(whole & np.isfinite(labels)))
+            fail(
+                "data-type",
+                f"label {labels.flat[index]} of {label_place(labels, index)} of {where} is not a whole number",
+                hint="numbers to come close to, with `loss mse`, are given from Python",
+            )
     return labels
+
+
+def _without_channel(labels: np.ndarray) -> np.ndarray:
+    """(N, 1), (N, 1, H, W) and (N, H, W, 1) without the axis of length one; labels of one pixel are those of images."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        return labels[:, 0]
+    if labels.ndim == 4 and 1 in (labels.shape[1], labels.shape[3]):
+        labels = labels[:, 0] if labels.shape[1] == 1 else labels[..., 0]
+    return labels[:, 0, 0] if labels.ndim == 3 and labels.shape[1:] == (1, 1) else labels
 
 
 def numbered_classes(parts: dict[str, Split]) -> tuple[str, ...]:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convc.ir.diagnostic import CompileError, fail
 from convc.ir.span import Span
 from convc.runtime.data.dataset import DataSet, Shape, Split, format_shape
+from convc.runtime.data.image_size import stored_size
 from convc.runtime.data.options import DataOptions, parse_options
 from convc.runtime.data.partition import choose_parts
+
+if TYPE_CHECKING:
+    from convc.frontend.settings import Step
 
 # progress(images decoded, images in all)
 Progress = Callable[[int, int], None]
@@ -32,18 +37,20 @@ def load_dataset(
     seed: int,
     span: Span | None = None,
     progress: Progress | None = None,
+    augment: Sequence[Step] = (),
 ) -> DataSet:
     """Read, check and divide a data set.
 
     `path` is taken relative to `base`, the folder of the file that names it. `options` are the item's: train, val,
     test, split, seed, and for folders bad and size. `input_shape` is (C, H, W) of the net's input; images must have it
     (folders are brought to it), unless it is `None`. `seed` decides subsets where the options have no seed. `progress`
-    is called with the number of images decoded and their total.
+    is called with the number of images decoded and their total. `augment` are the steps that images of the training
+    part are to go through: those of a folder are brought to the size that they begin with, others may have any size.
 
     Every failure is a `CompileError` with a `data-...` code at `span`.
     """
     try:
-        return _load(kind, path, options, base, input_shape, seed, progress)
+        return _load(kind, path, options, base, input_shape, seed, progress, augment)
     except CompileError as error:
         placed = [
             diagnostic if diagnostic.span else dataclasses.replace(diagnostic, span=span)
@@ -64,6 +71,7 @@ def _load(
     input_shape: Shape | None,
     seed: int,
     progress: Progress | None,
+    augment: Sequence[Step],
 ) -> DataSet:
     if kind not in KINDS:
         near = difflib.get_close_matches(kind, KINDS, 1)
@@ -74,13 +82,15 @@ def _load(
     parsed = parse_options(kind, options, seed)
     where = _resolve(kind, path, base)
     if kind == "folder":
+        if augment and parsed.size is None and input_shape is not None:
+            parsed = dataclasses.replace(parsed, size=stored_size(augment, input_shape[1:]))
         dataset = _read_images(where, parsed, input_shape, progress)
     else:
         dataset = _divide(
             *_read_arrays(kind, where, input_shape), str(where) if kind in _PATH_EXAMPLES else kind, parsed
         )
-    # Images of an explicit size are on their way to an augmentation that cuts them down.
-    if input_shape is not None and parsed.size is None:
+    # Images of an explicit size, and of any under `augment`, are compared with the net by those who know what follows.
+    if input_shape is not None and parsed.size is None and not augment:
         dataset.require_shape(input_shape)
     return dataset
 
@@ -141,7 +151,7 @@ def _read_arrays(kind: str, path: Path | None, input_shape: Shape | None) -> tup
 
 def _divide(parts: Mapping[str, Split], classes: tuple[str, ...], name: str, options: DataOptions) -> DataSet:
     _require_one_shape(parts, name)
-    chosen = choose_parts({part: split.labels for part, split in parts.items()}, options, name)
+    chosen = choose_parts({part: split.classes_of_images for part, split in parts.items()}, options, name)
     splits = {part: parts[source].take(indices) for part, (source, indices) in chosen.items()}
     return DataSet(name, classes, splits["train"], splits.get("validation"), splits.get("test"))
 
@@ -155,3 +165,6 @@ def _require_one_shape(parts: Mapping[str, Split], name: str) -> None:
                 f"{part} images of {name} are {split.images.dtype} {format_shape(split.shape)}, "
                 f"training images {expected.images.dtype} {format_shape(expected.shape)}",
             )
+        if split.label_shape != expected.label_shape:
+            forms = [format_shape((len(each), *each.label_shape)) for each in (split, expected)]
+            fail("data-shape", f"{part} labels of {name} are {forms[0]}, training labels {forms[1]}")

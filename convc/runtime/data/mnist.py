@@ -11,7 +11,7 @@ from pathlib import Path
 
 from convc.ir.diagnostic import fail
 from convc.runtime.data.arrays import make_split
-from convc.runtime.data.dataset import Shape, Split
+from convc.runtime.data.dataset import Shape, Split, label_place
 from convc.runtime.data.idx import decode_idx, find_parts
 
 DIGITS = tuple("0123456789")
@@ -60,8 +60,8 @@ def require_ten_classes(parts: dict[str, Split], name: str) -> None:
     for part, split in parts.items():
         worst = int(split.labels.max())
         if worst > 9:
-            index = int(split.labels.argmax())
-            fail("data-label-range", f"{part} image {index} of {name} has label {worst}; {name} has labels 0 to 9")
+            place = label_place(split.labels, int(split.labels.argmax()))
+            fail("data-label-range", f"{part} {place} of {name} has label {worst}; {name} has labels 0 to 9")
 
 
 def _embedded(prefix: str, input_shape: Shape | None) -> Split:

@@ -1,7 +1,8 @@
 """NumPy archives of arrays, read without pickle.
 
 Recognised pairs of keys, in any case: x_train and y_train, train_images and train_labels, images and labels, x and y,
-and the same for val (or valid, validation) and test; `classes` may hold the names of the classes.
+and the same for val (or valid, validation) and test; `classes` may hold the names of the classes. Labels are (N,), or
+(N, H, W) for nets that predict a class for each pixel.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from convc.ir.diagnostic import fail
 from convc.runtime.data.arrays import make_split, numbered_classes
-from convc.runtime.data.dataset import Shape, Split
+from convc.runtime.data.dataset import Shape, Split, label_place
 from convc.runtime.data.files import require_file
 from convc.runtime.data.memory import require_memory
 
@@ -126,8 +127,8 @@ def _class_names(names: np.ndarray, parts: dict[str, Split], where: str) -> tupl
     for part, split in parts.items():
         worst = int(split.labels.max())
         if worst >= len(names):
-            index = int(split.labels.argmax())
-            fail("data-label-range", f"{part} image {index} has label {worst}, but {where} names {len(names)} classes")
+            place = label_place(split.labels, int(split.labels.argmax()))
+            fail("data-label-range", f"{part} {place} has label {worst}, but {where} names {len(names)} classes")
     if names.dtype.kind == "S":
         return tuple(name.decode("utf-8", "replace") for name in names.tolist())
     return tuple(str(name) for name in names.tolist())

@@ -1,9 +1,10 @@
 """Which images of a set make up its training, validation and test parts.
 
-Everything is decided from labels alone, before any image is decoded. Two rules:
+Everything is decided from labels alone, before any image is decoded. The rules:
 
 * A subset of a part that exists (`train=1000`) is class-balanced as far as possible: every class gives the same number,
   or all it has. For one seed the subset of 100 lies within the subset of 1000.
+* Where every pixel has a label instead, all images count as of one class.
 * A part carved out of the training images (`val=N`, `split=F`, or `test=N` where the set has none) keeps the
   proportions of the classes, so that no rare class is drained from what is left to train on.
 """

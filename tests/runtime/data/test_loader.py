@@ -239,6 +239,8 @@ def test_waiting_can_be_interrupted() -> None:
     program = PROGRAM.format(ending="next(loader)", delay="0 if not _[2][0] else 30").replace(
         "loader = BatchLoader(split, 2, 0, 0,", "loader = BatchLoader(split, 2, 0, 0, shuffle=False,"
     )
+    # A shell that runs the tests in the background has its children ignore the signal.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)" + program
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -144,7 +144,7 @@ def test_types_of_pixels(tmp_path: Path, load: Load, images: np.ndarray, expecte
         ({"x": pixels(6, 4, 4), "y": LABELS * np.nan}, "data-type", ["not a whole number"]),
         ({"x": pixels(6, 4, 4), "y": np.array(["cat"] * 6)}, "data-type", ["<U3"]),
         ({"x": pixels(6, 4, 4), "y": np.ones((6, 3))}, "data-shape", ["one-hot"]),
-        ({"x": pixels(6, 4, 4), "y": np.ones((6, 3, 3))}, "data-shape", ["one number per image"]),
+        ({"x": pixels(6, 4, 4), "y": np.ones((6, 3, 3, 3))}, "data-shape", ["one number per image"]),
         ({"x": pixels(6, 4, 4), "y": np.array(1)}, "data-shape", ["a scalar"]),
         (
             {"x": pixels(6, 4, 4), "y": LABELS, "classes": np.array(["a", "b"])},

@@ -1,0 +1,17 @@
+"""The onnx library, which is an extra: loaded where it is needed, and missed in one clear sentence."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from convc.ir.diagnostic import fail
+
+
+def onnx_library() -> ModuleType:
+    """The module `onnx`. Error: `onnx-library`."""
+    try:
+        import onnx
+    except ImportError as error:
+        missing = "the library `onnx` is not installed" if error.name == "onnx" else f"`onnx` cannot be loaded: {error}"
+        fail("onnx-library", missing, hint="pip install 'convc[onnx]'")
+    return onnx

@@ -1,0 +1,1 @@
+"""How the operators of ONNX become ops, one function each; `convc.frontend.onnx.table` lists them."""

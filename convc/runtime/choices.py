@@ -1,0 +1,70 @@
+"""What is chosen for the user, and what the choices of a training are founded on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from convc.frontend.setting_kinds import BY_WORD
+from convc.frontend.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from convc.runtime.data import DataSet
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting that nobody gave, its value, and why it is that."""
+
+    name: str
+    value: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"  {self.name} {self.value}: {self.why}"
+
+
+def explain_settings(settings: TrainSettings) -> Iterator[Choice]:
+    """The arguments of the settings about the course of a training that were left to their defaults."""
+    schedule, stop, checkpoint = settings.schedule, settings.early_stop, settings.checkpoint
+    given = [("schedule", schedule.kind, schedule), ("early_stop", None, stop), ("checkpoint", None, checkpoint)]
+    for word, variant, values in given:
+        kind = BY_WORD[word].get(variant)
+        if kind is None or values is None or not settings.explicit(word):
+            continue
+        # A warm-up of no length is no choice that anybody has to know of.
+        left = [
+            f"{parameter.key}={_shown(getattr(values, _FIELDS.get(parameter.key, parameter.key)))}"
+            for parameter in kind.parameters
+            if not settings.explicit(f"{word}.{parameter.key}") and parameter.key != "warmup"
+        ]
+        if left:
+            yield Choice(kind.title, " ".join(left), "the default" if len(left) == 1 else "the defaults")
+
+
+_FIELDS = {"max": "maximum", "min": "floor"}
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def explain_weights(settings: TrainSettings) -> Choice:
+    """What `class_weights balanced` comes to."""
+    weights = settings.class_weights or ()
+    assert not isinstance(weights, str)
+    shown = " ".join(f"{weight:.4g}" for weight in weights)
+    if len(weights) > 10:
+        shown = f"from {min(weights):.4g} to {max(weights):.4g}"
+    return Choice("class_weights", shown, "balanced: labels / (classes · labels of the class)")
+
+
+def explain_validation(settings: TrainSettings, dataset: DataSet, measures_loss: bool) -> Iterator[Choice]:
+    """What is watched, where there is no validation part to watch."""
+    if dataset.validation is None:
+        why = "there are no images for it (val=N or split=0.9 sets some aside); `best` is the lowest training loss"
+        yield Choice("validation", "none", why)
+    if settings.schedule.kind == "plateau" and (dataset.validation is None or not measures_loss):
+        lacking = "validation part" if dataset.validation is None else "loss at its end to validate with"
+        yield Choice("plateau", "on the training loss", f"there is no {lacking}")
