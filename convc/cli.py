@@ -6,6 +6,7 @@ convc itself, and only with `CONVC_DEBUG=1`.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -21,12 +22,9 @@ _SHOWN = 10
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (without the program's name; `sys.argv` by default) and return its exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if words == ["--version"]:
-        print(f"convc {__version__}")
-        return FINE
+    _prepare_streams()
     try:
-        code = _run(words)
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()  # a full disk or a closed pipe shows here, not when Python ends
     except BrokenPipeError:
         _discard_output()
@@ -40,7 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def _prepare_streams() -> None:
+    """Let any text be printed: to a stream that the caller closed, names of files that are no text, and `·` or `→`
+    where the locale has no such character. What goes into files is UTF-8 as all that convc writes."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - it stays open to the end
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
+
+
 def _run(words: list[str]) -> int:
+    if words == ["--version"]:
+        print(f"convc {__version__}")
+        return FINE
     from convc.commands import VERBS
     from convc.commands.parser import UsageError, VerbParser
 

@@ -53,13 +53,13 @@ def compile(
     `mode` is "infer" or "train"; `target` "cpu" or "reference", the slow interpreter. With `dump_dir` every pass leaves
     its graph, its log and the difference there. A `train` item needs neither data nor optimiser to compile. With
     `init "W"` in it the parameters of a training program start from that file, which is read when the first of them is
-    needed; what it lacks is drawn, what `freeze=` names is not trained. What this version cannot do is refused by name.
+    needed; what it lacks is drawn, what `freeze=` names is not trained. `passes` is another order of passes, each as
+    `NAME` or `NAME:option=value,…` (see `convc passes`), with the options of the usual ones where none are given. What
+    this version cannot do is refused by name.
     """
     from convc.runtime.build import build_net
     from convc.runtime.starting_weights import starting_weights
 
-    if passes is not None:
-        fail("unavailable-passes", "`passes=` is not available in this version: the order of passes is fixed")
     start = starting_weights(net) if mode == "train" else None
     return build_net(
         net,
@@ -72,6 +72,7 @@ def compile(
         dump_dir=None if dump_dir is None else Path(dump_dir),
         seed=seed,
         start=start.values if start is not None else dict,
+        passes=passes,
     )
 
 

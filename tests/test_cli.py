@@ -272,6 +272,25 @@ def test_a_full_disk_under_the_output_is_reported() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_output_that_is_closed_or_knows_few_characters_is_no_defect(folder: Path) -> None:
+    net = (folder / "tiny.cnn").read_text(encoding="utf-8")
+    (folder / os.fsdecode(b"caf\xe9.cnn")).write_text(net, encoding="utf-8")
+    for line, environment, shown in (
+        ("check tiny.cnn >&-; echo $?", {}, "0\n"),
+        ("--version >&- 2>&-; echo $? >rc; cat rc", {}, ""),
+        ("check caf*.cnn", {}, "caf\\udce9.cnn: fine\n"),
+        ("docs leaky | head -2 | tail -1", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "a·x"),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", f"{sys.executable} -m convc.cli {line}"],
+            capture_output=True,
+            env={**os.environ, **environment},
+            check=False,
+        )
+        assert done.stderr == b"", line
+        assert shown in done.stdout.decode("utf-8"), line
+
+
 # check
 
 
@@ -426,14 +445,15 @@ def test_compile_says_what_it_did(folder: Path, output: Output) -> None:
 def test_compile_dumps_every_pass(folder: Path, output: Output) -> None:
     words = ["compile", "tiny.cnn", "--mode", "train", "--target", "reference", "--dump-dir", "dump"]
     content = json_of(output, [*words, "--report", "passes", "--json"])
-    names = [entry["name"] for entry in content["passes"]]
+    names = [entry["pass"] for entry in content["passes"]]
     assert names == ["specialize", "training", "dead-code"]
     files = {path.name for path in (folder / "dump").iterdir()}
     for number, name in enumerate(names, start=1):
         assert {f"{number:02d}-{name}.ir", f"{number:02d}-{name}.log", f"{number:02d}-{name}.diff"} <= files
-    (entry,) = content["passes"][1]["entries"]
-    assert set(entry) == {"kind", "rule", "before", "after", "why", "line"}
-    assert (entry["kind"], entry["rule"]) == ("changed", "gradients")
+    assert all(set(entry) == {"pass", "ms", "changed", "missed", "metrics"} for entry in content["passes"])
+    (entry,) = content["passes"][1]["changed"]
+    assert set(entry) == {"rule", "before", "after", "why", "line"}
+    assert entry["rule"] == "gradients"
 
 
 def test_print_after_a_pass(folder: Path, output: Output) -> None:

@@ -78,6 +78,16 @@ VERBS: dict[str, Verb] = {
         "compile, write the graph of every stage, report",
         "convc compile lenet.cnn --mode train --dump-dir dump --report passes",
     ),
+    "opt": Verb(
+        "run passes on a graph given as text",
+        "convc opt net.ir -p specialize -p dead-code",
+        "Run passes on IR text and print the graph that they leave; what they changed and missed goes to the error\n"
+        "output, or with --json and -o OUT into one object.",
+    ),
+    "passes": Verb(
+        "list the passes, each with its options and an example",
+        "convc passes",
+    ),
     "decompile": Verb(
         "write a graph as an editable .cnn file",
         "convc decompile net.ir -o net.cnn",

@@ -12,6 +12,7 @@ from convc.commands.options import (
     add_batch,
     add_json,
     add_net_options,
+    add_passes,
     add_precision,
     add_target,
     add_threads,
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_precision(parser)
     add_target(parser)
     add_threads(parser)
+    add_passes(parser)
     parser.add_argument("--dump-dir", type=Path, metavar="D", help="write the graph after every pass, and what changed")
     parser.add_argument("--print-after", metavar="PASS", help="print the graph as a pass leaves it")
     parser.add_argument(
@@ -64,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             target=arguments.target,
             precision=arguments.precision,
             threads=arguments.threads,
+            passes=arguments.passes,
             dump_dir=dump,
         ) as program:
             seconds = time.perf_counter() - started

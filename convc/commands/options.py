@@ -57,6 +57,26 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help="worker threads (default: all that may be used)")
 
 
+def add_passes(parser: argparse.ArgumentParser) -> None:
+    """`-p PASS` and `--passes`: which passes, in which order; None where nobody says."""
+    parser.add_argument(
+        "-p",
+        "--pass",
+        dest="passes",
+        metavar="PASS",
+        action="extend",
+        type=lambda text: [text],
+        help="a pass, with options as PASS:option=value,…; may be repeated (`convc passes` lists them)",
+    )
+    parser.add_argument(
+        "--passes", metavar="A,B,…", action="extend", type=_names, help="passes without options, in their order"
+    )
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from convc.commands.output import format_bytes, format_table
 
 if TYPE_CHECKING:
+    from convc.passes.base import Entry
     from convc.passes.manager import PassReport
     from convc.runtime.program import Program
 
@@ -78,24 +79,23 @@ def _memory_text(program: Program) -> str:
 
 
 def _passes(program: Program) -> list[dict[str, Any]]:
-    return [_pass_as_json(report) for report in program.reports]
+    return [pass_as_json(report) for report in program.reports]
 
 
-def _pass_as_json(report: PassReport) -> dict[str, Any]:
+def pass_as_json(report: PassReport) -> dict[str, Any]:
+    """One pass as it ran: what it changed and what it could not, each with the reason."""
+
+    def place(entry: Entry) -> dict[str, Any]:
+        return {"why": entry.why, "line": entry.location[0].line if entry.location else None}
+
     return {
-        "name": report.name,
-        "milliseconds": report.milliseconds,
-        "entries": [
-            {
-                "kind": entry.kind,
-                "rule": entry.rule,
-                "before": entry.before,
-                "after": entry.after,
-                "why": entry.why,
-                "line": entry.location[0].line if entry.location else None,
-            }
-            for entry in report.log.entries
+        "pass": report.name,
+        "ms": report.milliseconds,
+        "changed": [
+            {"rule": entry.rule, "before": entry.before, "after": entry.after, **place(entry)}
+            for entry in report.log.of("changed")
         ],
+        "missed": [{"rule": entry.rule, "node": entry.before, **place(entry)} for entry in report.log.of("missed")],
         "metrics": report.log.metrics,
     }
 

@@ -43,8 +43,8 @@ class Application(Machine):
             raise Unknown  # it may stand in the file that could not be read
         if word in self.program.nets:
             hint = f"`{word}` is a net; what is applied inside a net is a `block`"
-        elif closest(word, self.words()) is None and word in _OTHER_NAMES:
-            hint = f"here it is called `{_OTHER_NAMES[word]}`"
+        elif word.lower() in _OTHER_NAMES:
+            hint = f"here it is called `{_OTHER_NAMES[word.lower()]}`"
         else:
             hint = did_you_mean(word, self.words())
         fail("name-layer", f"there is no layer or block `{word}`", statement.word_span, hint=hint)
@@ -234,5 +234,6 @@ _OTHER_NAMES = {
     "dense": "fc", "linear_layer": "fc", "batchnorm": "bn", "batch_norm": "bn", "maxpool": "pool max",
     "max_pool": "pool max", "avgpool": "pool avg", "avg_pool": "pool avg", "convolution": "conv", "conv2d": "conv",
     "lrelu": "leaky", "leaky_relu": "leaky", "reshape": "flatten", "concatenate": "concat", "identity": "linear",
-    "conv_transpose": "deconv", "interpolate": "upsample", "criterion": "loss",
+    "conv_transpose": "deconv", "interpolate": "upsample", "criterion": "loss", "maxpool2d": "pool max",
+    "avgpool2d": "pool avg", "batchnorm2d": "bn", "convtranspose2d": "deconv", "leakyrelu": "leaky",
 }  # fmt: skip

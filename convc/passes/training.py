@@ -35,8 +35,8 @@ from convc.passes.sections import ACCUMULATOR
 from convc.passes.specialize import scalar_input
 
 GRADIENT = "grad."
-# Penalties act on weights; biases and normalisation parameters are left alone unless asked.
-_DECAYED_ROLES = ("weight",)
+# Penalties act on weights and the slopes of `prelu`; biases and parameters of `bn` are left alone unless asked.
+_DECAYED_ROLES = ("weight", "slope")
 # PyTorch's `clip_grad_norm_` adds this to the norm.
 _CLIP_EPSILON = 1e-6
 

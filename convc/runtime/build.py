@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,12 @@ from convc.ir.diagnostic import fail
 from convc.ir.graph import Graph
 from convc.ir.op import Op
 from convc.ir.ops.loss import CountCorrect
-from convc.passes.base import Mode
+from convc.passes.base import Mode, Pass
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import Recipe, pipeline
+from convc.passes.registry import parse_pass
+from convc.passes.specialize import Specialize
+from convc.passes.training import Training
 from convc.runtime.configuration import (
     STEP_WORDS,
     check_algorithm,
@@ -53,6 +56,7 @@ def build_net(
     settings: TrainSettings | None = None,
     rate: Rate | None = None,
     start: Callable[[], Mapping[str, np.ndarray]] = dict,
+    passes: Sequence[str] | None = None,
 ) -> Program:
     """`convc.compile`; `settings` and `rate` replace the net's own. `start` gives weights to start from."""
     settings = settings or net.settings
@@ -85,6 +89,7 @@ def build_net(
         start=(lambda: {**net.weights, **start()}) if net.weights else start,
         remake=lambda: net.graph(1),
         most_instructions=net.limits.instructions,
+        passes=passes,
     )
 
 
@@ -103,6 +108,7 @@ def build(
     start: Callable[[], Mapping[str, np.ndarray]] = dict,
     remake: Callable[[], Graph] | None = None,
     most_instructions: int = DEFAULT_LIMITS.instructions,
+    passes: Sequence[str] | None = None,
 ) -> Program:
     """Make a program of `forward`, which is rewritten in place; `remake` makes another one like it.
 
@@ -116,7 +122,7 @@ def build(
         )
     loss = main_loss(forward)
     try:
-        reports = PassManager(pipeline(mode, recipe=recipe), dump_dir=dump_dir).run(forward)
+        reports = PassManager(_passes(mode, recipe, passes), dump_dir=dump_dir).run(forward)
     except OSError as error:
         fail("file-write", f"cannot write {error.filename or dump_dir}: {error.strerror}")
     executor = make_executor(
@@ -136,6 +142,20 @@ def build(
         start=start,
         forward=remake,
     )
+
+
+def _passes(mode: Mode, recipe: Recipe, chosen: Sequence[str] | None) -> Sequence[Pass]:
+    """The usual passes, or those that were chosen, with the options of the usual ones. Error: `missing-pass`."""
+    usual = pipeline(mode, recipe=recipe)
+    if chosen is None:
+        return usual
+    passes = [parse_pass(text, usual) for text in chosen]
+    for needed in (Specialize, Training) if mode == "train" else (Specialize,):
+        if not any(isinstance(step, needed) for step in passes):
+            order = ", ".join(step.name for step in usual)
+            what = "a training step" if mode == "train" else "inference"
+            fail("missing-pass", f"{what} needs the pass `{needed.name}`", hint=f"the usual order is {order}")
+    return passes
 
 
 def make_executor(

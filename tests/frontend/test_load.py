@@ -265,3 +265,15 @@ def test_nothing_heavy_is_imported() -> None:
     code = f"import sys, convc.frontend; print(*[name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_constant_may_be_made_of_its_namesake_outside() -> None:
+    text = """let c = 4
+block unit(c = c + 1) { conv c k=1 }
+net n(c = c + 2) { input 1x8x8
+  conv c k=1 -> unit
+  repeat 2 { let c = c + 1 -> conv c k=1 }
+  for c in [c, 2 * c] { conv c k=1 }
+}"""
+    filters = [layer.output[0] for layer in loads(text).layers[1:] if layer.output]
+    assert filters == [6, 5, 7, 7, 6, 12]

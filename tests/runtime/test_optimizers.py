@@ -18,7 +18,7 @@ NET = """\
 net small {{
   input 1x5x5
   conv 3 k=3 lr=0.5 -> tanh
-  fc 7 decay=2 -> bn -> tanh
+  fc 7 decay=2 -> bn -> prelu
   fc 5 freeze=yes -> tanh
   fc 4
   loss softmax
@@ -27,7 +27,9 @@ train {{ batch 6 -> {} }}
 """
 STEPS = 5
 # Of each layer: the factor on the learning rate, that on the decay.
-MULTIPLIERS = {"conv1": (0.5, 1.0), "fc1": (1.0, 2.0), "bn1": (1.0, 1.0), "fc3": (1.0, 1.0)}
+MULTIPLIERS = {"conv1": (0.5, 1.0), "fc1": (1.0, 2.0), "bn1": (1.0, 1.0), "prelu1": (1.0, 1.0), "fc3": (1.0, 1.0)}
+# Without `bias=yes`; the slopes of `prelu` are neither biases nor parameters of `bn`.
+DECAYED = ("weight", "slope")
 
 CASES = {
     "sgd": ("optim sgd lr=0.1", ""),
@@ -110,7 +112,7 @@ def course(program: convc.Program, optimizer: str, decay: str, transform: Callab
     twins: dict[str, Numpy] = {}
     for name in program.value_and_grad(*batches(1)[0])[1]:
         rate, factor = MULTIPLIERS[name.split(".")[0]]
-        factor = factor if bias or name.endswith("weight") else 0.0
+        factor = factor if bias or name.endswith(DECAYED) else 0.0
         twins[name] = Numpy(program.params[name], kind, o, l2 * factor, l1 * factor, rate)
     assert not any(name.startswith("fc2") for name in twins)
     before = program.params["fc2.weight"]
@@ -258,7 +260,7 @@ def test_pytorch_does_the_same(compile_text: Compile, name: str, bound: float | 
     groups: list[dict[str, Any]] = []
     for n, tensor in tensors.items():
         rate, factor = MULTIPLIERS[n.split(".")[0]]
-        weight_decay = 2 * l2 * factor if n.endswith("weight") else 0.0
+        weight_decay = 2 * l2 * factor if n.endswith(DECAYED) else 0.0
         groups.append({"params": [tensor], "lr": o["lr"] * rate, "weight_decay": weight_decay})
     peer = torch_optimizer(torch, kind, o, groups)
     for x, labels in batches():

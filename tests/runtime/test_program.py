@@ -399,7 +399,9 @@ def test_what_this_version_cannot_do(compile_text: Compile, tmp_path: Path) -> N
     assert refusal(lambda: convc.compile(net, target="tpu")) == "unavailable-target"
     assert refusal(lambda: convc.compile(net, precision="bf16")) == "unavailable-precision"
     assert refusal(lambda: convc.compile(net, algo="winograd")) == "unavailable-algorithm"
-    assert refusal(lambda: convc.compile(net, passes=["fold"])) == "unavailable-passes"
+    assert refusal(lambda: convc.compile(net, passes=["flod"])) == "name-pass"
+    assert refusal(lambda: convc.compile(net, passes=["dead-code"])) == "missing-pass"
+    assert refusal(lambda: convc.compile(net, mode="train", passes=["specialize"])) == "missing-pass"
     assert refusal(lambda: convc.compile(net, mode="test")) == "value-mode"
     assert refusal(lambda: convc.compile(net, batch=0)) == "value-range"
     assert refusal(lambda: convc.compile(net, batch=1.5)) == "value-range"  # type: ignore[arg-type]

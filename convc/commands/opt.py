@@ -1,0 +1,56 @@
+"""`convc opt`: passes on a graph given as text."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from convc.commands.options import add_json, add_passes
+from convc.commands.output import print_json
+from convc.commands.parser import UsageError
+from convc.commands.reports import pass_as_json
+
+_STANDARD = "-"  # input or output
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file", metavar="FILE", help="IR text, as `convc compile --emit ir` writes it; - is the standard input"
+    )
+    add_passes(parser)
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", default=_STANDARD, help="an .ir file (default: standard output)"
+    )
+    parser.add_argument("--dump-dir", type=Path, metavar="D", help="write the graph after every pass, and what changed")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from convc.ir.printer import print_ir
+    from convc.passes.manager import PassManager
+    from convc.passes.registry import parse_pass
+    from convc.runtime.atomic import write_text
+    from convc.runtime.ir_file import decode_ir, read_ir
+
+    if arguments.json and arguments.output == _STANDARD:
+        raise UsageError("--json and the graph cannot both be printed", "-o OUT writes the graph to a file")
+    passes = [parse_pass(text) for text in arguments.passes or ()]
+    if arguments.file == _STANDARD:
+        graph = decode_ir(sys.stdin.buffer.read(), "<stdin>")
+    else:
+        graph = read_ir(Path(arguments.file))
+    reports = PassManager(passes, dump_dir=arguments.dump_dir).run(graph)
+    text = print_ir(graph)
+    if arguments.output == _STANDARD:
+        print(text, end="")
+        for report in reports:
+            for entry in report.log.entries:
+                print(f"{report.name}: {entry}", file=sys.stderr)
+        return 0
+    write_text(Path(arguments.output), text)
+    if arguments.json:
+        print_json({"passes": [pass_as_json(report) for report in reports]})
+    else:
+        print(f"wrote {arguments.output}")
+    return 0

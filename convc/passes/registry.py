@@ -1,0 +1,115 @@
+"""All passes by name, and how a command line asks for them: `fold`, `specialize:mode=train,accumulate=yes`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import Field, dataclass, fields
+from inspect import cleandoc
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from convc.ir.diagnostic import fail
+from convc.passes.base import Pass
+from convc.passes.dead_code import DeadCode
+from convc.passes.specialize import Specialize
+from convc.passes.training import Training
+
+PASSES: dict[str, type[Pass]] = {kind.name: kind for kind in (Specialize, Training, DeadCode)}
+
+
+@dataclass(frozen=True)
+class Option:
+    """A field of a pass. `takes` says what it is in words; None for what no command line can say."""
+
+    name: str
+    default: Any
+    takes: str | None
+
+
+def options_of(kind: type[Pass]) -> tuple[Option, ...]:
+    """The options of a pass, in order."""
+    hints = get_type_hints(kind)
+    return tuple(Option(entry.name, entry.default, _words(hints[entry.name])) for entry in fields(kind))
+
+
+def explanation(kind: type[Pass]) -> tuple[str, str]:
+    """What a pass does, in a sentence, and the graph before and after: the docstring of its module."""
+    sentence, _, rest = cleandoc(sys.modules[kind.__module__].__doc__ or "").partition("\n\n")
+    return " ".join(sentence.split()), rest
+
+
+def parse_pass(text: str, defaults: Iterable[Pass] = ()) -> Pass:
+    """A pass from `NAME` or `NAME:option=value,option=value`.
+
+    `defaults` are passes whose options hold where the text gives none, found by name: those of the usual order. Errors:
+    `name-pass`, `name-pass-option`, `value-pass-option`.
+    """
+    name, _, rest = text.strip().partition(":")
+    kind = PASSES.get(name)
+    if kind is None:
+        fail("name-pass", f"there is no pass `{name}`", hint=_known(name, PASSES))
+    usual = next((step for step in defaults if step.name == name), None)
+    values = dict(usual.options) if usual is not None else {}
+    entries = {entry.name: entry for entry in fields(kind)}
+    hints = get_type_hints(kind)
+    for item in filter(None, (part.strip() for part in rest.split(","))):
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if key not in entries or not equals:
+            hint = _known(key, entries) if entries else f"`{name}` has no options"
+            fail("name-pass-option", f"the pass `{name}` has no option `{key}`", hint=hint)
+        values[key] = _converted(name, entries[key], hints[key], value)
+    return kind(**values)
+
+
+def _converted(name: str, entry: Field[Any], hint: Any, text: str) -> Any:
+    takes = _words(hint)
+    if takes is None:
+        fail("value-pass-option", f"the option `{entry.name}` of `{name}` cannot be given here")
+    for kind in _alternatives(hint):
+        try:
+            return _READERS[kind](text) if kind in _READERS else _literal(kind, text)
+        except ValueError:
+            continue
+    fail("value-pass-option", f"the option `{entry.name}` of `{name}` takes {takes}, not `{text}`")
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types that a field may have, without None: what is left out is None already."""
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(kind for kind in get_args(hint) if kind is not type(None))
+    return (hint,)
+
+
+def _words(hint: Any) -> str | None:
+    found: list[str] = []
+    for kind in _alternatives(hint):
+        if get_origin(kind) is Literal:
+            found += [str(word) for word in get_args(kind)]
+        elif kind in _TAKES:
+            found.append(_TAKES[kind])
+    return " or ".join(found) or None
+
+
+def _literal(kind: Any, text: str) -> Any:
+    if get_origin(kind) is Literal and text in get_args(kind):
+        return text
+    raise ValueError
+
+
+def _boolean(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise ValueError
+    return text == "yes"
+
+
+_TAKES = {bool: "yes or no", int: "a whole number", float: "a number", str: "a word"}
+_READERS: dict[Any, Any] = {bool: _boolean, int: int, float: float, str: str}
+
+
+def _known(word: str, known: Iterable[str]) -> str:
+    import difflib
+
+    names = list(known)
+    near = difflib.get_close_matches(word, names, 1)
+    return f"did you mean `{near[0]}`?" if near else f"there are {', '.join(names)}"

@@ -1,0 +1,87 @@
+"""`convc opt`, `convc passes`, and orders of passes for `convc compile`."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from convc import parse_ir
+from convc.cli import main
+from convc.passes.registry import PASSES
+
+NET = "net n {\n  input 1x6x6\n  conv 3 k=3 bias=no -> bn -> relu -> dropout 0.5\n  fc 4\n  loss softmax\n}\n"
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("n.cnn").write_text(NET)
+    assert main(["compile", "n.cnn", "--target", "reference", "--dump-dir", "dump"]) == 0
+    capsys.readouterr()
+    return tmp_path / "dump" / "00-input.ir"
+
+
+def test_passes_on_text(graph: Path, capsys: Capture) -> None:
+    assert main(["opt", str(graph), "-p", "specialize", "-p", "dead-code"]) == 0
+    output, errors = capsys.readouterr()
+    after = parse_ir(output)
+    assert list(after.outputs) == ["logits"]
+    assert not {node.op.name for node in after.nodes} & {"batch_norm", "dropout", "softmax_cross_entropy"}
+    assert "specialize: changed batch_norm" in errors
+    # The same as what the compiler does.
+    assert output == (graph.parent / "02-dead-code.ir").read_text()
+
+
+def test_options_and_both_spellings(graph: Path, capsys: Capture) -> None:
+    assert main(["opt", str(graph), "-p", "specialize:mode=train", "--passes", "training,dead-code"]) == 0
+    after = parse_ir(capsys.readouterr().out)
+    assert "grad.conv1.weight" in after.outputs
+
+
+def test_standard_input_and_no_pass(graph: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = graph.read_text()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    assert main(["opt", "-"]) == 0
+    assert capsys.readouterr().out == text
+
+
+def test_report(graph: Path, capsys: Capture) -> None:
+    assert main(["opt", str(graph), "-p", "specialize", "-o", "out.ir", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    (entry,) = content["passes"]
+    assert set(entry) == {"pass", "ms", "changed", "missed", "metrics"}
+    assert {change["rule"] for change in entry["changed"]} >= {"batch_norm", "dropout", "loss"}
+    assert all(set(change) == {"rule", "before", "after", "why", "line"} for change in entry["changed"])
+    assert parse_ir(Path("out.ir").read_text()).outputs
+    assert main(["opt", str(graph), "--json"]) == 2
+
+
+def test_bad_input(graph: Path, capsys: Capture) -> None:
+    assert main(["opt", str(graph), "-p", "flod"]) == 1
+    assert "there is no pass `flod`" in capsys.readouterr().err
+    assert main(["opt", "missing.ir"]) == 1
+    Path("bad.ir").write_text("convc-ir 1\nnonsense")
+    assert main(["opt", "bad.ir"]) == 1
+    assert "bad.ir:2" in capsys.readouterr().err
+
+
+def test_the_list(capsys: Capture) -> None:
+    assert main(["passes"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"{name}: " in text for name in PASSES)
+    assert "mode=infer (infer or train)" in text
+    assert main(["passes", "--json"]) == 0
+    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)["passes"]] == list(PASSES)
+
+
+def test_another_order_for_a_program(graph: Path, capsys: Capture) -> None:
+    words = ["compile", "n.cnn", "--target", "reference", "--report", "passes", "--json"]
+    assert main([*words, "-p", "dead-code", "-p", "specialize", "-p", "dead-code"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [entry["pass"] for entry in content["passes"]] == ["dead-code", "specialize", "dead-code"]
+    assert main([*words, "--passes", "dead-code"]) == 1
+    assert "inference needs the pass `specialize`" in capsys.readouterr().err

@@ -1,0 +1,58 @@
+"""Passes by name: options as text, and what is said of them."""
+
+from __future__ import annotations
+
+import pytest
+
+import convc
+from convc.ir.ops.update import SgdUpdate
+from convc.passes.pipeline import pipeline
+from convc.passes.registry import PASSES, explanation, options_of, parse_pass
+from convc.passes.specialize import Specialize
+from convc.passes.training import Training
+
+
+def test_names_and_options() -> None:
+    assert parse_pass("specialize") == Specialize()
+    assert parse_pass("specialize:mode=train,accumulate=yes") == Specialize("train", accumulate=True)
+    assert parse_pass(" training: clip=2.5, decay_bias=no ") == Training(clip=2.5)
+
+
+def test_options_of_the_usual_order_hold() -> None:
+    usual = pipeline("train", SgdUpdate(momentum=0.9))
+    assert parse_pass("training:clip=1", usual) == Training(SgdUpdate(momentum=0.9), clip=1.0)
+    assert parse_pass("specialize", usual) == Specialize("train")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("specialise", "name-pass", "did you mean `specialize`?"),
+        ("", "name-pass", "there are"),
+        ("specialize:mod=train", "name-pass-option", "did you mean `mode`?"),
+        ("specialize:mode", "name-pass-option", "has no option"),
+        ("dead-code:x=1", "name-pass-option", "`dead-code` has no options"),
+        ("specialize:mode=test", "value-pass-option", "takes infer or train, not `test`"),
+        ("specialize:accumulate=1", "value-pass-option", "takes yes or no, not `1`"),
+        ("training:clip=much", "value-pass-option", "takes a number, not `much`"),
+        ("training:optimizer=sgd", "value-pass-option", "cannot be given here"),
+    ],
+)
+def test_mistakes(text: str, code: str, words: str) -> None:
+    with pytest.raises(convc.CompileError) as error:
+        parse_pass(text)
+    (diagnostic,) = error.value.diagnostics
+    assert diagnostic.code == code
+    assert words in f"{diagnostic.message} {diagnostic.hint}"
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_every_pass_explains_itself(name: str) -> None:
+    sentence, example = explanation(PASSES[name])
+    assert sentence.endswith(".")
+    assert example
+    assert all(option.name for option in options_of(PASSES[name]))
+
+
+def test_every_pass_of_the_usual_order_has_a_name() -> None:
+    assert {type(step) for mode in ("infer", "train") for step in pipeline(mode)} <= set(PASSES.values())  # type: ignore[arg-type]
