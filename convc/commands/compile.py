@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from convc.commands.options import (
     add_net_options,
     add_passes,
     add_precision,
+    add_verify_numerics,
     add_target,
     add_threads,
     open_net,
@@ -38,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_target(parser)
     add_threads(parser)
     add_passes(parser)
+    add_verify_numerics(parser)
     parser.add_argument("--dump-dir", type=Path, metavar="D", help="write the graph after every pass, and what changed")
     parser.add_argument("--print-after", metavar="PASS", help="print the graph as a pass leaves it")
     parser.add_argument(
@@ -55,6 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     _check(arguments)
     net = open_net(arguments)
+    if arguments.verify_numerics:
+        from convc.runtime.numerics import verify_passes
+
+        for line in verify_passes(net, arguments.mode, arguments.passes):
+            print(line, file=sys.stderr)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         # What a pass left is known from its dump.

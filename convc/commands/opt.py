@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from convc.commands.options import add_json, add_passes
+from convc.commands.options import add_json, add_passes, add_verify_numerics
 from convc.commands.output import print_json
 from convc.commands.parser import UsageError
 from convc.commands.reports import pass_as_json
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="OUT", default=_STANDARD, help="an .ir file (default: standard output)"
     )
     parser.add_argument("--dump-dir", type=Path, metavar="D", help="write the graph after every pass, and what changed")
+    add_verify_numerics(parser)
     add_json(parser)
 
 
@@ -32,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     from convc.passes.registry import parse_pass
     from convc.runtime.atomic import write_text
     from convc.runtime.ir_file import decode_ir, read_ir
+    from convc.runtime.numerics import NumericsCheck
 
     if arguments.json and arguments.output == _STANDARD:
         raise UsageError("--json and the graph cannot both be printed", "-o OUT writes the graph to a file")
@@ -40,8 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
         graph = decode_ir(sys.stdin.buffer.read(), "<stdin>")
     else:
         graph = read_ir(Path(arguments.file))
-    reports = PassManager(passes, dump_dir=arguments.dump_dir).run(graph)
+    check = NumericsCheck() if arguments.verify_numerics else None
+    reports = PassManager(passes, dump_dir=arguments.dump_dir, watch=check).run(graph)
     text = print_ir(graph)
+    for line in check.lines() if check is not None else ():
+        print(line, file=sys.stderr)
     if arguments.output == _STANDARD:
         print(text, end="")
         for report in reports:

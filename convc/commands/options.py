@@ -73,6 +73,11 @@ def add_passes(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_verify_numerics(parser: argparse.ArgumentParser) -> None:
+    text = "compare outputs and gradients before and after every pass, and stop at the one that changes them"
+    parser.add_argument("--verify-numerics", action="store_true", help=text)
+
+
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 

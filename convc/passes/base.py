@@ -60,6 +60,10 @@ class Pass:
     def run(self, graph: Graph, log: PassLog) -> None:
         raise AssertionError(f"{self.name} does nothing")
 
+    def alters(self, graph: Graph) -> str | None:
+        """Why the graph will compute something else than before, for passes that are meant to; None for all others."""
+        return None
+
     @property
     def options(self) -> dict[str, Any]:
         return {option.name: getattr(self, option.name) for option in fields(self)}

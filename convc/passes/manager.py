@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,21 +23,29 @@ class PassReport:
     log: PassLog
 
 
+# Called after every pass with the pass, the graph before and the graph after it; may raise.
+Watch = Callable[[Pass, Graph, Graph], None]
+
+
 class PassManager:
     """Runs a sequence of passes over a graph.
 
     With `dump_dir`, writes `00-input.ir`, then per pass `NN-name.ir`, `.log` and a unified `.diff`.
     """
 
-    def __init__(self, passes: Iterable[Pass], *, check: bool = True, dump_dir: Path | None = None) -> None:
+    def __init__(
+        self, passes: Iterable[Pass], *, check: bool = True, dump_dir: Path | None = None, watch: Watch | None = None
+    ) -> None:
         self.passes = tuple(passes)
         self.check = check
         self.dump_dir = dump_dir
+        self.watch = watch
 
     def run(self, graph: Graph) -> list[PassReport]:
         reports: list[PassReport] = []
         text = self._dump(0, "input", graph, None, "")
         for number, step in enumerate(self.passes, start=1):
+            before = graph.copy() if self.watch is not None else graph
             log, version, started = PassLog(), graph.version, time.perf_counter()
             step.run(graph, log)
             elapsed = (time.perf_counter() - started) * 1e3
@@ -48,6 +56,8 @@ class PassManager:
                 verify(graph)
             reports.append(PassReport(step.name, elapsed, log))
             text = self._dump(number, step.name, graph, log, text)
+            if self.watch is not None:
+                self.watch(step, before, graph)
         return reports
 
     def _dump(self, number: int, name: str, graph: Graph, log: PassLog | None, previous: str) -> str:

@@ -41,6 +41,15 @@ class Specialize(Pass):
     accumulate: bool = False
     class_weights: tuple[float, ...] = ()
 
+    def alters(self, graph: Graph) -> str | None:
+        if self.mode == "infer":
+            return None
+        if any(graph.nodes_of(Dropout, Noise, DropConnect)):
+            return "training draws masks and noise"
+        if any(isinstance(node.op, BatchNorm) and not node.op.frozen for node in graph.nodes):
+            return "training normalises by the statistics of the batch"
+        return "training weighs the classes" if self.class_weights else None
+
     def run(self, graph: Graph, log: PassLog) -> None:
         for node in graph.nodes_of(BatchNorm):
             self._batch_norm(graph, node, log)

@@ -122,7 +122,7 @@ def build(
         )
     loss = main_loss(forward)
     try:
-        reports = PassManager(_passes(mode, recipe, passes), dump_dir=dump_dir).run(forward)
+        reports = PassManager(choose_passes(mode, recipe, passes), dump_dir=dump_dir).run(forward)
     except OSError as error:
         fail("file-write", f"cannot write {error.filename or dump_dir}: {error.strerror}")
     executor = make_executor(
@@ -144,7 +144,7 @@ def build(
     )
 
 
-def _passes(mode: Mode, recipe: Recipe, chosen: Sequence[str] | None) -> Sequence[Pass]:
+def choose_passes(mode: Mode, recipe: Recipe, chosen: Sequence[str] | None) -> Sequence[Pass]:
     """The usual passes, or those that were chosen, with the options of the usual ones. Error: `missing-pass`."""
     usual = pipeline(mode, recipe=recipe)
     if chosen is None:

@@ -85,3 +85,14 @@ def test_another_order_for_a_program(graph: Path, capsys: Capture) -> None:
     assert [entry["pass"] for entry in content["passes"]] == ["dead-code", "specialize", "dead-code"]
     assert main([*words, "--passes", "dead-code"]) == 1
     assert "inference needs the pass `specialize`" in capsys.readouterr().err
+
+
+def test_numerics_are_verified(graph: Path, capsys: Capture) -> None:
+    words = ["compile", "n.cnn", "--target", "reference", "--mode", "train", "--verify-numerics"]
+    assert main(words) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "specialize: not compared: training draws masks and noise"
+    assert [line.split(":")[0] for line in lines] == ["specialize", "training", "dead-code"]
+    assert all("agree" in line for line in lines[1:])
+    assert main(["opt", str(graph), "-p", "specialize", "--verify-numerics"]) == 0
+    assert "specialize: 1 output agrees" in capsys.readouterr().err

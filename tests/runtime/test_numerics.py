@@ -1,0 +1,131 @@
+"""Passes that change what a graph computes are caught, and those that do not are let through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import pytest
+
+import convc
+from convc.frontend import loads
+from convc.ir.graph import Graph
+from convc.ir.ops.activation import Relu, Relu6
+from convc.ir.ops.conv import Conv2d
+from convc.ir.ops.pool import AvgPool
+from convc.passes.base import Pass, PassLog
+from convc.passes.dead_code import DeadCode
+from convc.passes.manager import PassManager
+from convc.passes.pipeline import pipeline
+from convc.passes.specialize import Specialize
+from convc.passes.training import GRADIENT, Training
+from convc.runtime.numerics import NumericsCheck, verify_passes
+
+NET = "net n {\n input 2x7x7\n conv 4 k=3 pad=1 -> BODY -> pool avg 2 s=1\n fc 3\n loss softmax\n}"
+
+
+def graph_of(body: str) -> Graph:
+    return loads(NET.replace("BODY", body)).graph(4)
+
+
+def run(graph: Graph, *passes: Pass) -> NumericsCheck:
+    check = NumericsCheck()
+    PassManager(passes, watch=check).run(graph)
+    return check
+
+
+def test_the_usual_passes_agree() -> None:
+    check = run(graph_of("relu"), *pipeline("train"))
+    assert [found.name for found in check.comparisons] == ["specialize", "training", "dead-code"]
+    for found in check.comparisons:
+        assert found.error is not None
+        assert found.error <= 1e-12
+        assert {"logits", "loss", GRADIENT + "conv1.weight"} <= set(found.outputs)
+    check = run(graph_of("bn -> relu"), Specialize("infer"), DeadCode())
+    assert all(found.right and found.error is not None for found in check.comparisons)
+    assert "GRADIENT" not in check.lines()[0]
+
+
+@pytest.mark.parametrize(("body", "why"), [("dropout 0.5", "draws masks"), ("bn", "statistics of the batch")])
+def test_what_is_meant_to_change_is_not_compared(body: str, why: str) -> None:
+    first, *rest = run(graph_of(body), Specialize("train"), Training(), DeadCode()).comparisons
+    assert first.error is None
+    assert why in first.why
+    assert all(found.error is not None for found in rest)
+
+
+def test_lines_for_people() -> None:
+    lines = verify_passes(loads(NET.replace("BODY", "noise 0.1")), "train")
+    assert lines[0] == "specialize: not compared: training draws masks and noise"
+    assert lines[1].startswith("training: 3 outputs and 4 gradients agree, error ")
+    assert verify_passes(loads(NET.replace("BODY", "relu")), "infer", ["specialize"])[0].startswith(
+        "specialize: 1 output"
+    )
+
+
+@dataclass(frozen=True)
+class Planted(Pass):
+    """A pass with a defect: `edit` spoils the first node that it finds."""
+
+    name: ClassVar[str] = "planted"
+    edit: Callable[[Graph], None] = lambda graph: None
+
+    def run(self, graph: Graph, log: PassLog) -> None:
+        self.edit(graph)
+        graph.version += 1
+        log.changed("planted", (graph.nodes[0],), (), "a test")
+
+
+def _padding(graph: Graph) -> None:
+    node = next(graph.nodes_of(Conv2d))
+    assert isinstance(node.op, Conv2d)
+    node.op = replace(node.op, padding=(0, 1, 2, 1))
+
+
+def _dropped_bias(graph: Graph) -> None:
+    node = next(graph.nodes_of(Conv2d))
+    bias = node.operands[2]
+    bias.users.remove((node, 2))
+    node.operands = node.operands[:2]
+
+
+def _other_activation(graph: Graph) -> None:
+    node = next(graph.nodes_of(Relu))
+    node.op = Relu6()
+
+
+def _bypassed(graph: Graph) -> None:
+    node = next(graph.nodes_of(Relu))
+    graph.replace_uses(node.result, node.operands[0])
+    graph.remove([node])
+
+
+def _divisor(graph: Graph) -> None:
+    node = next(graph.nodes_of(AvgPool))
+    assert isinstance(node.op, AvgPool)
+    node.op = replace(node.op, padding=(1, 0, 0, 0), kernel=(3, 2))
+
+
+def _swapped_gradients(graph: Graph) -> None:
+    names = [GRADIENT + "conv1.bias", GRADIENT + "conv1.bias"]
+    graph.outputs[names[0]] = graph.outputs["loss"]
+
+
+@pytest.mark.parametrize("edit", [_padding, _dropped_bias, _bypassed, _divisor])
+def test_the_guilty_pass_is_named(edit: Callable[[Graph], None]) -> None:
+    with pytest.raises(convc.CompileError, match="the pass `planted` changes") as error:
+        run(graph_of("relu"), DeadCode(), Planted(edit), DeadCode())
+    (diagnostic,) = error.value.diagnostics
+    assert diagnostic.code == "value-numerics"
+    assert [note.message.split(":")[0] for note in diagnostic.notes] == ["dead-code"]
+
+
+def test_a_wrong_gradient_is_found_where_outputs_agree() -> None:
+    with pytest.raises(convc.CompileError, match="changes grad\\.conv1\\.bias"):
+        run(graph_of("relu"), Specialize("train"), Training(), Planted(_swapped_gradients))
+
+
+def test_a_difference_that_the_probe_cannot_see_is_let_through() -> None:
+    """relu6 is relu below 6: what is compared is a point, not a proof."""
+    assert run(graph_of("relu"), Planted(_other_activation)).comparisons[0].right
