@@ -15,9 +15,9 @@ from convc.commands.options import (
     add_net_options,
     add_passes,
     add_precision,
-    add_verify_numerics,
     add_target,
     add_threads,
+    add_verify_numerics,
     open_net,
 )
 from convc.commands.output import format_count, print_json
@@ -58,10 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     _check(arguments)
     net = open_net(arguments)
-    if arguments.verify_numerics:
+    if arguments.verify_numerics or arguments.bisect:
         from convc.runtime.numerics import verify_passes
 
-        for line in verify_passes(net, arguments.mode, arguments.passes):
+        for line in verify_passes(net, arguments.mode, arguments.passes, bisect=arguments.bisect):
             print(line, file=sys.stderr)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:

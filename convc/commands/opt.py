@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         graph = decode_ir(sys.stdin.buffer.read(), "<stdin>")
     else:
         graph = read_ir(Path(arguments.file))
-    check = NumericsCheck() if arguments.verify_numerics else None
+    check = NumericsCheck(bisect=arguments.bisect) if arguments.verify_numerics or arguments.bisect else None
     reports = PassManager(passes, dump_dir=arguments.dump_dir, watch=check).run(graph)
     text = print_ir(graph)
     for line in check.lines() if check is not None else ():

@@ -76,6 +76,8 @@ def add_passes(parser: argparse.ArgumentParser) -> None:
 def add_verify_numerics(parser: argparse.ArgumentParser) -> None:
     text = "compare outputs and gradients before and after every pass, and stop at the one that changes them"
     parser.add_argument("--verify-numerics", action="store_true", help=text)
+    text = "the same, and name the change of that pass which is the first wrong one"
+    parser.add_argument("--bisect", action="store_true", help=text)
 
 
 def _names(text: str) -> list[str]:

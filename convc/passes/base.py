@@ -33,16 +33,27 @@ class Entry:
         return f"{self.kind} {self.rule}  {self.before}{arrow}  why: {self.why}{place}"
 
 
+class OutOfFuel(Exception):
+    """A pass has made as many changes as it may: whoever gave it fuel catches this."""
+
+
 @dataclass
 class PassLog:
-    """What a pass did and did not do, and figures that it wants to report."""
+    """What a pass did and did not do, and figures that it wants to report.
+
+    `fuel` is how many changes the pass may make, for who looks for the one that is wrong. A change is logged when it is
+    complete, so that the graph is whole where a pass runs out of fuel.
+    """
 
     entries: list[Entry] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
+    fuel: int | None = None
 
     def changed(self, rule: str, before: tuple[Node, ...], after: tuple[Node, ...], why: str) -> None:
         location = union(*(node.location for node in before))
         self.entries.append(Entry("changed", rule, describe(*before), describe(*after) or "nothing", why, location))
+        if self.fuel is not None and len(self.of("changed")) >= self.fuel:
+            raise OutOfFuel
 
     def missed(self, rule: str, node: Node, why: str) -> None:
         self.entries.append(Entry("missed", rule, describe(node), "", why, node.location))

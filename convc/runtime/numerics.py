@@ -17,7 +17,7 @@ from convc.ir.diagnostic import Note, fail
 from convc.ir.graph import Graph
 from convc.ir.interpreter import run_reference
 from convc.ir.op import InferError
-from convc.passes.base import Mode, Pass
+from convc.passes.base import Entry, Mode, OutOfFuel, Pass, PassLog
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import Recipe
 from convc.passes.training import GRADIENT
@@ -56,6 +56,7 @@ class NumericsCheck:
     """A watcher for `PassManager`: compares, and stops at the pass that changes what is computed (`value-numerics`)."""
 
     seed: int = 0
+    bisect: bool = False
     comparisons: list[Comparison] = field(default_factory=list[Comparison])
 
     def __call__(self, step: Pass, before: Graph, after: Graph) -> None:
@@ -63,18 +64,23 @@ class NumericsCheck:
         self.comparisons.append(found)
         if not found.right:
             message = f"the pass `{step.name}` changes {found.worst} by {found.error:.2g} of its largest element"
-            fail("value-numerics", message, notes=tuple(Note(line) for line in self.lines()[:-1]))
+            notes = [Note(line) for line in self.lines()[:-1]]
+            if self.bisect:
+                number, entry = guilty_change(step, before, self.seed)
+                place = entry.location[0] if entry.location else None
+                notes.append(Note(f"the first wrong change is number {number}: {entry}", place))
+            fail("value-numerics", message, notes=tuple(notes))
 
     def lines(self) -> list[str]:
         """A line for each pass."""
         return [describe(comparison) for comparison in self.comparisons]
 
 
-def verify_passes(net: Net, mode: Mode, passes: Sequence[str] | None = None) -> list[str]:
+def verify_passes(net: Net, mode: Mode, passes: Sequence[str] | None = None, *, bisect: bool = False) -> list[str]:
     """Run the passes of a program (those of `convc.compile`) on a small batch, comparing; a line for each of them."""
     forward = net.graph(_ROWS)
     recipe = make_recipe(net.settings, forward) if mode == "train" else Recipe()
-    check = NumericsCheck()
+    check = NumericsCheck(bisect=bisect)
     PassManager(choose_passes(mode, recipe, passes), watch=check).run(forward)
     return check.lines()
 
@@ -109,6 +115,29 @@ def compare(step: Pass, before: Graph, after: Graph, seed: int = 0) -> Compariso
     errors = {name: _error(actual[name], expected[name]) for name in names}
     worst = max(errors, key=errors.__getitem__)
     return Comparison(step.name, errors[worst], worst, names)
+
+
+def guilty_change(step: Pass, before: Graph, seed: int = 0) -> tuple[int, Entry]:
+    """The first change of a wrong pass after which the graph computes something else, and its number from 1."""
+    right, wrong, entry = 0, _changes(step, before), None
+    while entry is None or wrong - right > 1:
+        fuel = wrong if entry is None else (right + wrong) // 2
+        graph, log = before.copy(), PassLog(fuel=fuel)
+        try:
+            step.run(graph, log)
+        except OutOfFuel:
+            pass
+        if fuel < wrong and compare(step, before, graph, seed).right:
+            right = fuel
+        else:
+            wrong, entry = fuel, log.of("changed")[-1]
+    return wrong, entry
+
+
+def _changes(step: Pass, before: Graph) -> int:
+    log = PassLog()
+    step.run(before.copy(), log)
+    return len(log.of("changed"))
 
 
 def _with_gradients(graph: Graph) -> Graph:

@@ -20,7 +20,7 @@ from convc.passes.manager import PassManager
 from convc.passes.pipeline import pipeline
 from convc.passes.specialize import Specialize
 from convc.passes.training import GRADIENT, Training
-from convc.runtime.numerics import NumericsCheck, verify_passes
+from convc.runtime.numerics import NumericsCheck, guilty_change, verify_passes
 
 NET = "net n {\n input 2x7x7\n conv 4 k=3 pad=1 -> BODY -> pool avg 2 s=1\n fc 3\n loss softmax\n}"
 
@@ -124,6 +124,35 @@ def test_the_guilty_pass_is_named(edit: Callable[[Graph], None]) -> None:
 def test_a_wrong_gradient_is_found_where_outputs_agree() -> None:
     with pytest.raises(convc.CompileError, match="changes grad\\.conv1\\.bias"):
         run(graph_of("relu"), Specialize("train"), Training(), Planted(_swapped_gradients))
+
+
+@dataclass(frozen=True)
+class Several(Pass):
+    """Replaces every ReLU by one that is the same below 6, the `wrong`-th by nothing."""
+
+    name: ClassVar[str] = "several"
+    wrong: int = 0
+
+    def run(self, graph: Graph, log: PassLog) -> None:
+        for number, node in enumerate(graph.nodes_of(Relu)):
+            if number == self.wrong:
+                graph.replace_uses(node.result, node.operands[0])
+                graph.remove([node])
+            else:
+                node.op = Relu6()
+                graph.version += 1
+            log.changed("several", (node,), (), "a test")
+
+
+@pytest.mark.parametrize("wrong", range(5))
+def test_the_guilty_change_is_found(wrong: int) -> None:
+    graph = graph_of(" -> ".join(["relu", "conv 3 k=1"] * 5))
+    number, entry = guilty_change(Several(wrong), graph)
+    assert (number, entry.before) == (wrong + 1, f"relu(relu{wrong + 1})")
+    check = NumericsCheck(bisect=True)
+    with pytest.raises(convc.CompileError) as error:
+        PassManager([Several(wrong)], watch=check).run(graph)
+    assert f"number {wrong + 1}: changed several  relu(relu{wrong + 1})" in str(error.value)
 
 
 def test_a_difference_that_the_probe_cannot_see_is_let_through() -> None:
