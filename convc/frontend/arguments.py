@@ -63,6 +63,10 @@ def bind(
     return _Binder(title, parameters, place, evaluator, report, separable).bind(arguments)
 
 
+# What a number behind a word probably means, to those who know another framework.
+_MEANT = {"linear": "the fully connected layer is `fc N`; `linear` is the identity"}
+
+
 class _Binder:
     def __init__(
         self,
@@ -213,6 +217,7 @@ class _Binder:
             takes = plural(len(self.positional), "positional argument") if self.positional else "no positional argument"
             keys = [p.key for p in self.parameters if p.keyword and not p.positional]
             hint = f"write key=value: {', '.join(keys[:8])}" if keys else None
+            hint = _MEANT.get(self.title, hint)
             self._error("name-surplus", f"{self.title} takes {takes}; this is one too many", argument.span, hint)
 
     def _begins_a_setting(self, argument: syntax.Argument, count: int) -> bool:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import ast
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from convc.cli import main
 from convc.frontend import loads, unsupported
-from convc.ir.diagnostic import CompileError, render
+from convc.ir.diagnostic import CompileError, Diagnostic, render
 
 GOLDEN = Path(__file__).with_name("diagnostics.test")
 COMMANDS = Path(__file__).with_name("command_diagnostics.test")
@@ -112,3 +113,10 @@ def test_every_code_of_the_front_end_has_a_case(repository: Path) -> None:
         for code in re.findall(r"(?:error|warning)\[([\w-]+)\]", expected)
     }
     assert codes_of(repository / "convc" / "frontend") - shown == _OF_CALLS
+
+
+def test_linear_with_a_number_is_meant_as_fc(problems: Callable[..., list[Diagnostic]]) -> None:
+    (error,) = problems("net n {\n  input 1x8x8\n  linear 10\n  loss softmax\n}")
+    assert error.code == "name-surplus"
+    assert error.hint is not None
+    assert "`fc N`" in error.hint
