@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convc.commands.options import add_net_options, limits_of, open_net
+from convc.commands.output import refuse_input
 from convc.commands.parser import UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         from convc.runtime.atomic import write_text
 
+        refuse_input(arguments.file, arguments.output)
         write_text(Path(arguments.output), result.text)
         print(f"wrote {arguments.output}")
     if result.renamed:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convc.commands.options import add_net_options, assignments, limits_of
-from convc.commands.output import format_bytes
+from convc.commands.output import format_bytes, refuse_input
 from convc.commands.parser import positive
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import convc
 
+    refuse_input(arguments.source, arguments.output)
     with _program(arguments) as program:
         convc.to_onnx(program, arguments.output, arguments.opset)
         sizes = ", ".join(map(str, program.image))

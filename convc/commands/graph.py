@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from convc.commands.options import add_net_options, open_net
-from convc.commands.output import format_count
+from convc.commands.output import format_count, refuse_input
 from convc.commands.parser import UsageError, whole
 
 
@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     place = arguments.output
     if place != "-" and Path(place).suffix.lower() not in (".svg", ""):
         raise UsageError(f"a net is drawn as SVG, not {Path(place).suffix}", f"-o {Path(place).with_suffix('.svg')}")
+    refuse_input(arguments.file, place)
     net = open_net(arguments)
     graph = net.graph(1)
     kinds = {layer.name: layer.kind.split()[0] for layer in net.layers}

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convc.commands.options import add_json, add_passes, add_verify_numerics
 from convc.commands.output import print_json
 from convc.commands.parser import UsageError
 from convc.commands.reports import pass_as_json
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _STANDARD = "-"  # input or output
 
@@ -31,8 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from convc.ir.printer import print_ir
     from convc.passes.manager import PassManager
     from convc.passes.registry import parse_pass
-    from convc.runtime.atomic import write_text
-    from convc.runtime.ir_file import decode_ir, read_ir
+    from convc.runtime.ir_file import decode_ir, read_ir, write_ir
     from convc.runtime.numerics import NumericsCheck
 
     if arguments.json and arguments.output == _STANDARD:
@@ -44,18 +47,22 @@ def run(arguments: argparse.Namespace) -> int:
         graph = read_ir(Path(arguments.file))
     check = NumericsCheck(bisect=arguments.bisect) if arguments.verify_numerics or arguments.bisect else None
     reports = PassManager(passes, dump_dir=arguments.dump_dir, watch=check).run(graph)
-    text = print_ir(graph)
     for line in check.lines() if check is not None else ():
         print(line, file=sys.stderr)
     if arguments.output == _STANDARD:
-        print(text, end="")
+        constants: dict[str, np.ndarray] = {}
+        print(print_ir(graph, constants), end="")
+        if constants:
+            warning = f"{len(constants)} large constant(s) are not in the text; -o OUT writes them into a file beside it"
+            print(f"warning: {warning}", file=sys.stderr)
         for report in reports:
             for entry in report.log.entries:
                 print(f"{report.name}: {entry}", file=sys.stderr)
         return 0
-    write_text(Path(arguments.output), text)
+    written = write_ir(Path(arguments.output), graph)
     if arguments.json:
         print_json({"passes": [pass_as_json(report) for report in reports]})
     else:
-        print(f"wrote {arguments.output}")
+        for path in written:
+            print(f"wrote {path}")
     return 0

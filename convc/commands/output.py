@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from convc.commands.parser import UsageError
 
 SCHEMA = 1
 
@@ -36,6 +39,12 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Seq
         for row in (header, *rows)
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def refuse_input(source: str, output: str | Path) -> None:
+    """Refuse an output that is the file which is read."""
+    if Path(source).exists() and Path(output).exists() and Path(source).samefile(output):
+        raise UsageError(f"{output} is the file that is read", "name another one")
 
 
 def table_as_csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

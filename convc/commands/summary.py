@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convc.commands.options import add_batch, add_net_options, open_net
-from convc.commands.output import format_bytes, format_count, format_table, print_json, table_as_csv, table_as_html
+from convc.commands.output import (
+    format_bytes,
+    format_count,
+    format_table,
+    print_json,
+    refuse_input,
+    table_as_csv,
+    table_as_html,
+)
 
 if TYPE_CHECKING:
     from convc.passes.receptive_field import ReceptiveField
@@ -62,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     from convc.passes.summary import summarize
     from convc.runtime.configuration import make_update
 
+    refuse_input(arguments.file, arguments.csv or arguments.html or _STANDARD_OUTPUT)
     net = open_net(arguments)
     batch = arguments.batch or net.settings.batch
     # `pool max` and `pool avg` are of one kind, as in the names of layers.

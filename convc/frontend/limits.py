@@ -41,7 +41,7 @@ class Limits:
     extent: int = _limit((1 << 31) - 1, "channels, rows, columns or filters", most=(1 << 31) - 1)
     elements: int = _limit((1 << 31) - 1, "elements of a value for one image, or of a parameter", most=(1 << 31) - 1)
     parameter_elements: int = _limit(1 << 32, "elements of all parameters together")
-    instructions: int = _limit(10_000_000, "instructions of a compiled program, before the machine's")
+    instructions: int = _limit(4_000_000, "instructions of a compiled program, before the machine's")
     memory_bytes: int = _limit(1 << 40, "bytes of memory of a compiled program; never more than the machine has")
 
 

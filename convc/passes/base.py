@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
@@ -67,6 +68,8 @@ class Pass:
     """A graph rewrite. Fields of a subclass are its options; `run` changes the graph in place and logs why."""
 
     name: ClassVar[str]
+    # Modes and targets for which the pass cannot be used, with the reason.
+    refused: ClassVar[Mapping[str, str]] = {}
 
     def run(self, graph: Graph, log: PassLog) -> None:
         raise AssertionError(f"{self.name} does nothing")

@@ -11,11 +11,27 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from convc.ir.diagnostic import fail
 from convc.passes.base import Pass
+from convc.passes.canonicalize import Canonicalize
+from convc.passes.common_subexpressions import CommonSubexpressions
 from convc.passes.dead_code import DeadCode
+from convc.passes.fold_batch_norm import FoldBatchNorm
+from convc.passes.fold_constants import FoldConstants
+from convc.passes.fold_input_scale import FoldInputScale
 from convc.passes.specialize import Specialize
 from convc.passes.training import Training
 
-PASSES: dict[str, type[Pass]] = {kind.name: kind for kind in (Specialize, Training, DeadCode)}
+# The first three make every program; the others are there for those who ask.
+_KINDS: tuple[type[Pass], ...] = (
+    Specialize,
+    Training,
+    DeadCode,
+    Canonicalize,
+    FoldConstants,
+    CommonSubexpressions,
+    FoldBatchNorm,
+    FoldInputScale,
+)
+PASSES: dict[str, type[Pass]] = {kind.name: kind for kind in _KINDS}
 
 
 @dataclass(frozen=True)

@@ -136,12 +136,18 @@ class Specialize(Pass):
 
     @staticmethod
     def _drop_loss(graph: Graph, log: PassLog) -> None:
+        # What nobody read before is not this pass's business.
+        kept = set(graph.nodes) - _live(graph)
         for name in [name for name in graph.outputs if name != "logits"]:
             producer = graph.outputs.pop(name).producer
             assert producer is not None
             log.changed("loss", (producer,), (), why="inference needs no loss")
             graph.version += 1
-        dead = set(graph.nodes) - graph.ancestors(graph.outputs.values())
+        dead = set(graph.nodes) - _live(graph) - kept
         graph.remove([node for node in graph.nodes if node in dead])
         if "labels" in graph.inputs and not graph.inputs["labels"].users:
             del graph.inputs["labels"]
+
+
+def _live(graph: Graph) -> set[Node]:
+    return graph.ancestors((*graph.outputs.values(), *graph.updates.values()))

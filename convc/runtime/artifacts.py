@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from convc.ir.diagnostic import fail
 from convc.ir.printer import print_ir
-from convc.runtime.atomic import replaced
+from convc.runtime.atomic import write_bytes
+from convc.runtime.ir_file import write_ir
 
 if TYPE_CHECKING:
     from convc.passes.plan import Plan
@@ -28,21 +27,14 @@ def artifact(program: Program, kind: str) -> bytes:
 
 def write_artifact(program: Program, kind: str, content: bytes, path: Path) -> list[Path]:
     """Write one artifact; large constants of a graph go into an npz file beside it. Returns the files."""
-    constants: dict[str, np.ndarray] = {}
-    if kind == "ir":
-        print_ir(program.graph, constants)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         fail("file-write", f"cannot create {path.parent}: {error.strerror}")
-    with replaced(path) as temporary:
-        temporary.write_bytes(content)
-    if not constants:
-        return [path]
-    beside = path.with_name(path.name + ".constants.npz")
-    with replaced(beside) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **constants)  # type: ignore[arg-type]
-    return [path, beside]
+    if kind == "ir":
+        return write_ir(path, program.graph)
+    write_bytes(path, content)
+    return [path]
 
 
 def plan_of(program: Program) -> Plan:

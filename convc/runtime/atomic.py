@@ -19,6 +19,9 @@ def replaced(path: Path) -> Iterator[Path]:
 
     An `OSError` of the body or of the replacement becomes a `CompileError` (`file-write`), and `path` stays as it was.
     """
+    # Who may write into /dev could otherwise lose a device; a folder has a message of its own below.
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        fail("file-write", f"cannot write {path}: it is not a regular file", hint="choose another name")
     # The process number tells an abandoned file from one that another process is writing.
     temporary = path.with_name(f".{path.name}{_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:

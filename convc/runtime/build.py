@@ -122,7 +122,7 @@ def build(
         )
     loss = main_loss(forward)
     try:
-        reports = PassManager(choose_passes(mode, recipe, passes), dump_dir=dump_dir).run(forward)
+        reports = PassManager(choose_passes(mode, recipe, passes, target), dump_dir=dump_dir).run(forward)
     except OSError as error:
         fail("file-write", f"cannot write {error.filename or dump_dir}: {error.strerror}")
     executor = make_executor(
@@ -144,8 +144,11 @@ def build(
     )
 
 
-def choose_passes(mode: Mode, recipe: Recipe, chosen: Sequence[str] | None) -> Sequence[Pass]:
-    """The usual passes, or those that were chosen, with the options of the usual ones. Error: `missing-pass`."""
+def choose_passes(mode: Mode, recipe: Recipe, chosen: Sequence[str] | None, target: str = "cpu") -> Sequence[Pass]:
+    """The usual passes, or those that were chosen, with the options of the usual ones.
+
+    Errors: `missing-pass`, `unavailable-pass`.
+    """
     usual = pipeline(mode, recipe=recipe)
     if chosen is None:
         return usual
@@ -155,6 +158,11 @@ def choose_passes(mode: Mode, recipe: Recipe, chosen: Sequence[str] | None) -> S
             order = ", ".join(step.name for step in usual)
             what = "a training step" if mode == "train" else "inference"
             fail("missing-pass", f"{what} needs the pass `{needed.name}`", hint=f"the usual order is {order}")
+    for step in passes:
+        why = step.refused.get(mode) or step.refused.get(target)
+        if why is not None:
+            hint = f"`convc opt FILE.ir -p {step.name}` runs it on a graph"
+            fail("unavailable-pass", f"the pass `{step.name}` cannot be used here: {why}", hint=hint)
     return passes
 
 

@@ -13,6 +13,8 @@ from convc.frontend.source import decode_source, read_source
 from convc.ir.diagnostic import fail
 from convc.ir.graph import Graph
 from convc.ir.parser import parse_ir
+from convc.ir.printer import print_ir
+from convc.runtime.atomic import replaced, write_text
 
 _LIMITS = Limits(source_bytes=64 << 20)  # a dump of a training step of a thousand layers has some megabytes
 
@@ -20,7 +22,23 @@ _LIMITS = Limits(source_bytes=64 << 20)  # a dump of a training step of a thousa
 def read_ir(path: Path) -> Graph:
     """The verified graph of a file. Raises `file-…` errors and those of `parse_ir`."""
     source = read_source(path, limits=_LIMITS)
-    return parse_ir(source.text, file=source.name, constants=_constants(path.with_name(path.name + ".constants.npz")))
+    return parse_ir(source.text, file=source.name, constants=_constants(_beside(path)))
+
+
+def write_ir(path: Path, graph: Graph) -> list[Path]:
+    """Write a graph, its large constants into an npz file beside it; returns the files. Error: `file-write`."""
+    constants: dict[str, np.ndarray] = {}
+    write_text(path, print_ir(graph, constants))
+    if not constants:
+        return [path]
+    beside = _beside(path)
+    with replaced(beside) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **constants)  # type: ignore[arg-type]
+    return [path, beside]
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + ".constants.npz")
 
 
 def decode_ir(data: bytes, name: str) -> Graph:

@@ -113,3 +113,14 @@ def test_an_offset_counts_line_feeds_only() -> None:
     places = Places("ab\r\ncd\rx")
     assert places.plain[places.offset(2, 2)] == "d"
     assert places.plain[places.offset(3, 1)] == "x"
+
+
+def test_edits_are_not_kept() -> None:
+    """A document knows the last readable one before it, that its own one, and nothing older."""
+    document = None
+    for number in range(20):
+        document = Document("/absent/n.cnn", TEXT + f"# {number}\n" + "}" * (number % 3 == 2), older=document)
+    count = 0
+    while document is not None:
+        document, count = document.older, count + 1
+    assert count <= 3

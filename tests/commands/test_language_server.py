@@ -285,6 +285,15 @@ def test_a_file_that_is_not_open_has_no_answers(editor: LanguageClient) -> None:
     assert editor.at("definition", "absent.cnn", 3, 3) is None
 
 
+@pytest.mark.parametrize("uri", ["file:///absent/%00n.cnn", "untitled:Untitled-1", "file:///a%ZZ.cnn", ""])
+def test_odd_addresses(editor: LanguageClient, uri: str) -> None:
+    document = {"uri": uri, "languageId": "cnn", "version": 1, "text": 'use "a.cnn"\nnet n { input 1x8x8 -> relu }'}
+    editor.notify("textDocument/didOpen", {"textDocument": document})
+    editor.opened.add(uri)
+    assert editor.request("textDocument/documentSymbol", {"textDocument": {"uri": uri}})
+    assert editor.logged() == []
+
+
 def test_nonsense_does_not_stop_the_server(editor: LanguageClient) -> None:
     for version, text in enumerate(["\x00", "}}}}", '"', "net n {" * 500, "a" * 50_000, "\n" * 1000, ""]):
         editor.open("n.cnn", text) if version == 0 else editor.change("n.cnn", text, version)

@@ -6,11 +6,18 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from convc import parse_ir
 from convc.cli import main
+from convc.ir.builder import Builder
+from convc.ir.graph import Graph
+from convc.ir.ops.constant import Constant
+from convc.ir.ops.elementwise import Add
+from convc.ir.types import f32
 from convc.passes.registry import PASSES
+from convc.runtime.ir_file import read_ir, write_ir
 
 NET = "net n {\n  input 1x6x6\n  conv 3 k=3 bias=no -> bn -> relu -> dropout 0.5\n  fc 4\n  loss softmax\n}\n"
 Capture = pytest.CaptureFixture[str]
@@ -96,3 +103,41 @@ def test_numerics_are_verified(graph: Path, capsys: Capture) -> None:
     assert all("agree" in line for line in lines[1:])
     assert main(["opt", str(graph), "-p", "specialize", "--verify-numerics"]) == 0
     assert "specialize: 1 output agrees" in capsys.readouterr().err
+
+
+def test_clean_ups_are_there_for_those_who_ask(graph: Path, capsys: Capture) -> None:
+    passes = "canonicalize,fold,fold-batch-norm,specialize,fold,cse,dead-code"
+    assert main(["opt", str(graph), "--passes", passes, "--verify-numerics"]) == 0
+    output, errors = capsys.readouterr()
+    assert parse_ir(output).outputs
+    assert errors.count("agree") == 7
+    words = ["compile", "n.cnn", "--target", "cpu", "--batch", "2", "--passes"]
+    assert main([*words, "canonicalize,fold,specialize,cse,dead-code"]) == 0
+    assert main([*words, "fold-batch-norm,specialize"]) == 1
+    assert "native code cannot pack weights" in capsys.readouterr().err
+    assert main(["compile", "n.cnn", "--target", "reference", "--passes", "fold-batch-norm,specialize"]) == 0
+
+
+def test_large_constants_lie_beside_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.chdir(tmp_path)
+    graph = Graph("g")
+    builder, x = Builder(graph), graph.add_input("x", f32(2, 500))
+    values = np.random.default_rng(0).random(500).astype(np.float32)
+    graph.outputs["logits"] = builder.add(Add(), x, builder.add(Constant.of(values)))
+    written = write_ir(Path("g.ir"), graph)
+    assert [path.name for path in written] == ["g.ir", "g.ir.constants.npz"]
+    assert main(["opt", "g.ir", "-p", "dead-code", "-o", "h.ir"]) == 0
+    assert Path("g.ir").read_text() == Path("h.ir").read_text()
+    assert read_ir(Path("h.ir")) == graph
+    capsys.readouterr()
+    assert main(["opt", "g.ir"]) == 0
+    assert "1 large constant(s) are not in the text" in capsys.readouterr().err
+
+
+def test_no_output_is_the_input(graph: Path, capsys: Capture) -> None:
+    before = Path("n.cnn").read_text()
+    for words in (["export"], ["decompile"]):
+        assert main([*words, "n.cnn", "-o", "n.cnn"]) == 2
+        assert "is the file that is read" in capsys.readouterr().err
+    assert main(["summary", "n.cnn", "--csv", "n.cnn"]) == 2
+    assert Path("n.cnn").read_text() == before

@@ -24,12 +24,18 @@ from convc.ir.ops import OPS
 from convc.ir.ops.update import Update
 from convc.ir.parser import parse_ir
 from convc.passes.base import Pass
+from convc.passes.canonicalize import Canonicalize
+from convc.passes.common_subexpressions import CommonSubexpressions
 from convc.passes.dead_code import DeadCode
+from convc.passes.fold_batch_norm import FoldBatchNorm
+from convc.passes.fold_constants import FoldConstants
+from convc.passes.fold_input_scale import FoldInputScale
 from convc.passes.specialize import Specialize
 from convc.passes.training import Training
 
 FOLDER = Path(__file__).parent / "golden"
-PASSES: dict[str, type[Pass]] = {kind.name: kind for kind in (DeadCode, Specialize, Training)}
+CLEAN_UPS = (FoldConstants, CommonSubexpressions, Canonicalize, FoldBatchNorm, FoldInputScale)
+PASSES: dict[str, type[Pass]] = {kind.name: kind for kind in (DeadCode, Specialize, Training, *CLEAN_UPS)}
 UNCHANGED = "unchanged\n"
 
 
@@ -90,6 +96,6 @@ def _value(text: str) -> object:
     if text in ("true", "false"):
         return text == "true"
     try:
-        return float(text)
+        return int(text) if text.isdecimal() else float(text)
     except ValueError:
         return text

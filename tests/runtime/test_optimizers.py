@@ -163,6 +163,19 @@ def test_a_clipped_step_has_the_length_of_the_bound(compile_text: Compile) -> No
     assert np.sqrt(change) == pytest.approx(0.001, rel=1e-3)
 
 
+@pytest.mark.parametrize("convolution", ["conv in k=3 pad=1 groups=in", "conv in*3 k=3 pad=1 groups=2"])
+def test_what_pads_the_bias_of_a_grouped_convolution_does_not_count(compile_text: Compile, convolution: str) -> None:
+    """Its gradient is made in several parts in memory that other kernels have used."""
+    text = f"net n {{ input 2x6x6 -> {convolution} -> conv 2 k=1 -> loss softmax }}"
+    program = compile_text(text + " train { batch 17 -> optim sgd -> clip 0.01 }")
+    random = np.random.default_rng(5)
+    for rows in (17, 8):
+        before = dict(program.params)
+        program.step(random.random((rows, 2, 6, 6), np.float32), random.integers(0, 2, (rows, 6, 6)), lr=1.0)
+        change = sum(float(((program.params[name] - array) ** 2).sum()) for name, array in before.items())
+        assert np.sqrt(change) == pytest.approx(0.01, rel=1e-3)
+
+
 def test_gradients_that_are_not_finite_are_not_hidden(compile_text: Compile) -> None:
     program = compile_text(NET.format("optim sgd lr=0.1 -> clip 1.0"))
     x, labels = batches(1)[0]

@@ -51,7 +51,7 @@ def double_literal(value: float) -> str:
 
 
 # Instructions that a program may have where nobody says another number: many times what the largest nets take.
-MOST_INSTRUCTIONS = 10_000_000
+MOST_INSTRUCTIONS = 4_000_000
 
 
 class CodeTooLarge(Exception):

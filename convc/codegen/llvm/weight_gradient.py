@@ -203,6 +203,20 @@ class _Emitter:
             self._unit(part, inner, images, f.equal(chunk.index, 0))
         if self.bias is not None and self.bias_tap is None:
             self._bias_alone(in_part, rows)
+        elif self.bias is not None:
+            self._clear_bias_padding()
+
+    def _clear_bias_padding(self) -> None:
+        """Groups store their own outputs only; the norm of all gradients reads what lies behind the last one, too."""
+        f, s = self.f, self.s
+        assert self.bias is not None
+        assert self.bias_target is not None
+        padding = range(s.weights.outputs, self.k.layout(self.bias).size) if s.op.groups > 1 else ()
+        if padding:
+            with f.when(f.equal(f.rank, 0)), f.loop(0, self.parts) as part:
+                bias = f.address(self.bias_target, f.multiply(part.index, _part_size(self.k, s)))
+                for channel in padding:
+                    f.store(f.constant(0.0), f.address(bias, channel))
 
     def _unit(self, part: Index, inner: Index, images: tuple[Index, Index], fresh: V) -> None:
         f, s = self.f, self.s

@@ -41,6 +41,9 @@ class Document:
         self.places = Places(self.text, self.encoding)
         if self.older is not None and self.older.file is None:
             self.older = self.older.older
+        # What is older than the one before that is never asked again; kept, every edit would be.
+        if self.older is not None and self.older.older is not None:
+            self.older.older.older = None
 
     @cached_property
     def inspection(self) -> Inspection:

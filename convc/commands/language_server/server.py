@@ -103,7 +103,8 @@ class Server(LanguageServer):
 
 
 def _path(uri: str) -> str:
-    return uris.to_fs_path(uri) or uri
+    path = uris.to_fs_path(uri)
+    return path if path and "\0" not in path else uri
 
 
 def make_server() -> Server:
