@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         constants: dict[str, np.ndarray] = {}
         print(print_ir(graph, constants), end="")
         if constants:
-            warning = f"{len(constants)} large constant(s) are not in the text; -o OUT writes them into a file beside it"
+            warning = f"{len(constants)} large constant(s) are not in the text; -o OUT writes a file for them"
             print(f"warning: {warning}", file=sys.stderr)
         for report in reports:
             for entry in report.log.entries:
