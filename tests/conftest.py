@@ -34,3 +34,33 @@ def _own_object_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 def repository() -> Path:
     """The folder with pyproject.toml, examples and benchmarks."""
     return REPOSITORY
+
+
+# Modules that take several seconds as a whole, though no test of theirs does: `make quick` leaves them out.
+_SLOW_MODULES = (
+    "codegen/test_nets.py",
+    "codegen/test_onnx_export.py",
+    "codegen/test_training_step.py",
+    "codegen/test_wide_language.py",
+    "commands/test_language_server.py",
+    "frontend/onnx/",
+    "frontend/test_budgets.py",
+    "frontend/test_decompile_random.py",
+    "frontend/test_formatter.py",
+    "passes/test_clean_ups.py",
+    "runtime/data/test_augment",
+    "runtime/test_accumulate.py",
+    "runtime/test_course.py",
+    "runtime/test_fit.py",
+    "runtime/test_fit_augmented.py",
+    "runtime/test_fit_pixels.py",
+    "runtime/test_optimizers.py",
+    "test_classic_networks.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(tests).as_posix().startswith(_SLOW_MODULES):
+            item.add_marker(pytest.mark.slow)
