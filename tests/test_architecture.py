@@ -30,7 +30,7 @@ HOMES = {
     "PIL": {"runtime/"},
     "matplotlib": {"runtime/"},
     "safetensors": {"runtime/"},
-    "onnx": {"frontend/onnx/", "codegen/onnx/"},
+    "onnx": {"frontend/onnx/", "codegen/onnx/", "ir/onnx_library.py"},
     "pygls": {"commands/language_server/"},
     "lsprotocol": {"commands/language_server/"},
 }

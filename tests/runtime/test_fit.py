@@ -16,10 +16,11 @@ import pytest
 import convc
 from convc.frontend.net import Net
 from convc.ir.diagnostic import CompileError
-from convc.runtime import atomic, training_loop
+from convc.runtime import atomic
 from convc.runtime.checkpoint import read_checkpoint
 from convc.runtime.data import DataSet, Split
 from convc.runtime.trainer import FitResult
+from tests.runtime.deaths import through_deaths
 
 NET = """\
 net tiny(classes = 4) {
@@ -438,27 +439,7 @@ def test_states_within_an_epoch_continue_bit_by_bit(fit: Fit, folder: Path, monk
     """A run that stops dead after every single step gives the same bits as one that runs through."""
     whole = fit(epochs=2)
 
-    class Killed(Exception):
-        pass
-
-    save = training_loop.save_state
-
-    def save_and_die(*arguments: Any) -> None:
-        save(*arguments)
-        raise Killed
-
-    monkeypatch.setattr(training_loop, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(training_loop, "_SAVE_SHARE", 1e9)
-    monkeypatch.setattr(training_loop, "save_state", save_and_die)
-    deaths = 0
-    while True:
-        try:
-            result = fit(epochs=2, out="run", resume=True)
-        except Killed:
-            deaths += 1
-            assert deaths < 100
-        else:
-            break
+    result, deaths = through_deaths(monkeypatch, lambda: fit(epochs=2, out="run", resume=True))
     assert deaths >= 16
     assert tensors(result.folder / "state.safetensors") == tensors(whole.folder / "state.safetensors")
     assert [(r.train_loss, r.train_accuracy, r.best) for r in result.history] == [

@@ -16,7 +16,7 @@ from PIL import Image
 import convc
 from convc.cli import main
 from convc.ir.diagnostic import CompileError
-from convc.runtime import training_images, training_loop
+from convc.runtime import training_images
 from convc.runtime.checkpoint import read_checkpoint
 from convc.runtime.cores import ThreadChoice
 from convc.runtime.evaluate import evaluate
@@ -25,6 +25,7 @@ from convc.runtime.predict import predict
 from convc.runtime.trained import evaluation_data, open_trained
 from convc.runtime.trainer import FitResult
 from tests.runtime.conftest import TARGETS
+from tests.runtime.deaths import through_deaths
 
 NET = """\
 net tiny(classes = 4) {
@@ -289,28 +290,10 @@ def test_states_within_an_epoch_continue_bit_by_bit(fit: Fit, monkeypatch: pytes
     """A run that stops dead after every single step gives the same bits as one that runs through."""
     whole = fit(epochs=2)
 
-    class Killed(Exception):
-        pass
+    def no_threads() -> None:
+        assert not loader_threads()
 
-    save = training_loop.save_state
-
-    def save_and_die(*arguments: Any) -> None:
-        save(*arguments)
-        raise Killed
-
-    monkeypatch.setattr(training_loop, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(training_loop, "_SAVE_SHARE", 1e9)
-    monkeypatch.setattr(training_loop, "save_state", save_and_die)
-    deaths = 0
-    while True:
-        try:
-            rest = fit(epochs=2, out="run", resume=True)
-        except Killed:
-            deaths += 1
-            assert not loader_threads()
-            assert deaths < 100
-        else:
-            break
+    rest, deaths = through_deaths(monkeypatch, lambda: fit(epochs=2, out="run", resume=True), no_threads)
     assert deaths >= 14
     assert weights(rest) == weights(whole)
     assert [r.train_loss for r in rest.history] == [r.train_loss for r in whole.history]

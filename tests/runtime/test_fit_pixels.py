@@ -14,13 +14,13 @@ from PIL import Image
 import convc
 from convc.cli import main
 from convc.ir.diagnostic import CompileError, Diagnostic
-from convc.runtime import training_loop
 from convc.runtime.configuration import balanced_weights
 from convc.runtime.data import Split
 from convc.runtime.evaluate import evaluate
 from convc.runtime.predict import predict
 from convc.runtime.trained import evaluation_data, open_trained
 from convc.runtime.trainer import FitResult
+from tests.runtime.deaths import through_deaths
 
 NET = """\
 net cells(classes = 3) {
@@ -136,27 +136,7 @@ def test_other_losses(fit: Fit, loss: str) -> None:
 def test_accuracy_of_a_run_that_is_killed_after_every_batch(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit(epochs=2)
 
-    class Killed(Exception):
-        pass
-
-    save = training_loop.save_state
-
-    def save_and_die(*arguments: Any) -> None:
-        save(*arguments)
-        raise Killed
-
-    monkeypatch.setattr(training_loop, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(training_loop, "_SAVE_SHARE", 1e9)
-    monkeypatch.setattr(training_loop, "save_state", save_and_die)
-    deaths = 0
-    while True:
-        try:
-            rest = fit(epochs=2, out="run", resume=True)
-        except Killed:
-            deaths += 1
-            assert deaths < 100
-        else:
-            break
+    rest, deaths = through_deaths(monkeypatch, lambda: fit(epochs=2, out="run", resume=True))
     assert deaths >= 10
     assert [r.train_accuracy for r in rest.history] == [r.train_accuracy for r in whole.history]
     assert (rest.folder / "last.safetensors").read_bytes() == (whole.folder / "last.safetensors").read_bytes()

@@ -52,3 +52,19 @@ def masked(f: Function, value: V, real: int) -> V:
         return value
     mask = f.integers([lane < real for lane in range(value.lanes)], "i1")
     return f.select(mask, value, f.constant(0.0, value.lanes))
+
+
+# Up to so many channels are written out one after the other.
+_WRITTEN_OUT = 4
+
+
+def each_channel(f: Function, layout: ImageLayout, pixel: V, move: Callable[[Index], None]) -> None:
+    """Call `move(channel)` for the channels of a pixel, one number at a time, and put zeros behind them."""
+    if layout.channels <= _WRITTEN_OUT:
+        for channel in range(layout.channels):
+            move(channel)
+    else:
+        with f.loop(0, layout.channels) as channel:
+            move(channel.index)
+    for lane in range(layout.channels, layout.stored):
+        f.store(f.constant(0.0), f.address(pixel, lane))

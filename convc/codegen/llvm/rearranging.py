@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from convc.codegen.llvm.channels import each_pixel, spot_at
+from convc.codegen.llvm.channels import each_channel, each_pixel, spot_at
 from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.vocabulary import Function, Index, V, ref
 from convc.ir.ops.pad import Pad
@@ -72,14 +72,7 @@ def lower_rearrange(k: KernelBuilder) -> None:
                     place = f.add(f.multiply(inside, source.stored), own)
                 f.store(f.load(f.address(base, place)), f.address(into, channel))
 
-            if target.channels <= 4:
-                for channel in range(target.channels):
-                    move(channel)
-            else:
-                with f.loop(0, target.channels) as channel:
-                    move(channel.index)
-            for lane in range(target.channels, target.stored):
-                f.store(f.constant(0.0), f.address(into, lane))
+            each_channel(f, target, into, move)
 
     k.phase("rearrange", body)
 

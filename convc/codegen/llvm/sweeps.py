@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convc.codegen.llvm.channels import channel_vectors, each_pixel, spot_at
+from convc.codegen.llvm.channels import channel_vectors, each_channel, each_pixel, spot_at
 from convc.codegen.llvm.kernel import KernelBuilder, Spot
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.passes.fusion import resolve
@@ -124,14 +124,7 @@ def lower_relayout(k: KernelBuilder) -> None:
             def move(channel: Index) -> None:
                 f.store(f.load(f.address(base, _place(f, source, target, channel, pixel))), f.address(into, channel))
 
-            if target.channels <= 4:
-                for channel in range(target.channels):
-                    move(channel)
-            else:
-                with f.loop(0, target.channels) as channel:
-                    move(channel.index)
-            for lane in range(target.channels, target.stored):
-                f.store(f.constant(0.0), f.address(into, lane))
+            each_channel(f, target, into, move)
 
     k.phase("relayout", body)
 

@@ -14,6 +14,7 @@ from convc.codegen.onnx.table import TABLE
 from convc.codegen.onnx.writer import Writer
 from convc.ir.diagnostic import CompileError, Diagnostic, fail
 from convc.ir.graph import Graph
+from convc.ir.onnx_library import onnx_library
 from convc.ir.op import Array
 from convc.ir.ops.constant import Constant
 
@@ -39,7 +40,7 @@ def encode(graph: Graph, weights: Mapping[str, Array], opset: int, about: Mappin
     if size > _LARGEST:
         fail("onnx-size", f"the weights take {size:,} bytes, and an ONNX file holds less than 2 GiB")
     model = _model(graph, writer, about)
-    _onnx().checker.check_model(model, full_check=True)
+    onnx_library().checker.check_model(model, full_check=True)
     return model.SerializeToString(deterministic=True)
 
 
@@ -66,7 +67,7 @@ def _write(graph: Graph, weights: Mapping[str, Array], opset: int) -> Writer:
 
 
 def _model(graph: Graph, writer: Writer, about: Mapping[str, str]) -> Any:
-    onnx = _onnx()
+    onnx = onnx_library()
     helper, floats = onnx.helper, onnx.TensorProto.FLOAT
     logits = graph.outputs["logits"]
     nodes = [
@@ -91,11 +92,3 @@ def _model(graph: Graph, writer: Writer, about: Mapping[str, str]) -> Any:
     )
     helper.set_model_props(model, dict(about))
     return model
-
-
-def _onnx() -> Any:
-    try:
-        import onnx
-    except ImportError:
-        fail("onnx-library", "the library `onnx` is not installed", hint="pip install 'convc[onnx]'")
-    return onnx

@@ -15,7 +15,6 @@ import numpy as np
 from convc.frontend.hints import closest
 from convc.frontend.limits import DEFAULT_LIMITS, Limits
 from convc.frontend.onnx.folding import FAILURES, FOLDS
-from convc.frontend.onnx.library import onnx_library
 from convc.frontend.onnx.model import Model, title
 from convc.frontend.onnx.site import Operand, Site, Unsupported
 from convc.frontend.onnx.table import OPERATORS
@@ -23,6 +22,7 @@ from convc.frontend.onnx.target import Names, Target
 from convc.frontend.onnx.tensors import tensor_array
 from convc.frontend.onnx.values import BATCHES, Known, Tensor, combine
 from convc.ir.diagnostic import CompileError, Diagnostic
+from convc.ir.onnx_library import onnx_library
 from convc.ir.op import InferError
 
 # Numbers of attribute types in ONNX.

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from convc.frontend.onnx.library import onnx_library
 from convc.ir.diagnostic import fail
+from convc.ir.onnx_library import onnx_library
 
 # No protocol buffer is larger.
 _LARGEST = (1 << 31) - 1

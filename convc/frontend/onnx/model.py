@@ -14,9 +14,9 @@ from typing import Any
 
 from convc.frontend.hints import did_you_mean, plural, shape_text
 from convc.frontend.limits import DEFAULT_LIMITS, Limits
-from convc.frontend.onnx.library import onnx_library
 from convc.frontend.onnx.tensors import type_name
 from convc.ir.diagnostic import CompileError, Diagnostic, fail
+from convc.ir.onnx_library import onnx_library
 from convc.ir.types import Shape
 
 # The oldest operator set whose broadcasting is numpy's, and the newest one that the tests cover.

@@ -1,4 +1,7 @@
-"""The onnx library, which is an extra: loaded where it is needed, and missed in one clear sentence."""
+"""The onnx library, which is an extra and which both its reader and its writer need.
+
+It is loaded where it is used, and missed in one clear sentence.
+"""
 
 from __future__ import annotations
 
