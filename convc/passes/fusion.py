@@ -77,6 +77,9 @@ EPILOGUE_ANCHORS: tuple[type[Op], ...] = (
 )
 _WEIGHT_GRADIENTS = (Conv2dBackwardWeights, LinearBackwardWeights)
 _VIEWS = (Flatten, Unflatten)
+# A chain as long as this hides what a pass over memory costs; longer code only takes LLVM longer. Equal pieces of a long
+# chain are equal kernels, and these are made once.
+LONGEST_CHAIN = 32
 
 
 def is_elementwise(node: Node) -> bool:
@@ -200,6 +203,9 @@ class _Fuser:
             for user in sorted({user for user, _ in value.users}, key=self.position.__getitem__):
                 if user in self.taken or not is_elementwise(user) or is_boolean(user) or user not in self.sections:
                     continue
+                if len(chain) >= LONGEST_CHAIN:
+                    self.log.missed("epilogue", user, f"the kernel has {len(chain)} operations already")
+                    continue
                 extra = self._can_join(user, anchor, shape, inside)
                 if extra is None:
                     continue
@@ -262,7 +268,7 @@ class _Fuser:
 
     def _stored(self, value: Value, nodes: tuple[Node, ...]) -> bool:
         """Whether somebody outside the kernel reads the value (through views, and through repeated booleans)."""
-        if value in self.kept or any(v is value for v in self.kept):
+        if value in self.kept:
             return True
         if isinstance(value.producer.op, (BatchNormTraining, BatchNormBackward)) and value.index > 0:  # type: ignore[union-attr]
             return True

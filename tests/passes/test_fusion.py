@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import convc
 from convc.frontend import loads
 from convc.ir.builder import Builder
 from convc.ir.graph import Graph, Node, Value
@@ -22,7 +24,7 @@ from convc.ir.ops.shape import Flatten, Unflatten
 from convc.ir.ops.update import SgdUpdate, Update
 from convc.ir.types import DType, f32
 from convc.passes.base import PassLog
-from convc.passes.fusion import Kernel, fuse, is_boolean, is_elementwise, is_immediate, resolve
+from convc.passes.fusion import LONGEST_CHAIN, Kernel, fuse, is_boolean, is_elementwise, is_immediate, resolve
 from convc.passes.sections import Section, assign_sections
 from tests.codegen.whole_net import lowered
 from tests.passes.nets import Net, lenet
@@ -334,3 +336,16 @@ def test_sections_run_on_their_own(graph: Graph) -> None:
 
 def _own(kernel: Kernel) -> list[Node]:
     return [node for node in kernel.nodes if not is_boolean(node) and (is_elementwise(node) or node is kernel.anchor)]
+
+
+def test_a_long_chain_is_cut_into_equal_pieces() -> None:
+    net = loads("net n {\n input 2x4x4\n conv 3 k=1\n repeat 100 { relu -> tanh }\n fc 3\n}")
+    graph = lowered(net.graph(2), "infer", None)
+    log = PassLog()
+    chains = [len(kernel.chain) for kernel in fuse(graph, log) if kernel.chain]
+    assert sum(chains) == 200
+    assert max(chains) == LONGEST_CHAIN
+    assert any("operations already" in entry.why for entry in log.of("missed"))
+    x = np.random.default_rng(0).random((2, 2, 4, 4)).astype(np.float32)
+    with convc.compile(net, batch=2) as native, convc.compile(net, batch=2, target="reference") as reference:
+        np.testing.assert_allclose(native(x), reference(x), rtol=1e-4, atol=1e-6)
