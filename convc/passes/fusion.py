@@ -77,8 +77,8 @@ EPILOGUE_ANCHORS: tuple[type[Op], ...] = (
 )
 _WEIGHT_GRADIENTS = (Conv2dBackwardWeights, LinearBackwardWeights)
 _VIEWS = (Flatten, Unflatten)
-# A chain as long as this hides what a pass over memory costs; longer code only takes LLVM longer. Equal pieces of a long
-# chain are equal kernels, and these are made once.
+# A chain as long as this hides what a pass over memory costs; longer code only takes LLVM longer. Equal pieces of a
+# long chain are equal kernels, and these are made once.
 LONGEST_CHAIN = 32
 
 
