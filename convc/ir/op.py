@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Array = np.ndarray
 Cotangents = tuple["Value | None", ...]
 
+# Metadata of a field that IR text leaves out where it has its default.
+HIDDEN_DEFAULT = {"hidden_default": True}
+
 
 class InferError(ValueError):
     """Operand types that an op cannot take. The front end adds the place in the source."""

@@ -186,6 +186,10 @@ class _Fuser:
 
     def _bias_gradient(self, anchor: Node) -> tuple[Node, ...]:
         dy = anchor.operands[1]
+        algorithm = getattr(anchor.op, "algorithm", "auto")
+        if algorithm not in ("auto", "direct"):
+            # Only the direct kernel passes over the cotangents as they are, once.
+            return ()
         for user, _ in dy.users:
             free = user not in self.taken and user in self.sections
             if free and isinstance(user.op, ChannelSum) and user.label == anchor.label:

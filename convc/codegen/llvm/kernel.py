@@ -55,6 +55,14 @@ def _number(value: Value) -> float:
 OpType = TypeVar("OpType", bound=Op)
 
 
+@dataclass(frozen=True)
+class Lowering:
+    """How an op becomes phases, and how many bytes of scratch space they share."""
+
+    emit: Callable[[KernelBuilder], None]
+    scratch: Callable[[KernelBuilder], int] = lambda k: 0
+
+
 class KernelBuilder:
     """Turns one planned kernel into phases: functions that all threads run, with a barrier after each.
 

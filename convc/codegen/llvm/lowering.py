@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from convc.codegen.llvm.algorithms.table import CONVOLUTION, DIRECTIONS
 from convc.codegen.llvm.channel_layout import lower_concat, lower_insert_channels, lower_slice_channels
 from convc.codegen.llvm.classification import (
     lower_count_correct,
@@ -17,11 +17,10 @@ from convc.codegen.llvm.classification import (
     lower_softmax_cross_entropy,
     lower_softmax_cross_entropy_backward,
 )
-from convc.codegen.llvm.direct import lower_conv2d, lower_conv2d_backward_data, scratch_backward_data
 from convc.codegen.llvm.dropconnect import lower_drop_connect
 from convc.codegen.llvm.feature_maps import lower_spatial_sum, lower_spread_maps
 from convc.codegen.llvm.folding import scratch_per_pixel
-from convc.codegen.llvm.kernel import KernelBuilder
+from convc.codegen.llvm.kernel import KernelBuilder, Lowering
 from convc.codegen.llvm.linear import (
     lower_linear,
     lower_linear_backward_data,
@@ -49,7 +48,6 @@ from convc.codegen.llvm.sweeps import (
 )
 from convc.codegen.llvm.updates import lower_accumulate, lower_update
 from convc.codegen.llvm.vocabulary import MOST_INSTRUCTIONS, CodeTooLarge, Function
-from convc.codegen.llvm.weight_gradient import lower_conv2d_backward_weights, scratch_backward_weights
 from convc.ir import ops
 from convc.ir.diagnostic import fail
 from convc.ir.op import Op
@@ -57,19 +55,8 @@ from convc.passes.fusion import Kernel, is_elementwise
 from convc.passes.memory import Slot
 from convc.passes.plan import Plan
 
-
-@dataclass(frozen=True)
-class Lowering:
-    """How an op becomes phases, and how many bytes of scratch space they share."""
-
-    emit: Callable[[KernelBuilder], None]
-    scratch: Callable[[KernelBuilder], int] = lambda k: 0
-
-
 LOWERINGS: dict[type[Op], Lowering] = {
-    ops.Conv2d: Lowering(lower_conv2d),
-    ops.Conv2dBackwardData: Lowering(lower_conv2d_backward_data, scratch_backward_data),
-    ops.Conv2dBackwardWeights: Lowering(lower_conv2d_backward_weights, scratch_backward_weights),
+    **dict.fromkeys(DIRECTIONS, CONVOLUTION),
     ops.Linear: Lowering(lower_linear),
     ops.LinearBackwardData: Lowering(lower_linear_backward_data, scratch_linear_backward_data),
     ops.LinearBackwardWeights: Lowering(lower_linear_backward_weights),

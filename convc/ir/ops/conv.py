@@ -8,12 +8,12 @@ the back ends' business.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from convc.ir.op import Array, Cost, Cotangents, Op, require, traffic
+from convc.ir.op import HIDDEN_DEFAULT, Array, Cost, Cotangents, Op, require, traffic
 from convc.ir.types import TensorType
 from convc.ir.window import Pair, Sides, Window
 
@@ -30,6 +30,8 @@ class _Convolution(Op):
     padding: Sides = (0, 0, 0, 0)
     dilation: Pair = (1, 1)
     groups: int = 1
+    # How it is computed, not what: a family as a file asks for it, or what `choose-algorithms` has decided.
+    algorithm: str = field(default="auto", kw_only=True, metadata=HIDDEN_DEFAULT)
 
     def window(self, kernel: Pair) -> Window:
         return Window(kernel, self.stride, self.padding, self.dilation)
@@ -52,7 +54,7 @@ class _Convolution(Op):
     @property
     def geometry(self) -> dict[str, object]:
         """The attributes that the gradients take over."""
-        return {name: getattr(self, name) for name in ("stride", "padding", "dilation", "groups")}
+        return {name: getattr(self, name) for name in ("stride", "padding", "dilation", "groups", "algorithm")}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,38 @@
+"""From the `algorithm` of a convolution to what writes its phases: a table for each direction."""
+
+from __future__ import annotations
+
+from convc.codegen.llvm.direct import lower_conv2d, lower_conv2d_backward_data, scratch_backward_data
+from convc.codegen.llvm.kernel import KernelBuilder, Lowering
+from convc.codegen.llvm.weight_gradient import lower_conv2d_backward_weights, scratch_backward_weights
+from convc.ir.op import Op
+from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
+
+_DIRECT: dict[type[Op], Lowering] = {
+    Conv2d: Lowering(lower_conv2d),
+    Conv2dBackwardData: Lowering(lower_conv2d_backward_data, scratch_backward_data),
+    Conv2dBackwardWeights: Lowering(lower_conv2d_backward_weights, scratch_backward_weights),
+}
+
+# Keyed by the names of convc/passes/algorithms/table.py; `auto` is what no pass has decided.
+TABLE: dict[str, dict[type[Op], Lowering]] = {
+    "auto": _DIRECT,
+    "direct": _DIRECT,
+}
+DIRECTIONS: tuple[type[Op], ...] = (Conv2d, Conv2dBackwardData, Conv2dBackwardWeights)
+
+
+def _lowering(k: KernelBuilder) -> Lowering:
+    op = k.op(Conv2d, Conv2dBackwardData, Conv2dBackwardWeights)
+    return TABLE[op.algorithm][type(op)]
+
+
+def _emit_convolution(k: KernelBuilder) -> None:
+    _lowering(k).emit(k)
+
+
+def _scratch_convolution(k: KernelBuilder) -> int:
+    return _lowering(k).scratch(k)
+
+
+CONVOLUTION = Lowering(_emit_convolution, _scratch_convolution)

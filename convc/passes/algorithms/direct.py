@@ -1,0 +1,68 @@
+"""Direct convolution: the definition as a loop nest, always possible (codegen/llvm/direct.py, weight_gradient.py)."""
+
+from __future__ import annotations
+
+from convc.passes.algorithms.algorithm import Algorithm, Stage
+from convc.passes.algorithms.problem import Problem
+from convc.passes.layout import padded
+from convc.passes.machine import Machine, split_lanes
+from convc.passes.tiling import choose_tile, even_split, most_rows
+
+_MOST_PARTS = 8
+
+
+def tile_efficiency(machine: Machine, width: int, columns: int, reduction: int) -> float:
+    """The share of a product's full speed that register tiles reach: rows of `width` pixels by `columns` outputs.
+
+    A tile of m rows by v vectors does m·v multiply-adds for v vector loads and m scalar loads; two of the machine's
+    ports multiply, two load. Filling and storing the sums costs once per `reduction` steps.
+    """
+    tile = choose_tile(machine, width, columns)
+    wanted = spent = 0.0
+    for start in range(0, padded(columns), tile.block):
+        pieces = split_lanes(min(tile.block, padded(columns) - start), machine.lanes)
+        for run in even_split(width, min(most_rows(machine, tile.vectors), 16)):
+            multiplies = run * len(pieces)
+            loads = run + len(pieces) if not machine.broadcast_operand else max(run, multiplies / 2) + len(pieces)
+            step = max(multiplies, loads) / 2
+            # Latency: fewer sums than the multipliers' pipelines are deep leave them waiting.
+            step = max(step, 4.0)
+            spent += step * reduction + 2.0 * multiplies
+            wanted += run * min(tile.block, columns - start) / machine.lanes / 2 * reduction
+    return min(1.0, wanted / spent)
+
+
+class Direct(Algorithm):
+    """No transform, no copy of the images, no multiplication by padding."""
+
+    name = "direct"
+    family = "direct"
+
+    def obstacle(self, problem: Problem) -> str | None:
+        return None
+
+    def stages(self, problem: Problem, machine: Machine) -> tuple[Stage, ...]:
+        per_filter = problem.channels // problem.groups
+        per_channel = problem.filters // problem.groups
+        traffic = problem.image_bytes + problem.result_bytes + problem.weight_bytes
+        if problem.direction == "backward_weights":
+            efficiency = tile_efficiency(machine, per_filter, per_channel, problem.output[1])
+        elif problem.direction == "forward":
+            efficiency = tile_efficiency(machine, problem.output[1], per_channel, per_filter * problem.taps)
+        else:
+            taps = max(1, problem.taps // (problem.stride[0] * problem.stride[1]))
+            width = -(-problem.size[1] // problem.stride[1])
+            efficiency = tile_efficiency(machine, width, per_filter, per_channel * taps)
+        product = Stage("convolve", "product", problem.flops, traffic, efficiency=efficiency)
+        if problem.direction == "backward_data":
+            return Stage("transpose filters", "copy", 0, 2 * problem.weight_bytes), product
+        return (product,)
+
+    def scratch_bytes(self, problem: Problem, machine: Machine) -> int:
+        stored = 4 * problem.taps * padded(problem.channels) * padded(problem.filters)
+        if problem.direction == "forward":
+            return 0
+        return stored if problem.direction == "backward_data" else _MOST_PARTS * (stored + 4 * padded(problem.filters))
+
+    def max_rel_error(self, problem: Problem) -> float:
+        return 2e-6

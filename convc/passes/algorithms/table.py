@@ -1,0 +1,10 @@
+"""All ways to compute a convolution, in the order in which reports list them."""
+
+from __future__ import annotations
+
+from convc.passes.algorithms.algorithm import Algorithm
+from convc.passes.algorithms.direct import Direct
+
+ALGORITHMS: tuple[Algorithm, ...] = (Direct(),)
+BY_NAME: dict[str, Algorithm] = {algorithm.name: algorithm for algorithm in ALGORITHMS}
+FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(algorithm.family for algorithm in ALGORITHMS))
