@@ -12,6 +12,7 @@ from convc.ir.diagnostic import fail
 if TYPE_CHECKING:
     from convc.frontend.limits import Limits
     from convc.frontend.net import Net
+    from convc.runtime.algorithms import Tune
     from convc.runtime.program import Program
 
 
@@ -47,6 +48,9 @@ def compile(
     passes: Sequence[str] | None = None,
     dump_dir: str | os.PathLike[str] | None = None,
     seed: int | None = None,
+    scratch: int | None = None,
+    max_error: float | None = None,
+    tune: Tune | None = None,
 ) -> Program:
     """Make a program of a net. None means the file's value, else batch 64, fp32, seed 0, all threads there are.
 
@@ -56,7 +60,12 @@ def compile(
     needed; what it lacks is drawn, what `freeze=` names is not trained. `passes` is another order of passes, each as
     `NAME` or `NAME:option=value,…` (see `convc passes`), with the options of the usual ones where none are given. What
     this version cannot do is refused by name.
+
+    `algo` says how convolutions are computed: "auto", a family ("winograd") or an algorithm for all that can be, or
+    "conv1=fft,conv3_*=direct" by layer; it comes before what the file says. `scratch` bounds the bytes of scratch space
+    of each, `max_error` the relative error (1e-4), `tune` measures contenders for that many seconds, or "full".
     """
+    from convc.runtime.algorithms import AlgorithmOptions
     from convc.runtime.build import build_net
     from convc.runtime.starting_weights import starting_weights
 
@@ -67,7 +76,7 @@ def compile(
         mode=mode,
         target=target,
         precision=precision,
-        algo=algo,
+        algorithms=AlgorithmOptions(algo, scratch, max_error, tune),
         threads=threads,
         dump_dir=None if dump_dir is None else Path(dump_dir),
         seed=seed,

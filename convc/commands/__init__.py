@@ -78,6 +78,13 @@ VERBS: dict[str, Verb] = {
         "compile, write the graph of every stage, report",
         "convc compile lenet.cnn --mode train --dump-dir dump --report passes",
     ),
+    "explain": Verb(
+        "how each convolution is computed, and why not otherwise",
+        "convc explain vgg16.cnn --batch 4 --tune 30",
+        "For every convolution and direction: the algorithm that was chosen, and of all others why not: what they\n"
+        "cannot do, how long they would take (predicted; with --tune measured), the scratch space that they need, how\n"
+        "exact they are. `regret` is what the choice without measurements loses against the best measured.",
+    ),
     "opt": Verb(
         "run passes on a graph given as text",
         "convc opt net.ir -p specialize -p dead-code",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convc.commands.options import (
+    add_algorithms,
     add_batch,
     add_json,
     add_net_options,
@@ -18,6 +19,7 @@ from convc.commands.options import (
     add_target,
     add_threads,
     add_verify_numerics,
+    algorithm_arguments,
     open_net,
 )
 from convc.commands.output import format_count, print_json
@@ -39,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_precision(parser)
     add_target(parser)
     add_threads(parser)
+    add_algorithms(parser)
     add_passes(parser)
     add_verify_numerics(parser)
     parser.add_argument("--dump-dir", type=Path, metavar="D", help="write the graph after every pass, and what changed")
@@ -76,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
             threads=arguments.threads,
             passes=arguments.passes,
             dump_dir=dump,
+            **algorithm_arguments(arguments),
         ) as program:
             seconds = time.perf_counter() - started
             if arguments.print_after:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from convc.commands.parser import OneOf, positive
+from convc.commands.parser import OneOf, fraction, positive, size, tuning
 
 if TYPE_CHECKING:
     from convc.frontend.limits import Limits
@@ -55,6 +55,32 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help="worker threads (default: all that may be used)")
+
+
+def add_algorithms(parser: argparse.ArgumentParser) -> None:
+    """`--algo`, `--scratch`, `--max-error`, `--tune`: how convolutions are computed."""
+    parser.add_argument(
+        "--algo",
+        metavar="[PATTERN=]A",
+        action="append",
+        default=[],
+        help="how convolutions are computed: conv1=fft, 'conv3_*=winograd', or direct for all; may be repeated",
+    )
+    parser.add_argument("--scratch", type=size, metavar="SIZE", help="most scratch space of a convolution (64MiB)")
+    parser.add_argument("--max-error", type=fraction, metavar="E", help="largest relative error (default: 1e-4)")
+    parser.add_argument(
+        "--tune", type=tuning, metavar="S|full", help="measure contenders for S seconds, or all of them; remembered"
+    )
+
+
+def algorithm_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `add_algorithms` has read, as arguments of `convc.compile` and `convc.fit`."""
+    return {
+        "algo": ",".join(arguments.algo) or "auto",
+        "scratch": arguments.scratch,
+        "max_error": arguments.max_error,
+        "tune": arguments.tune,
+    }
 
 
 def add_passes(parser: argparse.ArgumentParser) -> None:

@@ -84,6 +84,22 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def fraction(text: str) -> float:
+    """A number above 0, such as 1e-4."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"a number above 0 such as 1e-4 is needed, not {text!r}")
+    return value
+
+
+def tuning(text: str) -> float | str:
+    """A number of seconds, or `full`."""
+    return text if text == "full" else fraction(text.removesuffix("s"))
+
+
 def size(text: str) -> int:
     """A number of bytes: `2GiB`, `500MB`, `4096`. KiB, MiB, … are powers of 1024, kB, MB, … powers of 1000."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)", text.strip(), re.ASCII | re.IGNORECASE)

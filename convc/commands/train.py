@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from convc.commands.options import add_batch, add_net_options, add_precision, add_target, add_threads, open_net
+from convc.commands.options import (
+    add_algorithms,
+    add_batch,
+    add_net_options,
+    add_precision,
+    add_target,
+    add_threads,
+    algorithm_arguments,
+    open_net,
+)
 from convc.commands.parser import positive
 
 
@@ -18,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_precision(parser)
     add_target(parser)
     add_threads(parser)
+    add_algorithms(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default: runs/NAME-N)")
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in --out, or with the last one, to its end"
@@ -45,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         out=arguments.out,
         resume=arguments.resume,
         init=arguments.init,
+        **algorithm_arguments(arguments),
         report="json" if arguments.json else "quiet" if arguments.quiet else "auto",
     )
     return 0

@@ -124,11 +124,8 @@ def conv(site: Site) -> Value:
     for count, what, key in ((channels, "input channel", "groups"), (filters, "filter", "filters")):
         if count % groups:
             site.refuse(f"{plural(count, what)} cannot be split into {groups} groups", "groups", key)
-    algorithm = site.get("algo", str)
-    if algorithm not in ("auto", "direct"):
-        site.unavailable("algo", f"`algo={algorithm}`", "algo=auto or algo=direct")
     padding = _padding(site, size, kernel, stride, dilation)
-    op = Conv2d(stride, padding, dilation, groups)
+    op = Conv2d(stride, padding, dilation, groups, algorithm=site.get("algo", str))
     _check_window(site, op.window(kernel), size, "kernel")
     area = kernel[0] * kernel[1]
     fan_in = channels // groups * area
@@ -147,9 +144,6 @@ def deconv(site: Site) -> Value:
     for count, what, key in ((channels, "input channel", "groups"), (filters, "filter", "filters")):
         if count % groups:
             site.refuse(f"{plural(count, what)} cannot be split into {groups} groups", "groups", key)
-    algorithm = site.get("algo", str)
-    if algorithm not in ("auto", "direct"):
-        site.unavailable("algo", f"`algo={algorithm}`", "algo=auto or algo=direct")
     if any(extra >= step for extra, step in zip(out_pad, stride, strict=True)):
         hint = f"out_pad of at most {shape_text([step - 1 for step in stride])}"
         message = f"out_pad {shape_text(out_pad)} has to be less than the stride {shape_text(stride)}"
@@ -165,7 +159,8 @@ def deconv(site: Site) -> Value:
     initial = site.initializer(channels // groups * area, filters * area)
     weight = site.parameter("weight", (channels, filters // groups, *kernel), initial)
     bias = site.parameter("bias", (filters,), ZEROS) if site.get("bias", bool) else None
-    y = site.emit(Conv2dBackwardData(stride, padding, dilation, groups, size), x, weight)
+    op = Conv2dBackwardData(stride, padding, dilation, groups, size, algorithm=site.get("algo", str))
+    y = site.emit(op, x, weight)
     return y if bias is None else site.emit(Add(), y, bias)
 
 

@@ -67,6 +67,14 @@ def with_sources(sources: Mapping[str, str]) -> Iterator[None]:
         raise
 
 
+def similar(word: str, known: Iterable[str]) -> str | None:
+    """A hint that names the known word that was probably meant."""
+    import difflib
+
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"did you mean `{near[0]}`?" if near else None
+
+
 def render(diagnostics: Iterable[Diagnostic], sources: Mapping[str, str] | None = None) -> str:
     """The text of `diagnostics`; source lines are shown for files that `sources` (file name -> text) holds."""
     # Each text is divided once: a megabyte of text may have thousands of diagnostics.

@@ -158,6 +158,11 @@ class Graph:
         value.users.append((node, index))
         self.version += 1
 
+    def set_op(self, node: Node, op: Op) -> None:
+        """Give a node another op of the same result types on the same operands: the same thing, done another way."""
+        node.op = op
+        self.version += 1
+
     def remove(self, nodes: Iterable[Node]) -> None:
         """Drop nodes whose results nobody uses any more."""
         doomed = set(nodes)

@@ -42,12 +42,14 @@ class OutOfFuel(Exception):
 class PassLog:
     """What a pass did and did not do, and figures that it wants to report.
 
-    `fuel` is how many changes the pass may make, for who looks for the one that is wrong. A change is logged when it is
-    complete, so that the graph is whole where a pass runs out of fuel.
+    `findings` are what a report can show besides: objects of a type that the pass documents. `fuel` is how many changes
+    the pass may make, for who looks for the one that is wrong. A change is logged when it is complete, so that the
+    graph is whole where a pass runs out of fuel.
     """
 
     entries: list[Entry] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
+    findings: list[object] = field(default_factory=list[object])
     fuel: int | None = None
 
     def changed(self, rule: str, before: tuple[Node, ...], after: tuple[Node, ...], why: str) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+Tier = Literal["avx512", "avx2", "baseline"]
+TIERS: tuple[Tier, ...] = get_args(Tier)
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,14 @@ class Machine:
     broadcast_operand: bool = False
     l1_bytes: int = 32 << 10
     l2_bytes: int = 512 << 10
+
+
+# The tiers on x86-64; what another architecture's baseline has is known where code is generated.
+MACHINES: dict[Tier, Machine] = {
+    "avx512": Machine("avx512", 16, 32, broadcast_operand=True),
+    "avx2": Machine("avx2", 8, 16),
+    "baseline": Machine("baseline", 4, 16),
+}
 
 
 def split_lanes(count: int, lanes: int) -> tuple[int, ...]:

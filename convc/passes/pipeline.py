@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from convc.ir.ops.update import Update
 from convc.passes.base import Mode, Pass
+from convc.passes.choose_algorithms import ChooseAlgorithms
 from convc.passes.dead_code import DeadCode
 from convc.passes.specialize import Specialize
 from convc.passes.training import Training
@@ -26,15 +27,25 @@ class Recipe:
     class_weights: tuple[float, ...] = ()
 
 
-def pipeline(mode: Mode, optimizer: Update | None = None, *, recipe: Recipe | None = None) -> tuple[Pass, ...]:
+def pipeline(
+    mode: Mode,
+    optimizer: Update | None = None,
+    *,
+    recipe: Recipe | None = None,
+    choose: ChooseAlgorithms | None = None,
+) -> tuple[Pass, ...]:
     """The passes that turn the forward graph of a net into an inference program or a training step.
 
-    `optimizer` alone is short for a recipe that says nothing else.
+    `optimizer` alone is short for a recipe that says nothing else. `choose` is left out for targets that compute
+    convolutions by their definition.
     """
+    # Last: when nothing will be added or removed any more, every direction is chosen by itself.
+    choices = () if choose is None else (choose,)
     if mode == "infer":
         return (
             Specialize("infer"),  # first: everything after may rely on there being no loss and no dropout
-            DeadCode(),  # last: removes what only the loss needed
+            DeadCode(),  # removes what only the loss needed
+            *choices,
         )
     recipe = recipe or Recipe(optimizer)
     several = recipe.accumulate > 1
@@ -43,4 +54,5 @@ def pipeline(mode: Mode, optimizer: Update | None = None, *, recipe: Recipe | No
         Specialize("train", several, recipe.class_weights),
         Training(recipe.optimizer, recipe.decay_bias, recipe.clip, several, recipe.max_norm),
         DeadCode(),  # gradients that nobody wanted: of the input, of frozen layers
+        *choices,
     )

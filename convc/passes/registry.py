@@ -9,9 +9,10 @@ from inspect import cleandoc
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from convc.ir.diagnostic import fail
+from convc.ir.diagnostic import fail, similar
 from convc.passes.base import Pass
 from convc.passes.canonicalize import Canonicalize
+from convc.passes.choose_algorithms import ChooseAlgorithms
 from convc.passes.common_subexpressions import CommonSubexpressions
 from convc.passes.dead_code import DeadCode
 from convc.passes.fold_batch_norm import FoldBatchNorm
@@ -30,6 +31,7 @@ _KINDS: tuple[type[Pass], ...] = (
     CommonSubexpressions,
     FoldBatchNorm,
     FoldInputScale,
+    ChooseAlgorithms,
 )
 PASSES: dict[str, type[Pass]] = {kind.name: kind for kind in _KINDS}
 
@@ -124,8 +126,5 @@ _READERS: dict[Any, Any] = {bool: _boolean, int: int, float: float, str: str}
 
 
 def _known(word: str, known: Iterable[str]) -> str:
-    import difflib
-
     names = list(known)
-    near = difflib.get_close_matches(word, names, 1)
-    return f"did you mean `{near[0]}`?" if near else f"there are {', '.join(names)}"
+    return similar(word, names) or f"there are {', '.join(names)}"

@@ -13,15 +13,18 @@ from convc.ir.diagnostic import fail
 from convc.ir.graph import Graph
 from convc.ir.op import Op
 from convc.ir.ops.loss import CountCorrect
+from convc.passes.algorithms.problem import CONVOLUTIONS
+from convc.passes.algorithms.table import BY_NAME
 from convc.passes.base import Mode, Pass
+from convc.passes.choose_algorithms import AUTO, ChooseAlgorithms
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import Recipe, pipeline
 from convc.passes.registry import parse_pass
 from convc.passes.specialize import Specialize
 from convc.passes.training import Training
+from convc.runtime.algorithms import AlgorithmOptions
 from convc.runtime.configuration import (
     STEP_WORDS,
-    check_algorithm,
     check_target,
     choose_precision,
     make_rate,
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 
 
 _PLAIN = Recipe()
+_AUTOMATIC = AlgorithmOptions()
 
 
 def build_net(
@@ -49,7 +53,7 @@ def build_net(
     mode: str = "infer",
     target: str = "cpu",
     precision: str | None = None,
-    algo: str = "auto",
+    algorithms: AlgorithmOptions = _AUTOMATIC,
     threads: int | None = None,
     dump_dir: Path | None = None,
     seed: int | None = None,
@@ -63,7 +67,6 @@ def build_net(
     if mode not in ("infer", "train"):
         fail("value-mode", f"mode={mode!r} is neither 'infer' nor 'train'")
     check_target(target)
-    check_algorithm(algo)
     choose_precision(precision, settings)
     batch = settings.batch if batch is None else positive(batch, "batch")
     seed = settings.seed if seed is None else seed_number(seed)
@@ -90,6 +93,7 @@ def build_net(
         remake=lambda: net.graph(1),
         most_instructions=net.limits.instructions,
         passes=passes,
+        algorithms=algorithms,
     )
 
 
@@ -109,6 +113,7 @@ def build(
     remake: Callable[[], Graph] | None = None,
     most_instructions: int = DEFAULT_LIMITS.instructions,
     passes: Sequence[str] | None = None,
+    algorithms: AlgorithmOptions = _AUTOMATIC,
 ) -> Program:
     """Make a program of `forward`, which is rewritten in place; `remake` makes another one like it.
 
@@ -122,9 +127,11 @@ def build(
         )
     loss = main_loss(forward)
     try:
-        reports = PassManager(choose_passes(mode, recipe, passes, target), dump_dir=dump_dir).run(forward)
+        chosen = choose_passes(mode, recipe, passes, target, algorithms.chooser(target, threads))
+        reports = PassManager(chosen, dump_dir=dump_dir).run(forward)
     except OSError as error:
         fail("file-write", f"cannot write {error.filename or dump_dir}: {error.strerror}")
+    _require_decided(forward, target)
     executor = make_executor(
         forward, target, batch=batch, threads=threads, dump_dir=dump_dir, most_instructions=most_instructions
     )
@@ -144,12 +151,18 @@ def build(
     )
 
 
-def choose_passes(mode: Mode, recipe: Recipe, chosen: Sequence[str] | None, target: str = "cpu") -> Sequence[Pass]:
+def choose_passes(
+    mode: Mode,
+    recipe: Recipe,
+    chosen: Sequence[str] | None,
+    target: str = "cpu",
+    choose: ChooseAlgorithms | None = None,
+) -> Sequence[Pass]:
     """The usual passes, or those that were chosen, with the options of the usual ones.
 
     Errors: `missing-pass`, `unavailable-pass`.
     """
-    usual = pipeline(mode, recipe=recipe)
+    usual = pipeline(mode, recipe=recipe, choose=choose)
     if chosen is None:
         return usual
     passes = [parse_pass(text, usual) for text in chosen]
@@ -164,6 +177,15 @@ def choose_passes(mode: Mode, recipe: Recipe, chosen: Sequence[str] | None, targ
             hint = f"`convc opt FILE.ir -p {step.name}` runs it on a graph"
             fail("unavailable-pass", f"the pass `{step.name}` cannot be used here: {why}", hint=hint)
     return passes
+
+
+def _require_decided(graph: Graph, target: str) -> None:
+    """Refuse (`missing-pass`) a family of algorithms that no pass has made an algorithm of."""
+    for node in graph.nodes_of(*CONVOLUTIONS):
+        assert isinstance(node.op, CONVOLUTIONS)
+        if target == "cpu" and node.op.algorithm not in (AUTO, *BY_NAME):
+            message = f"{node.label} asks for `{node.op.algorithm}`, and no pass has decided which"
+            fail("missing-pass", message, node.span, hint=f"add -p {ChooseAlgorithms.name}")
 
 
 def make_executor(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,14 @@ def explain_weights(settings: TrainSettings) -> Choice:
     if len(weights) > 10:
         shown = f"from {min(weights):.4g} to {max(weights):.4g}"
     return Choice("class_weights", shown, "balanced: labels / (classes · labels of the class)")
+
+
+def explain_algorithms(mode: str, chosen: Mapping[str, str], measured: bool) -> Choice:
+    """How the convolutions of a program are computed: `chosen` by convolution."""
+    counts = Counter(chosen.values()).most_common()
+    text = ", ".join(f"{count} x {name}" for name, count in counts)
+    why = "measured" if measured else "predicted to be the fastest; `convc explain` shows the others"
+    return Choice(f"algorithms ({mode})", text, why)
 
 
 def explain_validation(settings: TrainSettings, dataset: DataSet, measures_loss: bool) -> Iterator[Choice]:

@@ -17,7 +17,6 @@ from convc.runtime.program import Rate
 
 TARGETS = ("cpu", "reference")
 PRECISIONS = ("fp32",)
-ALGORITHMS = ("auto", "direct")
 # Settings that change what a compiled step computes; the others concern the trainer alone.
 STEP_WORDS = ("optim", "clip", "maxnorm", "class_weights")
 
@@ -62,14 +61,6 @@ def check_target(target: str) -> None:
     if target not in TARGETS:
         reason = "is not available in this version" if target == "cuda" else "is unknown"
         fail("unavailable-target", f"target `{target}` {reason}", hint=f"there are {' and '.join(TARGETS)}")
-
-
-def check_algorithm(algo: str) -> None:
-    """Error: `unavailable-algorithm`."""
-    if algo not in ALGORITHMS:
-        known = algo in ("im2col", "winograd", "fft", "strassen")
-        reason = "is not available in this version" if known else "is unknown"
-        fail("unavailable-algorithm", f"algorithm `{algo}` {reason}", hint=f"there are {' and '.join(ALGORITHMS)}")
 
 
 def positive(value: object, what: str) -> int:

@@ -36,6 +36,11 @@ class RunFolder:
         return self.path / SETTINGS
 
     @property
+    def choices(self) -> Path:
+        """The algorithm of every convolution, in the training step and in inference."""
+        return self.path / "choices.json"
+
+    @property
     def environment(self) -> Path:
         return self.path / "environment.json"
 

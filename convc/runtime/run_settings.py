@@ -35,6 +35,7 @@ class RunSettings:
     maxnorm: float | None = None
     class_weights: str = "none"
     augment: str = "none"
+    algorithms: str = "auto"
 
     def to_json(self) -> dict[str, object]:
         return {"schema": 1, **asdict(self)}

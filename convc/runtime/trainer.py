@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import shlex
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convc.ir.diagnostic import CompileError, fail, with_sources
 from convc.runtime import environment
+from convc.runtime.algorithms import AlgorithmOptions, Tune, read_choices, record
 from convc.runtime.atomic import write_text
 from convc.runtime.build import build_net
 from convc.runtime.checkpoint import Match, read_checkpoint
+from convc.runtime.choices import explain_algorithms
 from convc.runtime.curves import Curves
 from convc.runtime.data import DataSet
 from convc.runtime.diagnose import Replay, explain
@@ -71,6 +73,10 @@ def fit(
     init: str | os.PathLike[str] | None = None,
     seed: int | None = None,
     report: Style = "auto",
+    algo: str = "auto",
+    scratch: int | None = None,
+    max_error: float | None = None,
+    tune: Tune | None = None,
 ) -> FitResult:
     """Train `net`; None means the file's value. What is chosen for the user is printed with the reason.
 
@@ -78,7 +84,8 @@ def fit(
     `runs/NAME-N`); `resume` goes on, bit by bit, with the run in it (default: the last one), starts afresh where there
     is none, and returns at once what a finished run reached. `init` names a file of weights to start from: what matches
     by name and shape is taken. It replaces the file of the train item's `init`, not its `freeze=`. `report` is "auto"
-    (a progress bar on a terminal, else lines), "lines", "json" or "quiet".
+    (a progress bar on a terminal, else lines), "lines", "json" or "quiet". `algo`, `scratch`, `max_error` and `tune`
+    are those of `convc.compile`; what is chosen is kept in the run folder, and used again when the run goes on.
 
     The first Ctrl-C (or SIGTERM) stops at the next step, saves and raises `Interrupted`, a `KeyboardInterrupt`; the
     second stops at once. Raises `CompileError` for bad input, a full disk, or a loss that is not finite.
@@ -93,7 +100,8 @@ def fit(
         # Errors about data and the like point into the file: shown with its line.
         sources = {**net.sources, **({"--data": f"data {data}"} if isinstance(data, str) else {})}
         with with_sources(sources):
-            plan = make_plan(net, given, target, threads, reporter, interrupts.check, resume)
+            algorithms = AlgorithmOptions(algo, scratch, max_error, tune)
+            plan = make_plan(net, given, target, threads, algorithms, reporter, interrupts.check, resume)
         folder, continued = open_folder(None if out is None else Path(out), net.name, resume)
         stack.callback(folder.close)
         training = _Training(plan, folder, reporter, interrupts, stack)
@@ -199,10 +207,27 @@ class _Training:
             threads=plan.threads,
             settings=plan.settings,
             rate=plan.rate,
+            algorithms=replace(plan.algorithms, recorded=self._recorded.get(mode, {})),
         )
         self._stack.callback(program.close)
+        self._record(mode, program)
         self.interrupts.check()
         return program
+
+    @cached_property
+    def _recorded(self) -> dict[str, dict[str, str]]:
+        """The algorithms that this run has chosen for its programs, by mode: part of what makes its bits."""
+        path = self.folder.choices
+        return read_choices(self.folder.read_json(path)) if path.exists() else {}
+
+    def _record(self, mode: str, program: Program) -> None:
+        chosen = record(program.reports)
+        if not chosen or chosen == self._recorded.get(mode):
+            return
+        choice = explain_algorithms(mode, chosen, measured=self.plan.algorithms.tune is not None)
+        self.reporter.emit("choice", str(choice), **asdict(choice))
+        self._recorded[mode] = chosen
+        self.folder.write_json(self.folder.choices, {"schema": 1, **self._recorded})
 
     @cached_property
     def about(self) -> dict[str, str]:

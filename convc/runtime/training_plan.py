@@ -15,6 +15,7 @@ from convc.frontend.load import loads, parse_data
 from convc.frontend.settings import DataSetting, OptimizerSetting, TrainSettings
 from convc.ir.diagnostic import fail
 from convc.runtime import environment
+from convc.runtime.algorithms import AlgorithmOptions
 from convc.runtime.build import main_loss
 from convc.runtime.choices import Choice, explain_settings, explain_validation, explain_weights
 from convc.runtime.configuration import (
@@ -60,6 +61,7 @@ class TrainingPlan:
     rate: Rate
     run: RunSettings
     threads: int | None
+    algorithms: AlgorithmOptions
     init: StartingWeights | None
     plateau: Plateau | None
     stopping: Stopping | None
@@ -73,6 +75,7 @@ def make_plan(
     overrides: Mapping[str, Any],
     target: str,
     threads: int | None,
+    algorithms: AlgorithmOptions,
     reporter: Reporter,
     check: Callable[[], None],
     resume: bool = False,
@@ -144,6 +147,7 @@ def make_plan(
         maxnorm=settings.maxnorm,
         class_weights=str(settings.class_weights or "none"),
         augment=" -> ".join(map(str, settings.augment)) or "none",
+        algorithms=str(algorithms),
     )
     about = {
         "classes": json.dumps(dataset.classes, ensure_ascii=False),
@@ -155,7 +159,20 @@ def make_plan(
     plateau = make_plateau(settings.schedule, dataset.validation is not None and measures_loss)
     stopping = make_stopping(settings.early_stop)
     return TrainingPlan(
-        net, settings, dataset, train, rate, run, workers, init, plateau, stopping, tuple(choices), model, about
+        net=net,
+        settings=settings,
+        dataset=dataset,
+        train=train,
+        rate=rate,
+        run=run,
+        threads=workers,
+        algorithms=algorithms,
+        init=init,
+        plateau=plateau,
+        stopping=stopping,
+        choices=tuple(choices),
+        model=model,
+        about=about,
     )
 
 

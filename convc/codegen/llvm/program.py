@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from convc.codegen.llvm.spmd import load_runtime
 from convc.codegen.llvm.target import CpuTarget, compile_object, emit_assembly, host_target
 from convc.codegen.llvm.vocabulary import MOST_INSTRUCTIONS
 from convc.ir.graph import Graph
-from convc.passes.machine import Machine
+from convc.passes.machine import MACHINES, Machine
 from convc.passes.plan import Plan, make_plan
 
 
@@ -42,7 +42,7 @@ class CompiledStep:
 
 def machine_of(target: CpuTarget) -> Machine:
     """The target as plans see it."""
-    return Machine(target.tier, target.lanes, target.registers, broadcast_operand=target.tier == "avx512")
+    return replace(MACHINES[target.tier], lanes=target.lanes, registers=target.registers)
 
 
 def _fma(target: CpuTarget) -> str:

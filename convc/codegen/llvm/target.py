@@ -19,12 +19,11 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, wraps
-from typing import Any, Literal, ParamSpec, TypeVar, cast, get_args
+from typing import Any, ParamSpec, TypeVar, cast
 
 from convc.ir.diagnostic import fail
+from convc.passes.machine import TIERS, Tier
 
-Tier = Literal["avx512", "avx2", "baseline"]
-TIERS: tuple[Tier, ...] = get_args(Tier)
 CPU_VARIABLE = "CONVC_CPU"
 
 _V3 = ("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")

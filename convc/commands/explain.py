@@ -1,0 +1,174 @@
+"""`convc explain`: how each convolution is computed, and why."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from convc.commands.options import (
+    add_algorithms,
+    add_batch,
+    add_json,
+    add_net_options,
+    add_threads,
+    algorithm_arguments,
+    open_net,
+)
+from convc.commands.output import format_bytes, format_table, print_json
+from convc.commands.parser import OneOf
+
+if TYPE_CHECKING:
+    from convc.passes.algorithms.decision import Candidate
+    from convc.passes.choose_algorithms import Choice
+    from convc.runtime.explanation import Explanation, Miss
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a .cnn file")
+    add_net_options(parser)
+    parser.add_argument("--mode", type=OneOf("train", "infer"), default="infer", help="train or infer (the default)")
+    add_batch(parser, "the file's, else 64")
+    add_threads(parser)
+    add_algorithms(parser)
+    parser.add_argument("--all", action="store_true", help="list all candidates, not the chosen ones alone")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from convc.ir.diagnostic import with_sources
+    from convc.runtime.algorithms import AlgorithmOptions
+    from convc.runtime.explanation import explain
+
+    net = open_net(arguments)
+    with with_sources(net.sources):
+        explanation = explain(
+            net,
+            arguments.mode,
+            batch=arguments.batch,
+            threads=arguments.threads,
+            algorithms=AlgorithmOptions(**algorithm_arguments(arguments)),
+        )
+    if arguments.json:
+        print_json(as_json(explanation))
+    else:
+        print(as_text(explanation, arguments.all))
+    return 0
+
+
+def as_json(explanation: Explanation) -> dict[str, Any]:
+    """The explanation as cli.md describes it, times in milliseconds on all threads."""
+    return {
+        "net": explanation.net,
+        "mode": explanation.mode,
+        "batch": explanation.batch,
+        "tier": explanation.tier,
+        "threads": explanation.threads,
+        "convolutions": [_convolution(choice, explanation.threads) for choice in explanation.choices],
+        "prediction": {
+            "spearman": explanation.spearman,
+            "worst": [
+                {
+                    "name": miss.label,
+                    "direction": miss.direction,
+                    "algo": miss.algorithm,
+                    "predicted_ms": miss.predicted * 1e3,
+                    "measured_ms": miss.measured * 1e3,
+                }
+                for miss in explanation.worst
+            ],
+        },
+    }
+
+
+def _convolution(choice: Choice, threads: int) -> dict[str, Any]:
+    decision = choice.decision
+    return {
+        "name": choice.label,
+        "line": choice.line,
+        "direction": choice.direction,
+        "shape": str(decision.problem),
+        "chosen": decision.chosen,
+        "why": decision.why,
+        "predicted_choice": decision.predicted_choice,
+        "candidates": [
+            {
+                "algo": candidate.algorithm,
+                "applicable": candidate.applicable,
+                "reason": candidate.reason,
+                "predicted_ms": _milliseconds(candidate.predicted, threads),
+                "measured_ms": _milliseconds(candidate.measured, 1),
+                "scratch_bytes": candidate.scratch_bytes,
+                "max_rel_error": candidate.max_rel_error,
+            }
+            for candidate in decision.candidates
+        ],
+        "regret": decision.regret,
+    }
+
+
+def _milliseconds(seconds: float | None, threads: int) -> float | None:
+    return None if seconds is None else seconds / threads * 1e3
+
+
+def as_text(explanation: Explanation, all_candidates: bool) -> str:
+    """A table of what was chosen, or one for each convolution with all candidates."""
+    threads = explanation.threads
+    head = (
+        f"{explanation.net}: {explanation.mode}, batch {explanation.batch}, {explanation.tier}, "
+        f"{threads} thread{'s' if threads > 1 else ''}"
+    )
+    lines = [head, ""]
+    if all_candidates:
+        for choice in explanation.choices:
+            place = f", line {choice.line}" if choice.line else ""
+            lines += [f"{choice.label} {choice.direction}{place}: {choice.decision.problem}"]
+            rows = [_candidate_row(candidate, choice, threads) for candidate in choice.decision.candidates]
+            header = ("", "algorithm", "predicted ms", "measured ms", "scratch", "error", "why")
+            lines += [format_table(header, rows, left=(0, 1, 6)), ""]
+    else:
+        rows = [_choice_row(choice, threads) for choice in explanation.choices]
+        header = ("convolution", "direction", "shape", "algorithm", "predicted ms", "measured ms", "regret", "why")
+        lines += [format_table(header, rows, left=(0, 1, 2, 3, 7)), ""]
+    missed = [f"{choice.label} {choice.direction}: {choice.missed}" for choice in explanation.choices if choice.missed]
+    lines += missed
+    if explanation.spearman is not None:
+        lines.append(f"rank correlation of predicted and measured times: {explanation.spearman:.2f}")
+        lines += [f"  furthest off: {_miss(miss)}" for miss in explanation.worst]
+    return "\n".join(lines).rstrip()
+
+
+def _miss(miss: Miss) -> str:
+    times = f"predicted {miss.predicted * 1e3:.3f} ms, measured {miss.measured * 1e3:.3f} ms"
+    return f"{miss.label} {miss.direction} by {miss.algorithm}: {times}"
+
+
+def _shown(seconds: float | None, threads: int) -> str:
+    milliseconds = _milliseconds(seconds, threads)
+    return "" if milliseconds is None else f"{milliseconds:.3f}"
+
+
+def _choice_row(choice: Choice, threads: int) -> tuple[str, ...]:
+    decision = choice.decision
+    chosen = decision.candidate(decision.chosen)
+    return (
+        choice.label,
+        choice.direction,
+        str(decision.problem),
+        decision.chosen,
+        _shown(chosen.predicted, threads),
+        _shown(chosen.measured, 1),
+        "" if decision.regret is None else f"{100 * decision.regret:.0f} %",
+        decision.why,
+    )
+
+
+def _candidate_row(candidate: Candidate, choice: Choice, threads: int) -> tuple[str, ...]:
+    return (
+        "*" if candidate.algorithm == choice.decision.chosen else "",
+        candidate.algorithm,
+        _shown(candidate.predicted, threads),
+        _shown(candidate.measured, 1),
+        "" if candidate.scratch_bytes is None else format_bytes(candidate.scratch_bytes),
+        "" if candidate.max_rel_error is None else f"{candidate.max_rel_error:.0e}",
+        candidate.reason,
+    )

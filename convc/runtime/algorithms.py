@@ -1,0 +1,93 @@
+"""What may be asked of the choice of algorithms, for `convc.compile`, `convc.fit` and the verbs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from convc.ir.diagnostic import fail
+from convc.passes.algorithms.prediction import Constants
+from convc.passes.choose_algorithms import Choice, ChooseAlgorithms, parse_wishes
+from convc.passes.manager import PassReport
+
+Tune = float | Literal["full"]
+
+
+@dataclass(frozen=True)
+class AlgorithmOptions:
+    """How convolutions are to be computed.
+
+    `algo` is "auto", a family or an algorithm for all of them, or `PATTERN=ALGORITHM,…` by layer. `scratch` bounds the
+    bytes of scratch space of each, `max_error` the relative error. `tune` measures: that many seconds, or "full" for
+    everything that applies. `recorded` (see `record`) repeats an earlier choice. `constants` replaces the table's.
+    """
+
+    algo: str = "auto"
+    scratch: int | None = None
+    max_error: float | None = None
+    tune: Tune | None = None
+    recorded: Mapping[str, str] = field(default_factory=dict[str, str])
+    constants: Constants | None = None
+
+    def __post_init__(self) -> None:
+        parse_wishes(self.algo)
+        _require(self.scratch is None or self.scratch > 0, "scratch", self.scratch, "a number of bytes above 0")
+        error = self.max_error
+        _require(error is None or 0 < error < math.inf, "max_error", error, "a number above 0, such as 1e-4")
+        fits = self.tune in (None, "full") or 0 < float(self.tune) < math.inf
+        _require(fits, "tune", self.tune, "a number of seconds above 0, or 'full'")
+
+    def chooser(self, target: str, threads: int | None) -> ChooseAlgorithms | None:
+        """The pass that chooses; None for a target that computes by the definition."""
+        if target != "cpu":
+            return None
+        from convc.codegen.llvm.target import host_target
+
+        timer = None
+        if self.tune is not None:
+            from convc.runtime.tuning import Tuner
+
+            timer = Tuner(math.inf if self.tune == "full" else self.tune, threads)
+        limits: dict[str, Any] = {} if self.max_error is None else {"error": self.max_error}
+        return ChooseAlgorithms(
+            tier=host_target().tier,
+            wishes=self.algo,
+            scratch=self.scratch or 0,
+            constants=self.constants,
+            timer=timer,
+            recorded=self.recorded,
+            **limits,
+        )
+
+    def __str__(self) -> str:
+        """What was asked for, as one word of a run's settings."""
+        parts = [self.algo] if self.algo != "auto" else []
+        parts += [f"scratch={self.scratch}"] if self.scratch is not None else []
+        parts += [f"max_error={self.max_error:g}"] if self.max_error is not None else []
+        return " ".join(parts) or "auto"
+
+
+def choices_of(reports: Iterable[PassReport]) -> Iterator[Choice]:
+    """The choices that the passes of a program have made."""
+    return (finding for report in reports for finding in report.log.findings if isinstance(finding, Choice))
+
+
+def record(reports: Iterable[PassReport]) -> dict[str, str]:
+    """The choices of a program as JSON keeps them: what `AlgorithmOptions.recorded` takes."""
+    return {choice.key: choice.decision.chosen for choice in choices_of(reports)}
+
+
+def read_choices(content: Mapping[str, object]) -> dict[str, dict[str, str]]:
+    """The choices by mode in the content of a run's choices.json."""
+    return {
+        mode: {str(key): str(name) for key, name in chosen.items()}  # type: ignore[reportUnknownVariableType]
+        for mode, chosen in content.items()
+        if isinstance(chosen, dict)
+    }
+
+
+def _require(holds: bool, name: str, value: object, takes: str) -> None:
+    if not holds:
+        fail("value-range", f"{name}={value!r} is not {takes}")

@@ -1,0 +1,113 @@
+"""Measure algorithms on this machine: each contender as a program of its own, its kernel timed inside a whole run.
+
+Times are remembered in the cache of compiled code, keyed by the problem, the algorithm, the processor's features, the
+number of threads and the compiler's sources, so that a second `--tune` costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from convc.codegen.llvm.object_cache import cache_key, shared_cache
+from convc.codegen.llvm.target import host_target
+from convc.ir.builder import Builder
+from convc.ir.graph import Graph, Value
+from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
+from convc.ir.types import DType, TensorType
+from convc.passes.algorithms.problem import CONVOLUTIONS, Problem
+from convc.runtime.cores import choose_threads
+from convc.runtime.native import NativeExecutor
+
+_ROUNDS = 7
+_TIME = struct.Struct("<d")
+_LABEL = "convolution"
+
+Times = dict[tuple[Problem, str], float]
+
+
+class Tuner:
+    """Measures within a budget of seconds. Implements `convc.passes.choose_algorithms.Timer`.
+
+    What is remembered is free; when the budget is spent, what was not measured stays unmeasured. `measured` counts.
+    """
+
+    def __init__(self, budget: float, threads: int | None = None) -> None:
+        self.budget = budget
+        self.threads = choose_threads(threads).threads
+        self.measured = 0
+
+    def __call__(self, requests: Sequence[tuple[Problem, str]]) -> Times:
+        times: Times = {}
+        deadline = time.monotonic() + self.budget
+        for problem, algorithm in requests:
+            known = self._recall(problem, algorithm)
+            if known is None and time.monotonic() < deadline:
+                known = measure(problem, algorithm, self.threads)
+                self.measured += 1
+                shared_cache().put(self._key(problem, algorithm), _TIME.pack(known))
+            if known is not None:
+                times[problem, algorithm] = known
+        return times
+
+    def _key(self, problem: Problem, algorithm: str) -> str:
+        return cache_key(f"time of {algorithm} for {problem!r}", host_target(), {"threads": self.threads})
+
+    def _recall(self, problem: Problem, algorithm: str) -> float | None:
+        payload = shared_cache().get(self._key(problem, algorithm))
+        if payload is None or len(payload) != _TIME.size:
+            return None
+        (seconds,) = _TIME.unpack(payload)
+        return seconds if math.isfinite(seconds) and seconds > 0 else None
+
+
+def measure(problem: Problem, algorithm: str, threads: int, rounds: int = _ROUNDS) -> float:
+    """Median seconds of the convolution's kernel on random data."""
+    executor = NativeExecutor(graph_of(problem, algorithm), batch=problem.batch, threads=threads)
+    random = np.random.default_rng(1)
+    try:
+        graph = executor.graph
+        for name, parameter in graph.parameters.items():
+            executor.write(name, random.standard_normal(parameter.value.shape, np.float32))
+        for name, value in graph.inputs.items():
+            if name != "x":
+                executor.write_input(name, random.standard_normal(value.shape, np.float32))
+        x = random.standard_normal(graph.inputs["x"].shape, np.float32)
+        profile = executor.profile(x, None, rounds)
+    finally:
+        executor.close()
+    return sum(kernel.seconds for kernel in profile.kernels if kernel.layer == _LABEL)
+
+
+def graph_of(problem: Problem, algorithm: str) -> Graph:
+    """A graph with the convolution alone; rows are inputs, weights a parameter."""
+    images = (problem.batch, problem.channels, *problem.size)
+    results = (problem.batch, problem.filters, *problem.output)
+    graph = Graph("tune")
+    builder = Builder(graph)
+
+    def rows(name: str, shape: tuple[int, ...]) -> Value:
+        return graph.add_input(name, TensorType(DType.F32, shape))
+
+    def weights() -> Value:
+        shape = (problem.filters, problem.channels // problem.groups, *problem.kernel)
+        return graph.add_parameter("w", TensorType(DType.F32, shape))
+
+    geometry = {name: getattr(problem, name) for name in ("stride", "padding", "dilation", "groups")}
+    with builder.at((), _LABEL):
+        if problem.direction == "forward":
+            op = Conv2d(**geometry, algorithm=algorithm)
+            result = builder.add(op, rows("x", images), weights())
+        elif problem.direction == "backward_data":
+            op = Conv2dBackwardData(size=problem.size, **geometry, algorithm=algorithm)
+            result = builder.add(op, rows("x", results), weights())
+        else:
+            op = Conv2dBackwardWeights(kernel=problem.kernel, **geometry, algorithm=algorithm)
+            result = builder.add(op, rows("x", images), rows("dy", results))
+    assert isinstance(op, CONVOLUTIONS)
+    graph.outputs["logits"] = result
+    return graph
