@@ -21,8 +21,8 @@ Weights = Mapping[str, np.ndarray]  # "weight" and, where there is one, "bias", 
 class Layer:
     """A convolution, a fully connected layer, or a ReLU between them.
 
-    `input` is the shape of one image, (C, H, W), or of one row, (D,). `weight` is the shape of the weights: (K, C/groups,
-    R, S) or (O, D); None for a ReLU.
+    `input` is the shape of one image, (C, H, W), or of one row, (D,). `weight` is the shape of the weights,
+    (K, C/groups, R, S) or (O, D); None for a ReLU.
     """
 
     op: Conv2d | Linear | Relu

@@ -38,9 +38,10 @@ class FitReport:
 
     `method` says in words how the weights were found and whether that is exact. `ranks` are the inner widths that were
     chosen: one for two factors, two for a bottleneck, all inner channels of a stack. `kept_energy` is the part of the
-    squared Frobenius norm that the kept singular values have. `weight_error` is ‖composed − old‖ / ‖old‖ of the kernels,
-    without activations between and apart from the border. `output` is measured on samples; `output_linear` is the same
-    without the ReLUs between, where there are any. `notes` are choices made and what is not exact, each with its reason.
+    squared Frobenius norm that was kept where singular values were cut off. `weight_error` is ‖composed − old‖ / ‖old‖
+    of the kernels, without activations between and apart from the border. `output` is measured on samples;
+    `output_linear` is the same without the ReLUs between, where there are any. `notes` are choices made, and what is
+    not exact, each with its reason.
     """
 
     method: str
