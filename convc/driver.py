@@ -51,6 +51,7 @@ def compile(
     scratch: int | None = None,
     max_error: float | None = None,
     tune: Tune | None = None,
+    constants: str = "table",
 ) -> Program:
     """Make a program of a net. None means the file's value, else batch 64, fp32, seed 0, all threads there are.
 
@@ -64,6 +65,7 @@ def compile(
     `algo` says how convolutions are computed: "auto", a family ("winograd") or an algorithm for all that can be, or
     "conv1=fft,conv3_*=direct" by layer; it comes before what the file says. `scratch` bounds the bytes of scratch space
     of each, `max_error` the relative error (1e-4), `tune` measures contenders for that many seconds, or "full".
+    `constants` of the cost model are those of the "table", or those "measured" by `convc doctor --measure`.
     """
     from convc.runtime.algorithms import AlgorithmOptions
     from convc.runtime.build import build_net
@@ -76,7 +78,7 @@ def compile(
         mode=mode,
         target=target,
         precision=precision,
-        algorithms=AlgorithmOptions(algo, scratch, max_error, tune),
+        algorithms=AlgorithmOptions(algo, scratch, max_error, tune, constants),
         threads=threads,
         dump_dir=None if dump_dir is None else Path(dump_dir),
         seed=seed,

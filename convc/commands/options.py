@@ -71,11 +71,19 @@ def add_algorithms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tune", type=tuning, metavar="S|full", help="measure contenders for S seconds, or all of them; remembered"
     )
+    parser.add_argument(
+        "--constants",
+        type=OneOf("table", "measured"),
+        metavar="table|measured",
+        default="table",
+        help="predict from the table of this version, or from what `convc doctor --measure` has measured here",
+    )
 
 
 def algorithm_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `add_algorithms` has read, as arguments of `convc.compile` and `convc.fit`."""
     return {
+        "constants": arguments.constants,
         "algo": ",".join(arguments.algo) or "auto",
         "scratch": arguments.scratch,
         "max_error": arguments.max_error,

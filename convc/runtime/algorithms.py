@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from convc.ir.diagnostic import fail
-from convc.passes.algorithms.prediction import Constants
 from convc.passes.choose_algorithms import Choice, ChooseAlgorithms, parse_wishes
 from convc.passes.manager import PassReport
 
@@ -21,21 +20,23 @@ class AlgorithmOptions:
 
     `algo` is "auto", a family or an algorithm for all of them, or `PATTERN=ALGORITHM,…` by layer. `scratch` bounds the
     bytes of scratch space of each, `max_error` the relative error. `tune` measures: that many seconds, or "full" for
-    everything that applies. `recorded` (see `record`) repeats an earlier choice. `constants` replaces the table's.
+    everything that applies. `constants` are those of the "table", or those "measured" by `convc doctor --measure`.
+    `recorded` (see `record`) repeats an earlier choice.
     """
 
     algo: str = "auto"
     scratch: int | None = None
     max_error: float | None = None
     tune: Tune | None = None
+    constants: str = "table"
     recorded: Mapping[str, str] = field(default_factory=dict[str, str])
-    constants: Constants | None = None
 
     def __post_init__(self) -> None:
         parse_wishes(self.algo)
         _require(self.scratch is None or self.scratch > 0, "scratch", self.scratch, "a number of bytes above 0")
         error = self.max_error
         _require(error is None or 0 < error < math.inf, "max_error", error, "a number above 0, such as 1e-4")
+        _require(self.constants in ("table", "measured"), "constants", self.constants, "'table' or 'measured'")
         fits = self.tune in (None, "full") or 0 < float(self.tune) < math.inf
         _require(fits, "tune", self.tune, "a number of seconds above 0, or 'full'")
 
@@ -50,12 +51,17 @@ class AlgorithmOptions:
             from convc.runtime.tuning import Tuner
 
             timer = Tuner(math.inf if self.tune == "full" else self.tune, threads)
+        constants = None
+        if self.constants == "measured":
+            from convc.runtime.machine_probe import require_constants
+
+            constants = require_constants()
         limits: dict[str, Any] = {} if self.max_error is None else {"error": self.max_error}
         return ChooseAlgorithms(
             tier=host_target().tier,
             wishes=self.algo,
             scratch=self.scratch or 0,
-            constants=self.constants,
+            constants=constants,
             timer=timer,
             recorded=self.recorded,
             **limits,

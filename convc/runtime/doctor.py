@@ -11,6 +11,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
@@ -42,8 +43,8 @@ train {
 _TOLERANCE = 1e-5
 
 
-def doctor() -> dict[str, Any]:
-    """A description of the installation, made of JSON's types; `schema` is 1.
+def doctor(measure: bool = False) -> dict[str, Any]:
+    """A description of the installation, made of JSON's types; `schema` is 1. `measure` adds the section `constants`.
 
     Sections: `versions`, `platform`, `cpu`, `threads`, `cache`, `cuda`, `packages`, `self_test`. A package that is not
     installed has the version None. `ok` tells whether compiled code runs here.
@@ -59,6 +60,8 @@ def doctor() -> dict[str, Any]:
         "packages": {name: _installed(name) for name in _REQUIRED + _OPTIONAL},
         "self_test": _section(_self_test),
     }
+    if measure:
+        report["constants"] = _section(_constants)
     report["ok"] = bool(report["self_test"].get("passed", False))
     return report
 
@@ -143,6 +146,17 @@ def _cache() -> dict[str, Any]:
         "entries": len(entries),
         "bytes": sum(entry.size for entry in entries),
     }
+
+
+def _constants() -> dict[str, Any]:
+    """What the cost model of algorithms is made of, per core, beside the committed table."""
+    from convc.passes.algorithms.prediction import CONSTANTS
+    from convc.runtime.machine_probe import keep_constants, measure_constants
+
+    measured, table = measure_constants(), CONSTANTS[host_target().tier]
+    shown: dict[str, Any] = {name: float(f"{value:.4g}") for name, value in asdict(measured).items()}
+    shown |= {f"{name}_of_table": value for name, value in asdict(table).items()}
+    return {**shown, "kept": keep_constants(measured)}
 
 
 def _cuda() -> dict[str, Any]:

@@ -77,6 +77,7 @@ def fit(
     scratch: int | None = None,
     max_error: float | None = None,
     tune: Tune | None = None,
+    constants: str = "table",
 ) -> FitResult:
     """Train `net`; None means the file's value. What is chosen for the user is printed with the reason.
 
@@ -84,8 +85,9 @@ def fit(
     `runs/NAME-N`); `resume` goes on, bit by bit, with the run in it (default: the last one), starts afresh where there
     is none, and returns at once what a finished run reached. `init` names a file of weights to start from: what matches
     by name and shape is taken. It replaces the file of the train item's `init`, not its `freeze=`. `report` is "auto"
-    (a progress bar on a terminal, else lines), "lines", "json" or "quiet". `algo`, `scratch`, `max_error` and `tune`
-    are those of `convc.compile`; what is chosen is kept in the run folder, and used again when the run goes on.
+    (a progress bar on a terminal, else lines), "lines", "json" or "quiet". `algo`, `scratch`, `max_error`, `tune` and
+    `constants` are those of `convc.compile`; what is chosen is kept in the run folder, and used again when the run
+    goes on.
 
     The first Ctrl-C (or SIGTERM) stops at the next step, saves and raises `Interrupted`, a `KeyboardInterrupt`; the
     second stops at once. Raises `CompileError` for bad input, a full disk, or a loss that is not finite.
@@ -100,7 +102,7 @@ def fit(
         # Errors about data and the like point into the file: shown with its line.
         sources = {**net.sources, **({"--data": f"data {data}"} if isinstance(data, str) else {})}
         with with_sources(sources):
-            algorithms = AlgorithmOptions(algo, scratch, max_error, tune)
+            algorithms = AlgorithmOptions(algo, scratch, max_error, tune, constants)
             plan = make_plan(net, given, target, threads, algorithms, reporter, interrupts.check, resume)
         folder, continued = open_folder(None if out is None else Path(out), net.name, resume)
         stack.callback(folder.close)

@@ -40,9 +40,9 @@ class Constants:
 
 # Measured by `convc doctor --measure` (the median of several machines of the kind); see docs/algorithms.md.
 CONSTANTS: dict[Tier, Constants] = {
-    "avx512": Constants(160.0, 60.0, 60.0, 12.0, 2.0),
-    "avx2": Constants(85.0, 35.0, 45.0, 12.0, 2.0),
-    "baseline": Constants(20.0, 10.0, 25.0, 10.0, 2.0),
+    "avx512": Constants(200.0, 100.0, 80.0, 20.0, 1.0),
+    "avx2": Constants(110.0, 100.0, 80.0, 20.0, 1.0),
+    "baseline": Constants(35.0, 40.0, 80.0, 20.0, 1.0),
 }
 
 
