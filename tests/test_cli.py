@@ -247,7 +247,7 @@ def test_a_defect_asks_for_a_report_and_shows_its_traceback_on_request(
 def _make_doctor_raise(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     from convc.runtime import doctor
 
-    def fail() -> Mapping[str, Any]:
+    def fail(measure: bool) -> Mapping[str, Any]:
         raise error
 
     monkeypatch.setattr(doctor, "doctor", fail)
