@@ -1,0 +1,225 @@
+"""Products of matrices, one for each entry of a batch:  C[e] = A[e]·B[e],  or with a running sum  C[e] += A[e]·B[e].
+
+The way of Goto & van de Geijn 2008 ("Anatomy of high-performance matrix multiplication") with what register tiles need
+and no more: B is read a block of columns at a time, [depth][block] (better packed so; row-major works, too), while
+tiles of rows of A pass by. Threads split (entry, block of columns, tile of rows); nobody adds to a sum of another
+thread, so results do not depend on how many there are.
+
+    product = Product(rows=tiles, columns=64, depth=48, batch=36, tile=choose_tile(machine, 128, 64))
+    multiply(f, machine, product, Matrices(v, 48, 48 * most), Matrices(u, 64, 48 * 64), Matrices(m, 64, 64 * most))
+
+The number of rows and of entries may be known at run time only, and the depth as well. Rows beyond the last whole tile
+are done by tiles of 8, 4, 2 and 1 rows; no column is computed that does not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from convc.codegen.llvm.control import maybe
+from convc.codegen.llvm.register_tile import Piece, Sums, column_pieces, unroll_factor
+from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.passes.machine import Machine
+from convc.passes.tiling import Tile
+
+_UNROLL = 4
+_TAIL_ROWS = (8, 4, 2, 1)
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """A matrix for each entry of a batch: element (i, j) of entry e lies at pointer + e·entry + i·row + j.
+
+    `packed` (B only): blocks of columns one after the other, [block][row][column of the block], as in `WeightLayout`;
+    `row` then means nothing. `transposed` (A only): element (i, j) lies at pointer + e·entry + j·row + i.
+    """
+
+    pointer: V
+    row: int
+    entry: Index = 0
+    packed: bool = False
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Product:
+    """The size of a product: A is rows x depth, B depth x columns, for each entry of the batch.
+
+    `columns` as stored (a multiple of 4 is fast); `real` of them exist, the others are padding that B stores as zeros:
+    the block with padding then gets code of its own, where the number of its first column is known. `accumulate`: C
+    holds sums to which the product is added.
+    """
+
+    rows: Index
+    columns: int
+    depth: Index
+    tile: Tile
+    batch: Index = 1
+    accumulate: bool = False
+    real: int | None = None
+
+    @property
+    def block(self) -> int:
+        return min(self.tile.block, self.columns)
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """Full column blocks in a loop, and the width of the last one if it needs code of its own."""
+        full, rest = divmod(self.columns, self.block)
+        if full and not rest and self.real not in (None, self.columns):
+            return full - 1, self.block
+        return full, rest
+
+    @property
+    def block_count(self) -> int:
+        full, rest = self.blocks
+        return full + (1 if rest else 0)
+
+    def row_tiles(self, f: Function) -> Index:
+        return f.divide(f.add(self.rows, self.tile.rows - 1), self.tile.rows)
+
+    def units(self, f: Function) -> Index:
+        """How many units of work there are: (entry, block of columns, tile of rows), the last one innermost."""
+        return f.multiply(f.multiply(self.batch, self.block_count), self.row_tiles(f))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which part of the result a register tile holds; `column` is a Python integer in a block with padding."""
+
+    entry: Index
+    row: Index
+    rows: int
+    column: Index
+    pieces: tuple[Piece, ...]
+
+
+Begin = Callable[[Place], Sequence[V]]
+"""What the sums of a tile start from, row by row."""
+Finish = Callable[[Place, Sums], None]
+"""What becomes of the sums of a tile."""
+
+
+def multiply(
+    f: Function, machine: Machine, product: Product, a: Matrices, b: Matrices, c: Matrices,
+    units: tuple[Index, Index] | None = None,
+) -> None:  # fmt: skip
+    """Emit the product into memory. `units` is the range of units to do (default: this thread's share)."""
+
+    def address(place: Place) -> V:
+        row = f.sum(f.multiply(place.entry, c.entry), f.multiply(place.row, c.row), place.column)
+        return f.address(c.pointer, row)
+
+    def begin(place: Place) -> Sequence[V]:
+        base = address(place)
+        return [f.load(f.address(base, m * c.row + p.offset), p.lanes) for m in range(place.rows) for p in place.pieces]
+
+    def finish(place: Place, sums: Sums) -> None:
+        base = address(place)
+        for m in range(place.rows):
+            for number, p in enumerate(place.pieces):
+                f.store(sums.at(m, number), f.address(base, m * c.row + p.offset))
+
+    multiply_with(f, machine, product, a, b, finish, begin if product.accumulate else None, units)
+
+
+def multiply_with(
+    f: Function, machine: Machine, product: Product, a: Matrices, b: Matrices, finish: Finish,
+    begin: Begin | None = None, units: tuple[Index, Index] | None = None,
+) -> None:  # fmt: skip
+    """Emit the product; each tile starts from `begin` (default: zeros) and is handed to `finish` in registers."""
+    _Emitter(f, machine, product, a, b, finish, begin).emit(*(units or f.share(product.units(f))))
+
+
+class _Emitter:
+    def __init__(
+        self, f: Function, machine: Machine, product: Product, a: Matrices, b: Matrices, finish: Finish,
+        begin: Begin | None,
+    ) -> None:  # fmt: skip
+        self.f, self.machine, self.p = f, machine, product
+        self.a, self.b, self.finish, self.begin = a, b, finish, begin
+
+    def emit(self, start: Index, stop: Index) -> None:
+        """Panel by panel (entry, block of columns), the tiles of rows that the range has of it."""
+        f, p = self.f, self.p
+        tiles = p.row_tiles(f)
+        full, rest = p.blocks
+        # Without rows there is nothing to do, and nothing to divide by.
+        with maybe(f, None if isinstance(tiles, int) and tiles > 0 else f.less(0, tiles)):
+            first, last = f.divide(start, tiles), f.divide(f.add(stop, f.subtract(tiles, 1)), tiles)
+            with f.loop(first, last) as panel:
+                entry, block = f.divide(panel.index, p.block_count), f.remainder(panel.index, p.block_count)
+                before = f.multiply(panel.index, tiles)
+                low = f.maximum(f.subtract(start, before), 0)
+                high = f.minimum(f.subtract(stop, before), tiles)
+                if full:
+                    with maybe(f, f.less(block, full) if rest else None):
+                        self._panel(entry, f.multiply(block, p.block), p.block, low, high)
+                if rest:
+                    with maybe(f, f.equal(block, full) if full else None):
+                        self._panel(entry, full * p.block, rest, low, high)
+
+    def _panel(self, entry: Index, column: Index, width: int, low: Index, high: Index) -> None:
+        f, p, b = self.f, self.p, self.b
+        offset = f.multiply(column, p.depth) if b.packed else column
+        columns = f.address(b.pointer, f.add(f.multiply(entry, b.entry), offset))
+        rows = f.address(self.a.pointer, f.multiply(entry, self.a.entry))
+        pieces = column_pieces(width, self.machine.lanes)
+
+        def tile(row: Index, count: int, unroll: int) -> None:
+            self._tile(Place(entry, row, count, column, pieces), rows, columns, width if b.packed else b.row, unroll)
+
+        size = p.tile.rows
+        whole = f.divide(p.rows, size)
+        with f.loop(low, f.minimum(high, whole)) as number:
+            tile(f.multiply(number.index, size), size, _UNROLL)
+        if isinstance(p.rows, int) and p.rows % size == 0:
+            return
+        with f.when(f.less(whole, high)):
+            left = f.subtract(p.rows, f.multiply(whole, size))
+            for first, count in self._tail(f.multiply(whole, size), left):
+                tile(first, count, _UNROLL if count > 1 else 1)
+
+    def _tail(self, first: Index, left: Index) -> Iterator[tuple[Index, int]]:
+        """(first row, rows) of the tiles of what is left after the whole tiles; one tile where that is known."""
+        f, size = self.f, self.p.tile.rows
+        if isinstance(left, int):
+            yield first, left
+            return
+        for count in _TAIL_ROWS:
+            if count < size:
+                has = f.emit("i64", f"and i64 {left.ref}, {count}")
+                with f.when(f.less(0, has)):
+                    yield first, count
+                first = f.add(first, has)
+
+    def _tile(self, place: Place, a: V, b: V, b_row: int, unroll: int) -> None:
+        f, p, row = self.f, self.p, self.a.row
+        sums = Sums.zeros(f, place.rows, place.pieces)
+        if self.begin is not None:
+            sums.flat = list(self.begin(place))
+        corner = f.address(a, place.row if self.a.transposed else f.multiply(place.row, row))
+        along, across = (row, 1) if self.a.transposed else (1, row)
+
+        def steps(start: Index, stop: Index, unroll: int) -> None:
+            with f.loop(start, stop, unroll, carried=sums.flat) as step:
+                sums.flat = step.carried
+                scalars = f.address(corner, f.multiply(step.index, along))
+                vectors = f.address(b, f.multiply(step.index, b_row))
+                for number in range(unroll):
+                    sums.multiply_add(
+                        f, vectors, number * b_row,
+                        lambda m, number=number: (scalars, m * across + number * along), range(place.rows),
+                    )  # fmt: skip
+                step.carried = sums.flat
+            sums.flat = step.carried
+
+        if isinstance(p.depth, int):
+            steps(0, p.depth, unroll_factor(p.depth, unroll))
+        else:
+            whole = f.multiply(f.divide(p.depth, unroll), unroll)
+            if unroll > 1:
+                steps(0, whole, unroll)
+            steps(whole if unroll > 1 else 0, p.depth, 1)
+        self.finish(place, sums)

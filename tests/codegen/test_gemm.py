@@ -1,0 +1,182 @@
+"""The product of matrices against numpy: sizes around every edge of a tile, all forms of the operands, any threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from convc.codegen.llvm.gemm import Matrices, Place, Product, multiply, multiply_with
+from convc.codegen.llvm.kernel import context_word
+from convc.codegen.llvm.program import machine_of
+from convc.codegen.llvm.register_tile import Sums
+from convc.codegen.llvm.target import host_target
+from convc.codegen.llvm.vocabulary import Function, Index
+from convc.passes.tiling import Tile, choose_tile
+from tests.codegen.single_phase import SinglePhase
+from tests.codegen.test_ops import available_tiers
+
+
+@dataclass(frozen=True)
+class Case:
+    """One product; `spare` elements lie between the rows of A, B and C, which nobody may touch in C."""
+
+    rows: int
+    columns: int
+    depth: int
+    batch: int = 1
+    spare: int = 0
+    packed: bool = False
+    transposed: bool = False
+    accumulate: bool = False
+    dynamic: bool = False  # rows, depth and batch are known at run time only
+
+    def __str__(self) -> str:
+        flags = [name for name in ("packed", "transposed", "accumulate", "dynamic") if getattr(self, name)]
+        return "-".join([f"{self.batch}x{self.rows}x{self.columns}x{self.depth}+{self.spare}", *flags])
+
+
+_SIZES = [(1, 1, 1), (1, 4, 3), (13, 20, 7), (14, 32, 8), (29, 33, 5), (31, 68, 12), (70, 17, 27), (7, 100, 64)]
+CASES = [
+    *(Case(m, n, k) for m, n, k in _SIZES),
+    *(Case(m, n, k, 3, 5, dynamic=True) for m, n, k in _SIZES),
+    *(Case(m, n, k, 2, 4, packed=True, dynamic=True, accumulate=True) for m, n, k in _SIZES),
+    *(Case(m, n, k, 2, 3, transposed=True, dynamic=k % 2 == 1) for m, n, k in _SIZES),
+    Case(5, 8, 0, 2, dynamic=True),
+]
+
+
+def _pack(b: np.ndarray, block: int) -> np.ndarray:
+    """[entry][block of columns][row][column of the block]."""
+    return np.concatenate(
+        [b[..., first : first + block].reshape(len(b), -1) for first in range(0, b.shape[2], block)], axis=1
+    )
+
+
+def _check(case: Case, tier: str, *more_threads: int) -> None:
+    """C is exact to rounding, nothing lies between its rows, and other numbers of threads give the same bits."""
+    target = host_target(tier)
+    machine = machine_of(target)
+    tile = choose_tile(machine, 64, case.columns)
+    draw = np.random.default_rng(case.rows * 1000 + case.columns)
+    a = draw.standard_normal((case.batch, case.rows, case.depth)).astype(np.float32)
+    b = draw.standard_normal((case.batch, case.depth, case.columns)).astype(np.float32)
+    c = draw.standard_normal((case.batch, case.rows, case.columns)).astype(np.float32)
+    a_stored = a.transpose(0, 2, 1) if case.transposed else a
+    wide = [np.full((*m.shape[:2], m.shape[2] + case.spare), np.nan, np.float32) for m in (a_stored, b, c)]
+    for whole, part in zip(wide, (a_stored, b, c), strict=True):
+        whole[:, :, : part.shape[2]] = part
+    if not case.accumulate:
+        wide[2][:, :, : case.columns] = np.nan
+    entries = [m[0].size for m in wide]
+    if case.packed:
+        wide[1] = _pack(b, min(tile.block, case.columns))
+        entries[1] = case.depth * case.columns
+
+    def body(f: Function) -> None:
+        sizes: list[Index] = [case.rows, case.depth, case.batch]
+        if case.dynamic:
+            sizes = [context_word(f, word) for word in range(3)]
+        product = Product(sizes[0], case.columns, sizes[1], tile, sizes[2], case.accumulate)
+        rows = [m.shape[-1] for m in wide]
+        left = Matrices(f.pointers[0], rows[0], entries[0], transposed=case.transposed)
+        right = Matrices(f.pointers[1], rows[1], entries[1], packed=case.packed)
+        multiply(f, machine, product, left, right, Matrices(f.pointers[2], rows[2], entries[2]))
+
+    phase = SinglePhase(target, 3, body)
+    found: list[np.ndarray] = []
+    for threads in (1, *more_threads):
+        found.append(wide[2].copy())
+        phase.run([*wide[:2], found[-1]], [case.rows, case.depth, case.batch], threads)
+    exact = a.astype(np.float64) @ b.astype(np.float64) + (c if case.accumulate else 0)
+    np.testing.assert_allclose(found[0][:, :, : case.columns], exact, atol=1e-4, rtol=1e-5)
+    assert np.isnan(found[0][:, :, case.columns :]).all()
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_products(case: Case) -> None:
+    _check(case, available_tiers()[0], 2, 3, 50)
+
+
+def test_every_number_of_rows() -> None:
+    """The same code for each of them: whole tiles, and every rest."""
+    target = host_target()
+    machine = machine_of(target)
+    tile = choose_tile(machine, 8, 36)
+    most, depth, columns = 3 * tile.rows, 5, 36
+
+    def body(f: Function) -> None:
+        product = Product(context_word(f, 0), columns, depth, tile)
+        a, b, c = (Matrices(pointer, row) for pointer, row in zip(f.pointers, (depth, columns, columns), strict=True))
+        multiply(f, machine, product, a, b, c)
+
+    phase = SinglePhase(target, 3, body)
+    draw = np.random.default_rng(1)
+    a = draw.standard_normal((most, depth)).astype(np.float32)
+    b = draw.standard_normal((depth, columns)).astype(np.float32)
+    for rows in range(most + 1):
+        c = np.full((most, columns), np.nan, np.float32)
+        phase.run([a, b, c], [rows], 3)
+        np.testing.assert_allclose(c[:rows], a[:rows].astype(np.float64) @ b, atol=1e-4)
+        assert np.isnan(c[rows:]).all()
+
+
+@pytest.mark.parametrize("tier", available_tiers()[1:])
+@pytest.mark.parametrize("case", CASES[::5], ids=str)
+def test_other_tiers(case: Case, tier: str) -> None:
+    _check(case, tier, 2)
+
+
+def test_callbacks_see_every_element_once_and_know_the_padding() -> None:
+    """Sums start at 3; what comes back is stored through the callback; the last block's column is a Python integer."""
+    target = host_target()
+    machine = machine_of(target)
+    rows, columns, real, depth = 23, 72, 69, 6
+    tile = replace(choose_tile(machine, 8, columns), vectors=1)
+    columns_seen: list[Index] = []
+    draw = np.random.default_rng(0)
+    a = draw.standard_normal((rows, depth)).astype(np.float32)
+    b = draw.standard_normal((depth, columns)).astype(np.float32)
+    c = np.zeros((rows, columns), np.float32)
+
+    def body(f: Function) -> None:
+        def begin(place: Place) -> list:
+            return [f.constant(3.0, p.lanes) for _ in range(place.rows) for p in place.pieces]
+
+        def finish(place: Place, sums: Sums) -> None:
+            columns_seen.append(place.column)
+            for m in range(place.rows):
+                for number, p in enumerate(place.pieces):
+                    where = f.address(f.pointers[2], f.add(f.multiply(f.add(place.row, m), columns), place.column))
+                    where = f.address(where, p.offset)
+                    f.store(f.binary("fadd", f.load(where, p.lanes), sums.at(m, number)), where)
+
+        product = Product(context_word(f, 0), columns, depth, tile, real=real)
+        multiply_with(
+            f, machine, product, Matrices(f.pointers[0], depth), Matrices(f.pointers[1], columns), finish, begin
+        )
+
+    SinglePhase(target, 3, body).run([a, b, c], [rows], 2)
+    np.testing.assert_allclose(c, a.astype(np.float64) @ b + 3, atol=1e-4)
+    assert any(isinstance(column, int) and column + tile.block >= columns for column in columns_seen)
+
+
+def test_a_range_of_units_is_all_that_is_done() -> None:
+    target = host_target()
+    machine = machine_of(target)
+    tile = Tile(3, 1, 4)
+    a, b = np.ones((8, 2), np.float32), np.ones((2, 8), np.float32)
+    c = np.zeros((8, 8), np.float32)
+
+    def body(f: Function) -> None:
+        operands = (Matrices(f.pointers[0], 2), Matrices(f.pointers[1], 8), Matrices(f.pointers[2], 8))
+        multiply(f, machine, Product(8, 8, 2, tile), *operands, units=(1, 5))
+
+    SinglePhase(target, 3, body).run([a, b, c])
+    expected = np.zeros((8, 8), np.float32)
+    expected[3:, :4] = 2  # two of the three tiles of rows of the first block, two of the second
+    expected[:6, 4:] = 2
+    np.testing.assert_array_equal(c, expected)
