@@ -115,12 +115,14 @@ def _after(name: str, program: Program, dump: Path) -> str:
             f"no pass {name!r} ran",
             hint=f"did you mean {near}?" if near else f"these ran: {', '.join(names)}",
         )
-    texts = [
-        (dump / f"{number:02d}-{ran}.ir").read_text(encoding="utf-8")
-        for number, ran in enumerate(names, start=1)
-        if ran == name
-    ]
-    return "\n".join(texts)
+    stems = [dump / f"{number:02d}-{ran}" for number, ran in enumerate(names, start=1) if ran == name]
+    return "\n".join(_left(stem).read_text(encoding="utf-8") for stem in stems)
+
+
+def _left(stem: Path) -> Path:
+    """What a pass has left: the graph or, where it only decides something, its log."""
+    graph = stem.with_suffix(".ir")
+    return graph if graph.exists() else stem.with_suffix(".log")
 
 
 def _emit(arguments: argparse.Namespace, program: Program) -> list[Path]:

@@ -15,6 +15,8 @@ from convc.commands.reports import pass_as_json
 if TYPE_CHECKING:
     import numpy as np
 
+    from convc.passes.base import Pass
+
 _STANDARD = "-"  # input or output
 
 
@@ -31,22 +33,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+def _over_graph(text: str) -> Pass:
+    from convc.ir.diagnostic import fail
+    from convc.passes.base import Pass
+    from convc.passes.registry import parse_pass
+
+    step = parse_pass(text)
+    if not isinstance(step, Pass):
+        message = f"the pass `{step.name}` cannot be used here: it plans a program for a processor"
+        fail("unavailable-pass", message, hint="`convc compile FILE -p …` runs it")
+    return step
+
+
 def run(arguments: argparse.Namespace) -> int:
     from convc.ir.printer import print_ir
+    from convc.passes.dump import Dump
     from convc.passes.manager import PassManager
-    from convc.passes.registry import parse_pass
     from convc.runtime.ir_file import decode_ir, read_ir, write_ir
     from convc.runtime.numerics import NumericsCheck
 
     if arguments.json and arguments.output == _STANDARD:
         raise UsageError("--json and the graph cannot both be printed", "-o OUT writes the graph to a file")
-    passes = [parse_pass(text) for text in arguments.passes or ()]
+    passes = [_over_graph(text) for text in arguments.passes or ()]
     if arguments.file == _STANDARD:
         graph = decode_ir(sys.stdin.buffer.read(), "<stdin>")
     else:
         graph = read_ir(Path(arguments.file))
     check = NumericsCheck(bisect=arguments.bisect) if arguments.verify_numerics or arguments.bisect else None
-    reports = PassManager(passes, dump_dir=arguments.dump_dir, watch=check).run(graph)
+    dump = Dump(arguments.dump_dir) if arguments.dump_dir else None
+    reports = PassManager(passes, dump=dump, watch=check).run(graph)
     for line in check.lines() if check is not None else ():
         print(line, file=sys.stderr)
     if arguments.output == _STANDARD:

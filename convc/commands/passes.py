@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from convc.passes.registry import PASSES, explanation, options_of
+    from convc.passes.registry import ALL_PASSES, explanation, options_of
 
     if arguments.json:
         entries = [
@@ -26,11 +26,11 @@ def run(arguments: argparse.Namespace) -> int:
                     for option in options_of(kind)
                 ],
             }
-            for name, kind in PASSES.items()
+            for name, kind in ALL_PASSES.items()
         ]
         print_json({"passes": entries})
         return 0
-    for name, kind in PASSES.items():
+    for name, kind in ALL_PASSES.items():
         summary, example = explanation(kind)
         options = [
             f"{option.name}={_shown(option.default)} ({option.takes})" for option in options_of(kind) if option.takes

@@ -34,8 +34,10 @@ def _passes_text(program: Program) -> str:
     ]
     lines = [format_table(("pass", "ms", "changed", "missed"), rows)]
     for report in program.reports:
-        if report.log.entries:
+        metrics = [f"{name} {value:,g}" for name, value in report.log.metrics.items()]
+        if report.log.entries or metrics:
             lines += ["", f"{report.name}:", *(f"  {entry}" for entry in report.log.entries)]
+            lines += [f"  {', '.join(metrics)}"] if metrics else []
     return "\n".join(lines)
 
 

@@ -41,7 +41,7 @@ def print_ir(graph: Graph, constants: dict[str, np.ndarray] | None = None) -> st
 
     A broken graph prints, too: a value that nothing defines appears as `%?`.
     """
-    names = _value_names(graph)
+    names = value_names(graph)
 
     def reference(value: Value) -> str:
         return names.get(value, "%?")
@@ -70,7 +70,8 @@ def content_hash(array: np.ndarray) -> str:
     return "sha256:" + hashlib.sha256(header + little.tobytes()).hexdigest()
 
 
-def _value_names(graph: Graph) -> dict[Value, str]:
+def value_names(graph: Graph) -> dict[Value, str]:
+    """What each value is called in the text."""
     names = {value: name_text("%", name) for name, value in graph.inputs.items()}
     names |= {parameter.value: name_text("%", name) for name, parameter in graph.parameters.items()}
     results = (value for node in graph.nodes for value in node.results)

@@ -14,8 +14,8 @@ once, before the first reader. Booleans are never stored, so a twin of one is ma
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from convc.ir.builder import Builder
 from convc.ir.graph import Graph, Node, Value
@@ -33,15 +33,17 @@ from convc.ir.ops import (
 from convc.ir.ops.dropconnect import DropConnectTraining
 from convc.ir.ops.sweep import Accumulate, MaxNorm, Sweep
 from convc.ir.ops.update import Update
+from convc.ir.printer import value_names
 from convc.ir.types import DType
-from convc.passes.base import Pass, PassLog
-from convc.passes.fusion import is_boolean, is_elementwise
+from convc.passes.base import PassLog, PlanPass
+from convc.passes.fusion import is_boolean, is_elementwise, resolve
 from convc.passes.layout import ImageLayout, Layout, PlanarLayout, ScalarLayout, VectorLayout, WeightLayout, padded
-from convc.passes.machine import Machine
 from convc.passes.tiling import choose_tile
 from convc.passes.training import GRADIENT
 
-Layouts = dict[Value, Layout]
+if TYPE_CHECKING:
+    from convc.passes.plan import Plan
+
 _VIEWS = (Flatten, Unflatten)
 
 
@@ -73,6 +75,12 @@ def _parameters_of_gradients(graph: Graph) -> dict[Value, Value]:
     return found
 
 
+def _padding(value: Value, layout: Layout) -> int:
+    """Channels that are stored beyond those that there are; element-wise results lie like what they are made of."""
+    like_another = value.producer is not None and (is_elementwise(value.producer) or resolve(value) is not value)
+    return 0 if like_another or not isinstance(layout, ImageLayout) else layout.stored - layout.channels
+
+
 def _source(weights: Value) -> Value:
     """The weights as they are, where some are left out."""
     producer = weights.producer
@@ -97,26 +105,34 @@ def _related(update: Node, op: Update) -> list[Value]:
 
 
 @dataclass(frozen=True)
-class Arrange(Pass):
-    """Fills `layouts` (value -> layout) for the machine; changes the graph only by `relayout` nodes."""
+class Arrange(PlanPass):
+    """Fills in the plan's layouts; changes the graph only by `relayout` nodes."""
 
     name: ClassVar[str] = "arrange"
-    machine: Machine
-    layouts: Layouts = field(default_factory=dict)
+    rewrites: ClassVar[bool] = True
 
-    def run(self, graph: Graph, log: PassLog) -> None:
-        _Arranger(self.machine, graph, log, self.layouts).run()
+    def run(self, plan: Plan, log: PassLog) -> None:
+        _Arranger(plan, log).run()
+        log.metrics |= {
+            "relayouts": len(log.of("changed")),
+            "padding_channels": sum(_padding(value, plan.layouts[value]) for value in plan.batched),
+        }
+
+    def show(self, plan: Plan) -> str:
+        names = value_names(plan.graph)
+        return "".join(f"layout {name}: {plan.layouts[value]}\n" for value, name in names.items())
 
 
 class _Arranger:
     """The work of one run: `twins` are the natural twins by value, `parameters` the parameter that a gradient, or a
     part of one, belongs to."""
 
-    def __init__(self, machine: Machine, graph: Graph, log: PassLog, layouts: Layouts) -> None:
-        self.machine, self.graph, self.log, self.layouts = machine, graph, log, layouts
-        self.batched = graph.batched()
+    def __init__(self, plan: Plan, log: PassLog) -> None:
+        self.machine, self.graph, self.log, self.layouts = plan.machine, plan.graph, log, plan.layouts
+        self.batched = plan.batched
+        self.batched |= self.graph.batched()
         self.twins: dict[Value, Value] = {}
-        self.parameters = _parameters_of_gradients(graph)
+        self.parameters = _parameters_of_gradients(self.graph)
 
     def run(self) -> None:
         for value in self.graph.inputs.values():

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from convc.ir.graph import Graph, Node
 from convc.ir.span import Location, union
+
+if TYPE_CHECKING:
+    from convc.passes.plan import Plan
 
 Mode = Literal["infer", "train"]
 
@@ -66,12 +69,21 @@ class PassLog:
 
 
 @dataclass(frozen=True)
-class Pass:
-    """A graph rewrite. Fields of a subclass are its options; `run` changes the graph in place and logs why."""
+class AnyPass:
+    """What passes over graphs and passes over plans have in common: fields of a subclass are its options."""
 
     name: ClassVar[str]
     # Modes and targets for which the pass cannot be used, with the reason.
     refused: ClassVar[Mapping[str, str]] = {}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {option.name: getattr(self, option.name) for option in fields(self)}
+
+
+@dataclass(frozen=True)
+class Pass(AnyPass):
+    """A graph rewrite: `run` changes the graph in place and logs why."""
 
     def run(self, graph: Graph, log: PassLog) -> None:
         raise AssertionError(f"{self.name} does nothing")
@@ -80,6 +92,18 @@ class Pass:
         """Why the graph will compute something else than before, for passes that are meant to; None for all others."""
         return None
 
-    @property
-    def options(self) -> dict[str, Any]:
-        return {option.name: getattr(self, option.name) for option in fields(self)}
+
+@dataclass(frozen=True)
+class PlanPass(AnyPass):
+    """Decides one thing about a program that will be compiled: `run` fills in a part of the plan and logs why."""
+
+    refused: ClassVar[Mapping[str, str]] = {"reference": "the interpreter runs the graph as it is"}
+    # Whether it changes the graph, too.
+    rewrites: ClassVar[bool] = False
+
+    def run(self, plan: Plan, log: PassLog) -> None:
+        raise AssertionError(f"{self.name} decides nothing")
+
+    def show(self, plan: Plan) -> str:
+        """What has been decided, as text."""
+        raise AssertionError(f"{self.name} shows nothing")

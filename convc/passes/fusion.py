@@ -14,7 +14,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
+from convc.ir.diagnostic import fail
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.op import Op
 from convc.ir.ops import (
@@ -50,8 +52,11 @@ from convc.ir.ops.sweep import Accumulate, MaxNorm
 from convc.ir.ops.update import Update
 from convc.ir.span import Location, union
 from convc.ir.types import DType
-from convc.passes.base import PassLog
+from convc.passes.base import PassLog, PlanPass
 from convc.passes.sections import Section, assign_sections
+
+if TYPE_CHECKING:
+    from convc.passes.plan import Plan
 
 # Kernels that can apply a chain to result 0 before they store it.
 EPILOGUE_ANCHORS: tuple[type[Op], ...] = (
@@ -133,15 +138,44 @@ def is_immediate(value: Value) -> bool:
     return value.producer is not None and isinstance(value.producer.op, Constant) and value.type.rank == 0
 
 
-def fuse(graph: Graph, log: PassLog) -> list[Kernel]:
+@dataclass(frozen=True)
+class Fuse(PlanPass):
+    """Groups nodes into kernels. At most `depth` element-wise operations ride in one."""
+
+    name: ClassVar[str] = "fuse"
+    depth: int = LONGEST_CHAIN
+
+    def __post_init__(self) -> None:
+        if self.depth < 0:
+            fail("value-pass-option", f"the option `depth` of `fuse` is at least 0, not {self.depth}")
+
+    def run(self, plan: Plan, log: PassLog) -> None:
+        plan.kernels = fuse(plan.graph, log, self.depth)
+        inside = [node for kernel in plan.kernels for node in kernel.nodes if not is_boolean(node)]
+        stored = {value for kernel in plan.kernels for value in kernel.writes}
+        kept = [value for node in inside for value in node.results if value not in stored]
+        log.metrics |= {
+            "kernels_before": len(inside),
+            "kernels": len(plan.kernels),
+            "bytes_not_stored": sum(plan.bytes_of(value) for value in kept),
+        }
+
+    def show(self, plan: Plan) -> str:
+        from convc.passes.plan import kernel_text
+
+        return kernel_text(plan)
+
+
+def fuse(graph: Graph, log: PassLog, depth: int = LONGEST_CHAIN) -> list[Kernel]:
     """Partition the graph's nodes into kernels, in the order in which they run."""
-    return _Fuser(graph, log).kernels()
+    return _Fuser(graph, log, depth).kernels()
 
 
 class _Fuser:
-    def __init__(self, graph: Graph, log: PassLog) -> None:
+    def __init__(self, graph: Graph, log: PassLog, depth: int) -> None:
         self.graph = graph
         self.log = log
+        self.depth = depth
         self.sections = assign_sections(graph)
         self.position = {node: index for index, node in enumerate(graph.nodes)}
         self.taken: set[Node] = set()
@@ -207,7 +241,7 @@ class _Fuser:
             for user in sorted({user for user, _ in value.users}, key=self.position.__getitem__):
                 if user in self.taken or not is_elementwise(user) or is_boolean(user) or user not in self.sections:
                     continue
-                if len(chain) >= LONGEST_CHAIN:
+                if len(chain) >= self.depth:
                     self.log.missed("epilogue", user, f"the kernel has {len(chain)} operations already")
                     continue
                 extra = self._can_join(user, anchor, shape, inside)

@@ -1,5 +1,9 @@
 """Where everything lies: one arena for what lives within a step, one block for what outlives it.
 
+    kernel 0 writes %1 (64 KiB)                       %1 @arena+0
+    kernel 1 reads %1, writes %2 (32 KiB)      →      %2 @arena+65536
+    kernel 2 reads %2, writes %3 (64 KiB)             %3 @arena+0          (%1 is not needed any more)
+
 Values of a step get offsets by best fit over their lifetimes (from the kernel that writes a value to the last one that
 reads it). Parameters, gradients, optimiser states, buffers and constants are laid out one after the other, and those
 of one optimiser sweep in the same order in each of their blocks, so that a sweep is a single loop over memory.
@@ -8,14 +12,18 @@ of one optimiser sweep in the same order in each of their blocks, so that a swee
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from convc.ir.graph import Graph, Value
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.sweep import MaxNorm, Sweep
+from convc.passes.base import PassLog, PlanPass
 from convc.passes.fusion import Kernel, is_immediate, resolve
 from convc.passes.training import GRADIENT
+
+if TYPE_CHECKING:
+    from convc.passes.plan import Plan
 
 ALIGNMENT = 64
 Region = Literal["arena", "persistent", "input", "labels"]
@@ -47,12 +55,33 @@ class MemoryPlan:
     `bound_bytes` is what lives at once at the worst moment: no plan takes less.
     """
 
-    slots: dict[Value, Slot]
-    scratch: dict[Kernel, Slot]
-    arena_bytes: int
-    persistent_bytes: int
-    bound_bytes: int
-    peak: int  # index of the kernel during which most is live
+    slots: dict[Value, Slot] = field(default_factory=dict[Value, Slot])
+    scratch: dict[Kernel, Slot] = field(default_factory=dict[Kernel, Slot])
+    arena_bytes: int = 0
+    persistent_bytes: int = 0
+    bound_bytes: int = 0
+    peak: int = 0  # index of the kernel during which most is live
+
+
+@dataclass(frozen=True)
+class PlanMemory(PlanPass):
+    """Places every value that kernels read or write."""
+
+    name: ClassVar[str] = "memory"
+
+    def run(self, plan: Plan, log: PassLog) -> None:
+        plan.memory = plan_memory(
+            plan.graph, plan.kernels, plan.bytes_of, lambda kernel: plan.scratch_bytes(kernel, plan)
+        )
+        sizes = plan.memory
+        log.metrics |= {
+            "arena_bytes": sizes.arena_bytes,
+            "bound_bytes": sizes.bound_bytes,
+            "persistent_bytes": sizes.persistent_bytes,
+        }
+
+    def show(self, plan: Plan) -> str:
+        return plan.dump()
 
 
 def aligned(size: int) -> int:

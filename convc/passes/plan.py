@@ -3,79 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from convc.ir.graph import Graph, Value
-from convc.passes.arrange import Arrange, Layouts
-from convc.passes.base import PassLog
-from convc.passes.fusion import Kernel, fuse, is_immediate, resolve
+from convc.passes.fusion import Kernel, is_immediate, resolve
 from convc.passes.layout import Layout
 from convc.passes.machine import Machine
-from convc.passes.memory import MemoryPlan, plan_memory
+from convc.passes.manager import PassReport
+from convc.passes.memory import MemoryPlan
+
+
+def _no_scratch(kernel: Kernel, plan: Plan) -> int:
+    return 0
 
 
 @dataclass
 class Plan:
-    """A graph with everything decided. `batch` is the largest number of rows; kernels run for any number up to it."""
+    """A graph with everything decided: the passes of `planning.py` fill it in.
+
+    `scratch_bytes` tells what a kernel wants beside its operands. `layouts` and `batched` (the values that have rows)
+    come from `arrange`, `kernels` from `fuse`, `memory` from `memory`; `reports` say what each pass did.
+    """
 
     graph: Graph
     machine: Machine
-    batch: int
-    kernels: list[Kernel]
-    layouts: Layouts
-    batched: set[Value]
-    memory: MemoryPlan
-    logs: dict[str, PassLog]
+    scratch_bytes: Callable[[Kernel, Plan], int] = _no_scratch
+    layouts: dict[Value, Layout] = field(default_factory=dict[Value, Layout])
+    batched: set[Value] = field(default_factory=set[Value])
+    kernels: list[Kernel] = field(default_factory=list[Kernel])
+    memory: MemoryPlan = field(default_factory=MemoryPlan)
+    reports: list[PassReport] = field(default_factory=list[PassReport])
+
+    @property
+    def batch(self) -> int:
+        """The largest number of rows; kernels run for any number up to it."""
+        return next((value.shape[0] for value in self.graph.inputs.values() if value.shape), 1)
 
     def layout(self, value: Value) -> Layout:
         return self.layouts[value]
 
+    def bytes_of(self, value: Value) -> int:
+        """What a value takes as it is stored, with all rows."""
+        return self.layouts[value].size * 4 * (self.batch if value in self.batched else 1)
+
     def dump(self) -> str:
         """The plan as text: also what the object cache is keyed by."""
-        numbers: dict[Value, str] = {}
-
-        def name(value: Value) -> str:
-            if is_immediate(value) and value.producer is not None:
-                return str(value.producer.op)
-            return f"%{value.name}" if value.name else numbers.setdefault(value, f"%{len(numbers) + 1}")
-
-        def place(value: Value) -> str:
-            value = resolve(value)
-            slot = self.memory.slots.get(value)
-            where = f" @{slot.region}+{slot.offset}" if slot else ""
-            rows = "rows of " if value in self.batched else ""
-            return f"{name(value)}: {value.type} {rows}{self.layouts[value]}{where}"
-
-        lines = [f"plan @{self.graph.name} batch={self.batch} machine={self.machine}"]
-        for number, kernel in enumerate(self.kernels):
-            lines.append(f"kernel {number} [{kernel.section.name}] {kernel.name}")
-            for node in kernel.nodes:
-                operands = ", ".join(name(value) for value in node.operands)
-                results = ", ".join(name(value) for value in node.results)
-                lines.append(f"  {results} = {node.op}({operands})")
-            lines += [f"  reads  {place(value)}" for value in kernel.reads]
-            lines += [f"  writes {place(value)}" for value in kernel.writes]
-            scratch = self.memory.scratch.get(kernel)
-            if scratch:
-                lines.append(f"  scratch {scratch.bytes} @arena+{scratch.offset}")
         memory = self.memory
-        lines.append(f"arena {memory.arena_bytes} (bound {memory.bound_bytes}) persistent {memory.persistent_bytes}")
-        return "\n".join(lines) + "\n"
+        last = f"arena {memory.arena_bytes} (bound {memory.bound_bytes}) persistent {memory.persistent_bytes}\n"
+        return f"plan @{self.graph.name} batch={self.batch} machine={self.machine}\n{kernel_text(self)}{last}"
 
 
-def make_plan(graph: Graph, machine: Machine, scratch: Callable[[Kernel, Plan], int]) -> Plan:
-    """Arrange, fuse and place. The graph gains `relayout` nodes; `scratch` tells how many bytes a kernel wants."""
-    logs = {name: PassLog() for name in ("arrange", "fuse")}
-    arrange = Arrange(machine)
-    arrange.run(graph, logs["arrange"])
-    batched = graph.batched()
-    batch = next((value.shape[0] for value in graph.inputs.values() if value.shape), 1)
+def kernel_text(plan: Plan) -> str:
+    """The kernels in order: the nodes of each, what it reads and writes, and where that lies once it is placed."""
+    numbers: dict[Value, str] = {}
 
-    def size_of(value: Value) -> int:
-        return arrange.layouts[value].size * 4 * (batch if value in batched else 1)
+    def name(value: Value) -> str:
+        if is_immediate(value) and value.producer is not None:
+            return str(value.producer.op)
+        return f"%{value.name}" if value.name else numbers.setdefault(value, f"%{len(numbers) + 1}")
 
-    kernels = fuse(graph, logs["fuse"])
-    empty = MemoryPlan({}, {}, 0, 0, 0, 0)
-    plan = Plan(graph, machine, batch, kernels, arrange.layouts, batched, empty, logs)
-    plan.memory = plan_memory(graph, kernels, size_of, lambda kernel: scratch(kernel, plan))
-    return plan
+    def place(value: Value) -> str:
+        value = resolve(value)
+        slot = plan.memory.slots.get(value)
+        where = f" @{slot.region}+{slot.offset}" if slot else ""
+        rows = "rows of " if value in plan.batched else ""
+        return f"{name(value)}: {value.type} {rows}{plan.layouts[value]}{where}"
+
+    lines: list[str] = []
+    for number, kernel in enumerate(plan.kernels):
+        lines.append(f"kernel {number} [{kernel.section.name}] {kernel.name}")
+        for node in kernel.nodes:
+            operands = ", ".join(name(value) for value in node.operands)
+            results = ", ".join(name(value) for value in node.results)
+            lines.append(f"  {results} = {node.op}({operands})")
+        lines += [f"  reads  {place(value)}" for value in kernel.reads]
+        lines += [f"  writes {place(value)}" for value in kernel.writes]
+        scratch = plan.memory.scratch.get(kernel)
+        if scratch:
+            lines.append(f"  scratch {scratch.bytes} @arena+{scratch.offset}")
+    return "".join(f"{line}\n" for line in lines)

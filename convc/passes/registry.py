@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from convc.ir.diagnostic import fail, similar
-from convc.passes.base import Pass
+from convc.passes.base import AnyPass, Pass, PlanPass
 from convc.passes.canonicalize import Canonicalize
 from convc.passes.choose_algorithms import ChooseAlgorithms
 from convc.passes.common_subexpressions import CommonSubexpressions
@@ -18,6 +18,7 @@ from convc.passes.dead_code import DeadCode
 from convc.passes.fold_batch_norm import FoldBatchNorm
 from convc.passes.fold_constants import FoldConstants
 from convc.passes.fold_input_scale import FoldInputScale
+from convc.passes.planning import PLANNING
 from convc.passes.specialize import Specialize
 from convc.passes.training import Training
 
@@ -34,6 +35,8 @@ _KINDS: tuple[type[Pass], ...] = (
     ChooseAlgorithms,
 )
 PASSES: dict[str, type[Pass]] = {kind.name: kind for kind in _KINDS}
+PLAN_PASSES: dict[str, type[PlanPass]] = {step.name: type(step) for step in PLANNING}
+ALL_PASSES: dict[str, type[AnyPass]] = {**PASSES, **PLAN_PASSES}
 
 
 @dataclass(frozen=True)
@@ -45,28 +48,28 @@ class Option:
     takes: str | None
 
 
-def options_of(kind: type[Pass]) -> tuple[Option, ...]:
+def options_of(kind: type[AnyPass]) -> tuple[Option, ...]:
     """The options of a pass, in order."""
     hints = get_type_hints(kind)
     return tuple(Option(entry.name, entry.default, _words(hints[entry.name])) for entry in fields(kind))
 
 
-def explanation(kind: type[Pass]) -> tuple[str, str]:
+def explanation(kind: type[AnyPass]) -> tuple[str, str]:
     """What a pass does, in a sentence, and the graph before and after: the docstring of its module."""
     sentence, _, rest = cleandoc(sys.modules[kind.__module__].__doc__ or "").partition("\n\n")
     return " ".join(sentence.split()), rest
 
 
-def parse_pass(text: str, defaults: Iterable[Pass] = ()) -> Pass:
+def parse_pass(text: str, defaults: Iterable[AnyPass] = ()) -> AnyPass:
     """A pass from `NAME` or `NAME:option=value,option=value`.
 
     `defaults` are passes whose options hold where the text gives none, found by name: those of the usual order. Errors:
     `name-pass`, `name-pass-option`, `value-pass-option`.
     """
     name, _, rest = text.strip().partition(":")
-    kind = PASSES.get(name)
+    kind = ALL_PASSES.get(name)
     if kind is None:
-        fail("name-pass", f"there is no pass `{name}`", hint=_known(name, PASSES))
+        fail("name-pass", f"there is no pass `{name}`", hint=_known(name, ALL_PASSES))
     usual = next((step for step in defaults if step.name == name), None)
     values = dict(usual.options) if usual is not None else {}
     entries = {entry.name: entry for entry in fields(kind)}

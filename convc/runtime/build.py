@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +17,12 @@ from convc.ir.op import Op
 from convc.ir.ops.loss import CountCorrect
 from convc.passes.algorithms.problem import CONVOLUTIONS
 from convc.passes.algorithms.table import BY_NAME
-from convc.passes.base import Mode, Pass
+from convc.passes.base import Mode, Pass, PlanPass
 from convc.passes.choose_algorithms import AUTO, ChooseAlgorithms
+from convc.passes.dump import Dump
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import Recipe, pipeline
+from convc.passes.planning import PLANNING
 from convc.passes.registry import parse_pass
 from convc.passes.specialize import Specialize
 from convc.passes.training import Training
@@ -126,14 +130,18 @@ def build(
             hint="end the net with `loss softmax`",
         )
     loss = main_loss(forward)
-    try:
-        chosen = choose_passes(mode, recipe, passes, target, algorithms.chooser(target, threads))
-        reports = PassManager(chosen, dump_dir=dump_dir).run(forward)
-    except OSError as error:
-        fail("file-write", f"cannot write {error.filename or dump_dir}: {error.strerror}")
+    dump = None if dump_dir is None else Dump(dump_dir)
+    chosen = choose_passes(mode, recipe, passes, target, algorithms.chooser(target, threads))
+    reports = PassManager(chosen.graph, dump=dump).run(forward)
     _require_decided(forward, target)
     executor = make_executor(
-        forward, target, batch=batch, threads=threads, dump_dir=dump_dir, most_instructions=most_instructions
+        forward,
+        target,
+        batch=batch,
+        threads=threads,
+        most_instructions=most_instructions,
+        passes=chosen.plan,
+        dump=dump,
     )
     return Program(
         forward,
@@ -151,32 +159,45 @@ def build(
     )
 
 
+@dataclass(frozen=True)
+class Order:
+    """The passes of a program in their order: over the graph, then over the plan."""
+
+    graph: tuple[Pass, ...]
+    plan: tuple[PlanPass, ...] = PLANNING
+
+
 def choose_passes(
     mode: Mode,
     recipe: Recipe,
     chosen: Sequence[str] | None,
     target: str = "cpu",
     choose: ChooseAlgorithms | None = None,
-) -> Sequence[Pass]:
+) -> Order:
     """The usual passes, or those that were chosen, with the options of the usual ones.
 
-    Errors: `missing-pass`, `unavailable-pass`.
+    Whoever names passes over the graph names all of them. Those over the plan are needed anyway; naming one, at the
+    end, gives it options. Errors: `missing-pass`, `unavailable-pass`, `value-pass-order`.
     """
     usual = pipeline(mode, recipe=recipe, choose=choose)
-    if chosen is None:
-        return usual
-    passes = [parse_pass(text, usual) for text in chosen]
+    passes = [parse_pass(text, (*usual, *PLANNING)) for text in chosen or ()]
+    over_graph = tuple(step for step in passes if isinstance(step, Pass))
+    given = {step.name: step for step in passes if isinstance(step, PlanPass)}
+    for step, following in pairwise(passes):
+        if isinstance(step, PlanPass) and isinstance(following, Pass):
+            message = f"`{step.name}` plans the graph that `{following.name}` has left, and comes after it"
+            fail("value-pass-order", message, hint=f"put {', '.join(given)} at the end")
     for needed in (Specialize, Training) if mode == "train" else (Specialize,):
-        if not any(isinstance(step, needed) for step in passes):
+        if over_graph and not any(isinstance(step, needed) for step in over_graph):
             order = ", ".join(step.name for step in usual)
             what = "a training step" if mode == "train" else "inference"
             fail("missing-pass", f"{what} needs the pass `{needed.name}`", hint=f"the usual order is {order}")
     for step in passes:
         why = step.refused.get(mode) or step.refused.get(target)
         if why is not None:
-            hint = f"`convc opt FILE.ir -p {step.name}` runs it on a graph"
+            hint = f"`convc opt FILE.ir -p {step.name}` runs it on a graph" if isinstance(step, Pass) else None
             fail("unavailable-pass", f"the pass `{step.name}` cannot be used here: {why}", hint=hint)
-    return passes
+    return Order(over_graph or usual, tuple(given.get(step.name, step) for step in PLANNING))
 
 
 def _require_decided(graph: Graph, target: str) -> None:
@@ -194,15 +215,18 @@ def make_executor(
     *,
     batch: int,
     threads: int | None = None,
-    dump_dir: Path | None = None,
     most_instructions: int = DEFAULT_LIMITS.instructions,
+    passes: Sequence[PlanPass] = PLANNING,
+    dump: Dump | None = None,
 ) -> Executor:
     """The back end `target` for a graph that the passes have prepared."""
     if target == "reference":
         return ReferenceExecutor(graph, batch=batch)
     from convc.runtime.native import NativeExecutor
 
-    return NativeExecutor(graph, batch=batch, threads=threads, dump_dir=dump_dir, most_instructions=most_instructions)
+    return NativeExecutor(
+        graph, batch=batch, threads=threads, most_instructions=most_instructions, passes=passes, dump=dump
+    )
 
 
 def main_loss(forward: Graph) -> Op | None:

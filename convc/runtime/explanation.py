@@ -74,7 +74,7 @@ def explain(
     cores = choose_threads(threads).threads
     choose = (algorithms or AlgorithmOptions()).chooser("cpu", threads)
     assert choose is not None
-    reports = PassManager(choose_passes(mode, recipe, None, "cpu", choose), check=False).run(graph)
+    reports = PassManager(choose_passes(mode, recipe, None, "cpu", choose).graph, check=False).run(graph)
     choices = tuple(choices_of(reports))
     misses = _misses(choices, cores)
     return Explanation(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -28,8 +28,11 @@ from convc.codegen.llvm.program import CompiledStep, compile_step
 from convc.codegen.llvm.vocabulary import MOST_INSTRUCTIONS
 from convc.ir.graph import Graph, Value
 from convc.ir.ops.constant import Constant
+from convc.passes.base import PlanPass
+from convc.passes.dump import Dump
 from convc.passes.fusion import is_immediate, resolve
 from convc.passes.layout import ImageLayout, pack, unpack
+from convc.passes.planning import PLANNING
 from convc.passes.sections import EVERYTHING, Section
 from convc.passes.training import GRADIENT
 from convc.runtime.executor import Result
@@ -59,12 +62,13 @@ class NativeExecutor:
         *,
         batch: int,
         threads: int | None = None,
-        dump_dir: Path | None = None,
         most_instructions: int = MOST_INSTRUCTIONS,
+        passes: Sequence[PlanPass] = PLANNING,
+        dump: Dump | None = None,
     ) -> None:
         self.batch = batch
         self.graph = graph
-        self.step: CompiledStep = compile_step(graph, dump_dir, most_instructions=most_instructions)
+        self.step: CompiledStep = compile_step(graph, most_instructions=most_instructions, passes=passes, dump=dump)
         self.plan = self.step.plan
         self._pool = shared_pool(threads)
         memory = self.plan.memory

@@ -81,7 +81,7 @@ def verify_passes(net: Net, mode: Mode, passes: Sequence[str] | None = None, *, 
     forward = net.graph(_ROWS)
     recipe = make_recipe(net.settings, forward) if mode == "train" else Recipe()
     check = NumericsCheck(bisect=bisect)
-    PassManager(choose_passes(mode, recipe, passes), watch=check).run(forward)
+    PassManager(choose_passes(mode, recipe, passes).graph, watch=check).run(forward)
     return check.lines()
 
 

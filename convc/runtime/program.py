@@ -71,7 +71,6 @@ class Program:
         self.seed = seed
         self.batch = executor.batch
         self.loss = loss
-        self.reports = tuple(reports)
         self.forward = forward
         self._about = about
         self._start = start
@@ -80,6 +79,7 @@ class Program:
         self.accumulate = accumulate
         self._waiting = (0, 0)
         self._executor = executor
+        self.reports = (*reports, *(self.plan.reports if self.plan is not None else ()))
         self._rate = rate
         self._epoch = 0.0
         self._gate = Gate(f"the program of {graph.name}")

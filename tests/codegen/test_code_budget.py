@@ -14,7 +14,7 @@ from convc.codegen.llvm.target import host_target
 from convc.frontend import Limits, loads
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import pipeline
-from convc.passes.plan import make_plan
+from convc.passes.planning import make_plan
 
 NET = "net n {\n  input 3x20x20\n  conv 8 k=3 -> relu\n  conv 8 k=5 -> pool max 2\n  fc 10\n  loss softmax\n}\n"
 

@@ -19,6 +19,7 @@ from convc.passes.base import PassLog
 from convc.passes.fusion import fuse
 from convc.passes.machine import Machine
 from convc.passes.pipeline import Recipe
+from convc.passes.plan import Plan
 from convc.passes.summary import summarize
 from convc.runtime.gradcheck import check_gradients, training_graph
 from tests.codegen.test_ops import available_tiers
@@ -146,7 +147,7 @@ def test_one_sweep_per_equal_settings() -> None:
     """Of the means as of the updates: clipping adds no pass over the parameters but the norm."""
     graph = lowered(forward("dropconnect"), "train", Recipe(AdamUpdate(l2=0.01), clip=1.0, accumulate=2))
     log = PassLog()
-    Arrange(Machine("avx2", 8, 16, False)).run(graph, log)
+    Arrange().run(Plan(graph, Machine("avx2", 8, 16, False)), log)
     kernels = fuse(graph, log)
     sweeps = [kernel for kernel in kernels if isinstance(kernel.anchor.op, (Update, Accumulate))]
     sizes = [(kernel.anchor.op.name, 1 + len(kernel.riders)) for kernel in sweeps]

@@ -16,7 +16,7 @@ from convc.ir.graph import Graph
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.elementwise import Add
 from convc.ir.types import f32
-from convc.passes.registry import PASSES
+from convc.passes.registry import ALL_PASSES
 from convc.runtime.ir_file import read_ir, write_ir
 
 NET = "net n {\n  input 1x6x6\n  conv 3 k=3 bias=no -> bn -> relu -> dropout 0.5\n  fc 4\n  loss softmax\n}\n"
@@ -70,6 +70,8 @@ def test_report(graph: Path, capsys: Capture) -> None:
 def test_bad_input(graph: Path, capsys: Capture) -> None:
     assert main(["opt", str(graph), "-p", "flod"]) == 1
     assert "there is no pass `flod`" in capsys.readouterr().err
+    assert main(["opt", str(graph), "-p", "fuse"]) == 1
+    assert "it plans a program for a processor" in capsys.readouterr().err
     assert main(["opt", "missing.ir"]) == 1
     Path("bad.ir").write_text("convc-ir 1\nnonsense")
     assert main(["opt", "bad.ir"]) == 1
@@ -79,10 +81,10 @@ def test_bad_input(graph: Path, capsys: Capture) -> None:
 def test_the_list(capsys: Capture) -> None:
     assert main(["passes"]) == 0
     text = capsys.readouterr().out
-    assert all(f"{name}: " in text for name in PASSES)
+    assert all(f"{name}: " in text for name in ALL_PASSES)
     assert "mode=infer (infer or train)" in text
     assert main(["passes", "--json"]) == 0
-    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)["passes"]] == list(PASSES)
+    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)["passes"]] == list(ALL_PASSES)
 
 
 def test_another_order_for_a_program(graph: Path, capsys: Capture) -> None:
@@ -92,6 +94,47 @@ def test_another_order_for_a_program(graph: Path, capsys: Capture) -> None:
     assert [entry["pass"] for entry in content["passes"]] == ["dead-code", "specialize", "dead-code"]
     assert main([*words, "--passes", "dead-code"]) == 1
     assert "inference needs the pass `specialize`" in capsys.readouterr().err
+
+
+def test_passes_that_plan(graph: Path, capsys: Capture) -> None:
+    words = ["compile", "n.cnn", "--dump-dir", "planned", "--report", "passes"]
+    assert main([*words, "--json"]) == 0
+    usual = {entry["pass"]: entry for entry in json.loads(capsys.readouterr().out)["passes"]}
+    assert list(usual)[-3:] == ["arrange", "fuse", "memory"]
+    fused = usual["fuse"]["metrics"]
+    assert fused["kernels"] < fused["kernels_before"]
+    assert fused["bytes_not_stored"] > 0
+    assert usual["memory"]["metrics"]["arena_bytes"] >= usual["memory"]["metrics"]["bound_bytes"] > 0
+    assert usual["arrange"]["metrics"] == {"relayouts": 0, "padding_channels": 1}
+    folder = Path("planned")
+    count = len(usual)
+    assert parse_ir((folder / f"{count - 2:02d}-arrange.ir").read_text())
+    assert (folder / f"{count - 2:02d}-arrange.diff").read_text() == ""
+    log = (folder / f"{count - 1:02d}-fuse.log").read_text()
+    assert "changed epilogue  conv2d(conv1)" in log
+    assert "kernel 0 [" in log
+    assert "@arena+" in (folder / f"{count:02d}-memory.log").read_text()
+    assert main([*words, "-p", "fuse:depth=0", "--json"]) == 0
+    (single,) = (e for e in json.loads(capsys.readouterr().out)["passes"] if e["pass"] == "fuse")
+    assert single["metrics"]["kernels"] == single["metrics"]["kernels_before"] == fused["kernels_before"]
+    assert single["metrics"]["bytes_not_stored"] == 0
+    assert main(["compile", "n.cnn", "--print-after", "fuse"]) == 0
+    assert capsys.readouterr().out == log
+    assert main(words) == 0
+    assert f"kernels {fused['kernels']}, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("-p fuse -p specialize", "`fuse` plans the graph that `specialize` has left, and comes after it"),
+        ("-p fuse:depth=-1", "the option `depth` of `fuse` is at least 0, not -1"),
+        ("-p fuse --target reference", "the interpreter runs the graph as it is"),
+    ],
+)
+def test_plans_that_cannot_be(graph: Path, capsys: Capture, words: str, message: str) -> None:
+    assert main(["compile", "n.cnn", *words.split()]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_numerics_are_verified(graph: Path, capsys: Capture) -> None:

@@ -14,18 +14,19 @@ from convc.passes.base import PassLog
 from convc.passes.fusion import is_boolean
 from convc.passes.layout import ImageLayout, PlanarLayout, WeightLayout
 from convc.passes.machine import Machine
+from convc.passes.plan import Plan
 from tests.codegen.whole_net import lowered
 from tests.passes.nets import Net
 
 MACHINE = Machine("test", lanes=16, registers=32)
 
 
-def arranged(graph: Graph) -> tuple[Arrange, PassLog]:
-    """The pass after it has run on `graph`, and what it said."""
-    step, log = Arrange(MACHINE), PassLog()
-    step.run(graph, log)
+def arranged(graph: Graph) -> tuple[Plan, PassLog]:
+    """The plan after the pass has run on `graph`, and what it said."""
+    plan, log = Plan(graph, MACHINE), PassLog()
+    Arrange().run(plan, log)
     verify(graph)
-    return step, log
+    return plan, log
 
 
 def train(net: Net) -> Graph:
@@ -38,8 +39,8 @@ def relayouts(graph: Graph) -> list[str]:
 
 def test_colours_are_rearranged_once_and_grey_is_not() -> None:
     graph = train(Net(3, 6, 6).conv(4, 3).relu().fc(3))
-    step, log = arranged(graph)
-    assert step.layouts[graph.inputs["x"]] == PlanarLayout(3, 6, 6)
+    plan, log = arranged(graph)
+    assert plan.layouts[graph.inputs["x"]] == PlanarLayout(3, 6, 6)
     assert relayouts(graph) == ["conv1"]
     (entry,) = log.of("changed")
     assert (entry.before, entry.after) == ("conv2d(conv1)", "relayout(conv1)")
@@ -51,9 +52,9 @@ def test_colours_are_rearranged_once_and_grey_is_not() -> None:
 
 def test_fully_connected_layers_read_an_image_as_it_lies() -> None:
     graph = train(Net(1, 6, 6).conv(5, 3).apply("flatten", Flatten()).relu().dropout().fc(3))
-    step, _ = arranged(graph)
+    plan, _ = arranged(graph)
     assert relayouts(graph) == []
-    weights = step.layouts[graph.parameters["fc1.weight"].value]
+    weights = plan.layouts[graph.parameters["fc1.weight"].value]
     assert isinstance(weights, WeightLayout)
     assert weights.rows == ImageLayout.of((5, 4, 4))
 
@@ -95,10 +96,10 @@ def test_booleans_are_made_again_not_rearranged() -> None:
 
 def test_gradients_and_states_lie_like_their_parameter() -> None:
     graph = train(Net(3, 6, 6).conv(4, 3).relu().fc(3))
-    step, _ = arranged(graph)
+    plan, _ = arranged(graph)
     for name, parameter in graph.parameters.items():
         if parameter.trainable:
-            layout = step.layouts[parameter.value]
-            assert step.layouts[graph.outputs[f"grad.{name}"]] == layout
-            assert step.layouts[graph.parameters[f"{name}.momentum"].value] == layout
-            assert step.layouts[graph.updates[name]] == layout
+            layout = plan.layouts[parameter.value]
+            assert plan.layouts[graph.outputs[f"grad.{name}"]] == layout
+            assert plan.layouts[graph.parameters[f"{name}.momentum"].value] == layout
+            assert plan.layouts[graph.updates[name]] == layout

@@ -17,7 +17,8 @@ from convc.ir.ops.update import AdamUpdate, SgdUpdate, Update
 from convc.passes.fusion import resolve
 from convc.passes.machine import Machine
 from convc.passes.memory import ALIGNMENT, Interval, Slot, aligned, pack_intervals
-from convc.passes.plan import Plan, make_plan
+from convc.passes.plan import Plan
+from convc.passes.planning import make_plan
 from convc.passes.training import GRADIENT
 from tests.codegen.whole_net import lowered, with_batch
 from tests.passes.nets import Net, lenet

@@ -5,8 +5,9 @@ from __future__ import annotations
 from convc.passes.machine import Machine
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import pipeline
-from convc.passes.plan import Plan, make_plan
+from convc.passes.plan import Plan
 from convc.passes.plan_report import kernel_rows, memory_report
+from convc.passes.planning import make_plan
 from tests.passes.nets import lenet
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 from convc.codegen.llvm.link import Library, link
 from convc.codegen.llvm.lowering import ModuleText, PhaseCall, generate, scratch_bytes
@@ -13,8 +13,11 @@ from convc.codegen.llvm.spmd import load_runtime
 from convc.codegen.llvm.target import CpuTarget, compile_object, emit_assembly, host_target
 from convc.codegen.llvm.vocabulary import MOST_INSTRUCTIONS
 from convc.ir.graph import Graph
+from convc.passes.base import PlanPass
+from convc.passes.dump import Dump
 from convc.passes.machine import MACHINES, Machine
-from convc.passes.plan import Plan, make_plan
+from convc.passes.plan import Plan
+from convc.passes.planning import PLANNING, make_plan
 
 
 @dataclass
@@ -52,13 +55,17 @@ def _fma(target: CpuTarget) -> str:
 
 def compile_step(
     graph: Graph,
-    dump_dir: Path | None = None,
     target: CpuTarget | None = None,
     most_instructions: int = MOST_INSTRUCTIONS,
+    passes: Sequence[PlanPass] = PLANNING,
+    dump: Dump | None = None,
 ) -> CompiledStep:
-    """Plan, generate (unless the cache has the object), link. `graph` gains `relayout` nodes. Error: `budget-code`."""
+    """Plan by `passes`, generate (unless the cache has the object), link; `graph` gains `relayout` nodes.
+
+    With `dump` the passes and the LLVM IR are written there. Error: `budget-code`.
+    """
     target = target or host_target()
-    plan = make_plan(graph, machine_of(target), scratch_bytes)
+    plan = make_plan(graph, machine_of(target), scratch_bytes, passes, dump)
     text = plan.dump()
     key = cache_key(text, target, {"fma": _fma(target)})
     image = shared_cache().get(key)
@@ -71,8 +78,6 @@ def compile_step(
     step = CompiledStep(plan, target, link(image, ["step"], load_runtime().imports), image, cached)
     if module is not None:
         step.module = module
-    if dump_dir is not None:
-        dump_dir.mkdir(parents=True, exist_ok=True)
-        (dump_dir / "plan.txt").write_text(text)
-        (dump_dir / "program.ll").write_text(step.module.text)
+    if dump is not None:
+        dump.write("program.ll", step.module.text)
     return step

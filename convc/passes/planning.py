@@ -1,0 +1,45 @@
+"""From a graph to a plan: the passes that decide how a program is laid out, in their order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from convc.ir.graph import Graph
+from convc.ir.verify import verify
+from convc.passes.arrange import Arrange
+from convc.passes.base import PassLog, PlanPass
+from convc.passes.dump import Dump
+from convc.passes.fusion import Fuse, Kernel
+from convc.passes.machine import Machine
+from convc.passes.manager import PassReport
+from convc.passes.memory import PlanMemory
+from convc.passes.plan import Plan
+
+PLANNING: tuple[PlanPass, ...] = (
+    Arrange(),  # first: kernels are grown on the graph that has its `relayout` nodes
+    Fuse(),  # what is never stored needs no place
+    PlanMemory(),  # last: lifetimes go from kernel to kernel
+)
+
+
+def make_plan(
+    graph: Graph,
+    machine: Machine,
+    scratch: Callable[[Kernel, Plan], int],
+    passes: Sequence[PlanPass] = PLANNING,
+    dump: Dump | None = None,
+) -> Plan:
+    """Run the passes. The graph gains `relayout` nodes; `scratch` tells how many bytes a kernel wants."""
+    plan = Plan(graph, machine, scratch)
+    for step in passes:
+        log, version, started = PassLog(), graph.version, time.perf_counter()
+        step.run(plan, log)
+        elapsed = (time.perf_counter() - started) * 1e3
+        assert graph.version == version or step.rewrites, f"pass {step.name} changed the graph"
+        if graph.version != version:
+            verify(graph)
+        plan.reports.append(PassReport(step.name, elapsed, log))
+        if dump is not None:
+            dump.add(step.name, log, graph if step.rewrites else None, step.show(plan))
+    return plan
