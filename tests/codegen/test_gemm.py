@@ -43,7 +43,10 @@ CASES = [
     *(Case(m, n, k, 3, 5, dynamic=True) for m, n, k in _SIZES),
     *(Case(m, n, k, 2, 4, packed=True, dynamic=True, accumulate=True) for m, n, k in _SIZES),
     *(Case(m, n, k, 2, 3, transposed=True, dynamic=k % 2 == 1) for m, n, k in _SIZES),
+    Case(9, 20, 300, 2, transposed=True, dynamic=True),
+    Case(31, 68, 256, 2, transposed=True, accumulate=True),
     Case(5, 8, 0, 2, dynamic=True),
+    Case(5, 8, 0, 2, dynamic=True, transposed=True),
 ]
 
 

@@ -24,6 +24,9 @@ from convc.passes.machine import Machine
 from convc.passes.tiling import Tile
 
 _UNROLL = 4
+# Steps of the depth after which a transposed A starts again with the next tile: each step reads another line of
+# memory, and so many of them stay in the caches until the other blocks of columns want them.
+_CHUNK = 128
 _TAIL_ROWS = (8, 4, 2, 1)
 
 
@@ -105,7 +108,10 @@ def multiply(
     f: Function, machine: Machine, product: Product, a: Matrices, b: Matrices, c: Matrices,
     units: tuple[Index, Index] | None = None,
 ) -> None:  # fmt: skip
-    """Emit the product into memory. `units` is the range of units to do (default: this thread's share)."""
+    """Emit the product into memory. `units` is the range of units to do (default: this thread's share).
+
+    With a transposed A a great depth is added up in chunks, which meet in C.
+    """
 
     def address(place: Place) -> V:
         row = f.sum(f.multiply(place.entry, c.entry), f.multiply(place.row, c.row), place.column)
@@ -113,7 +119,12 @@ def multiply(
 
     def begin(place: Place) -> Sequence[V]:
         base = address(place)
-        return [f.load(f.address(base, m * c.row + p.offset), p.lanes) for m in range(place.rows) for p in place.pieces]
+        held = [f.load(f.address(base, m * c.row + p.offset), p.lanes) for m in range(place.rows) for p in place.pieces]
+        if product.accumulate:
+            return held
+        # The first chunk starts from zero, whatever the memory holds.
+        fresh = f.equal(emitter.steps[0], 0)
+        return [f.select(fresh, f.constant(0.0, value.lanes), value) for value in held]
 
     def finish(place: Place, sums: Sums) -> None:
         base = address(place)
@@ -121,7 +132,9 @@ def multiply(
             for number, p in enumerate(place.pieces):
                 f.store(sums.at(m, number), f.address(base, m * c.row + p.offset))
 
-    multiply_with(f, machine, product, a, b, finish, begin if product.accumulate else None, units)
+    chunk = _CHUNK if a.transposed and not (isinstance(product.depth, int) and product.depth <= _CHUNK) else None
+    emitter = _Emitter(f, machine, product, a, b, finish, begin if product.accumulate or chunk else None)
+    emitter.emit(*(units or f.share(product.units(f))), chunk)
 
 
 def multiply_with(
@@ -139,26 +152,42 @@ class _Emitter:
     ) -> None:  # fmt: skip
         self.f, self.machine, self.p = f, machine, product
         self.a, self.b, self.finish, self.begin = a, b, finish, begin
+        self.steps: tuple[Index, Index] = 0, product.depth  # of the depth, that tiles are added up over
 
-    def emit(self, start: Index, stop: Index) -> None:
-        """Panel by panel (entry, block of columns), the tiles of rows that the range has of it."""
+    def emit(self, start: Index, stop: Index, chunk: int | None = None) -> None:
+        """The units of a range; with `chunk`, so many steps of the depth at a time for all units of an entry."""
         f, p = self.f, self.p
         tiles = p.row_tiles(f)
-        full, rest = p.blocks
         # Without rows there is nothing to do, and nothing to divide by.
         with maybe(f, None if isinstance(tiles, int) and tiles > 0 else f.less(0, tiles)):
-            first, last = f.divide(start, tiles), f.divide(f.add(stop, f.subtract(tiles, 1)), tiles)
-            with f.loop(first, last) as panel:
-                entry, block = f.divide(panel.index, p.block_count), f.remainder(panel.index, p.block_count)
-                before = f.multiply(panel.index, tiles)
-                low = f.maximum(f.subtract(start, before), 0)
-                high = f.minimum(f.subtract(stop, before), tiles)
-                if full:
-                    with maybe(f, f.less(block, full) if rest else None):
-                        self._panel(entry, f.multiply(block, p.block), p.block, low, high)
-                if rest:
-                    with maybe(f, f.equal(block, full) if full else None):
-                        self._panel(entry, full * p.block, rest, low, high)
+            if chunk is None:
+                self._panels(start, stop, tiles)
+                return
+            units = f.multiply(p.block_count, tiles)
+            first, last = f.divide(start, units), f.divide(f.add(stop, f.subtract(units, 1)), units)
+            with f.loop(first, last) as entry:
+                before = f.multiply(entry.index, units)
+                low, high = f.maximum(start, before), f.minimum(stop, f.add(before, units))
+                with f.loop(0, f.maximum(p.depth, 1), chunk) as step:
+                    self.steps = step.index, f.minimum(f.add(step.index, chunk), p.depth)
+                    self._panels(low, high, tiles)
+
+    def _panels(self, start: Index, stop: Index, tiles: Index) -> None:
+        """Panel by panel (entry, block of columns), the tiles of rows that the range has of it."""
+        f, p = self.f, self.p
+        full, rest = p.blocks
+        first, last = f.divide(start, tiles), f.divide(f.add(stop, f.subtract(tiles, 1)), tiles)
+        with f.loop(first, last) as panel:
+            entry, block = f.divide(panel.index, p.block_count), f.remainder(panel.index, p.block_count)
+            before = f.multiply(panel.index, tiles)
+            low = f.maximum(f.subtract(start, before), 0)
+            high = f.minimum(f.subtract(stop, before), tiles)
+            if full:
+                with maybe(f, f.less(block, full) if rest else None):
+                    self._panel(entry, f.multiply(block, p.block), p.block, low, high)
+            if rest:
+                with maybe(f, f.equal(block, full) if full else None):
+                    self._panel(entry, full * p.block, rest, low, high)
 
     def _panel(self, entry: Index, column: Index, width: int, low: Index, high: Index) -> None:
         f, p, b = self.f, self.p, self.b
@@ -195,7 +224,7 @@ class _Emitter:
                 first = f.add(first, has)
 
     def _tile(self, place: Place, a: V, b: V, b_row: int, unroll: int) -> None:
-        f, p, row = self.f, self.p, self.a.row
+        f, row = self.f, self.a.row
         sums = Sums.zeros(f, place.rows, place.pieces)
         if self.begin is not None:
             sums.flat = list(self.begin(place))
@@ -215,11 +244,12 @@ class _Emitter:
                 step.carried = sums.flat
             sums.flat = step.carried
 
-        if isinstance(p.depth, int):
-            steps(0, p.depth, unroll_factor(p.depth, unroll))
+        first, last = self.steps
+        if isinstance(first, int) and isinstance(last, int):
+            steps(first, last, unroll_factor(last - first, unroll))
         else:
-            whole = f.multiply(f.divide(p.depth, unroll), unroll)
+            whole = f.add(first, f.multiply(f.divide(f.subtract(last, first), unroll), unroll))
             if unroll > 1:
-                steps(0, whole, unroll)
-            steps(whole if unroll > 1 else 0, p.depth, 1)
+                steps(first, whole, unroll)
+            steps(whole if unroll > 1 else first, last, 1)
         self.finish(place, sums)
