@@ -126,7 +126,7 @@ def lower_conv2d(k: KernelBuilder) -> None:
             _Emitter(k, f, direct, k.pointer(x), k.pointer(w), None if bias is None else k.pointer(bias)).emit()
 
     k.phase("conv2d", body)
-    _clear_padding(k, op.groups)
+    clear_padding(k, op.groups)
 
 
 def backward_data_weights(k: KernelBuilder) -> WeightLayout:
@@ -152,7 +152,7 @@ def lower_conv2d_backward_data(k: KernelBuilder) -> None:
     dx = k.kernel.anchor.result
     packed, transposed = k.layout(w), backward_data_weights(k)
     assert isinstance(packed, WeightLayout)
-    k.phase("transpose_filters", lambda f: _transpose_filters(f, k.pointer(w), packed, k.scratch_pointer(), transposed))
+    k.phase("transpose_filters", lambda f: transpose_filters(f, k.pointer(w), packed, k.scratch_pointer(), transposed))
     source, target = k.image(dy), k.image(dx)
     kernel = (w.shape[2], w.shape[3])
     if pixels_collapse(op, kernel):
@@ -169,10 +169,10 @@ def lower_conv2d_backward_data(k: KernelBuilder) -> None:
                     _Emitter(k, f, direct, k.pointer(dy), k.scratch_pointer(), None).emit()
 
     k.phase("conv2d_backward_data", body)
-    _clear_padding(k, op.groups)
+    clear_padding(k, op.groups)
 
 
-def _clear_padding(k: KernelBuilder, groups: int) -> None:
+def clear_padding(k: KernelBuilder, groups: int) -> None:
     """Groups write exactly their own channels, so the padding lanes after the last one are cleared apart."""
     for value in k.kernel.writes:
         layout = k.image(value)
@@ -363,7 +363,7 @@ class _Emitter:
                 self.k.finish(f, spot, sums.at(m, number))
 
 
-def _transpose_filters(f: Function, source: V, packed: WeightLayout, target: V, transposed: WeightLayout) -> None:
+def transpose_filters(f: Function, source: V, packed: WeightLayout, target: V, transposed: WeightLayout) -> None:
     """[group][block of k][r][s][c][k]  ->  [group][block of c][r][s][k][c]; threads split (group, tap, k)."""
     taps, c_group, own = packed.rows.pixels, packed.rows.channels, transposed.rows.channels
     start, stop = f.share(packed.groups * taps * own)

@@ -20,6 +20,7 @@ from convc.passes.plan import Plan
 
 # The argument block of a step: one 64-bit word each.
 CONTROL, SECTIONS, ROWS, ARENA, PERSISTENT, INPUT, LABELS, SEED, STEP, RATE, FIRST, LAST, SEEN, WORDS = range(14)
+BARRIER = "convc_barrier"
 REGION_WORDS = {"arena": ARENA, "persistent": PERSISTENT, "input": INPUT, "labels": LABELS}
 
 
@@ -121,6 +122,12 @@ class KernelBuilder:
         assert self._f is not None
         assert self.scratch is not None
         return self._f.pointers[-1]
+
+    def barrier(self, f: Function) -> None:
+        """Wait until all threads have come as far. How often that happens may depend on the rows of a run only."""
+        f.declarations[BARRIER] = f"declare void @{BARRIER}(ptr)"
+        f.may_alias = True  # behind a barrier lies what other threads have written
+        f.do(f"call void @{BARRIER}(ptr {context_word(f, CONTROL, 'ptr').ref})")
 
     def rows(self, f: Function) -> Index:
         """How many images this run has."""

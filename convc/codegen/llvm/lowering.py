@@ -20,7 +20,7 @@ from convc.codegen.llvm.classification import (
 from convc.codegen.llvm.dropconnect import lower_drop_connect
 from convc.codegen.llvm.feature_maps import lower_spatial_sum, lower_spread_maps
 from convc.codegen.llvm.folding import scratch_per_pixel
-from convc.codegen.llvm.kernel import KernelBuilder, Lowering
+from convc.codegen.llvm.kernel import BARRIER, KernelBuilder, Lowering
 from convc.codegen.llvm.linear import (
     lower_linear,
     lower_linear_backward_data,
@@ -38,7 +38,7 @@ from convc.codegen.llvm.norms import lower_gradient_norm, lower_max_norm, scratc
 from convc.codegen.llvm.pooling import lower_pool, lower_pool_backward, scratch_pool_backward
 from convc.codegen.llvm.rearranging import lower_pad, lower_rearrange
 from convc.codegen.llvm.resampling import lower_upsample, lower_upsample_backward
-from convc.codegen.llvm.step import BARRIER, Call, make_step
+from convc.codegen.llvm.step import Call, make_step
 from convc.codegen.llvm.sweeps import (
     lower_channel_sum,
     lower_elementwise,
@@ -168,7 +168,7 @@ def _calls(plan: Plan, kernel: Kernel, fma: str, functions: dict[str, list[Funct
             fail("budget-code", message, node.span, hint="`--limit instructions=N` changes the limit")
         for number, function in enumerate(builder.phases):
             function.name = f"k{len(functions)}_{number}_{function.name}"
-            function.may_alias = builder.aliased
+            function.may_alias |= builder.aliased
         functions[signature] = builder.phases
     nowhere = Slot("persistent", 0, 0)  # scalars of the context: phases read them there
     slots = tuple(plan.memory.slots.get(value, nowhere) for value in builder.values)

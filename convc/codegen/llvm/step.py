@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convc.codegen.llvm.kernel import CONTROL, FIRST, LAST, REGION_WORDS, SECTIONS, context_word
+from convc.codegen.llvm.kernel import BARRIER, CONTROL, FIRST, LAST, REGION_WORDS, SECTIONS, context_word
 from convc.codegen.llvm.vocabulary import Function
 from convc.passes.fusion import Kernel
 from convc.passes.memory import Slot
 from convc.passes.plan import Plan
-
-BARRIER = "convc_barrier"
 
 
 @dataclass(frozen=True)

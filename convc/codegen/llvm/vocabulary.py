@@ -71,7 +71,7 @@ class Function:
     """A function `void name(ptr context, i64 rank, i64 parties, ptr…)` under construction."""
 
     fma_name = "fma"
-    # Set when a pointer is written through while another one reads the same memory (updates in place).
+    # Set when a pointer is written through while another one, or another thread, works on the same memory.
     may_alias = False
 
     def __init__(self, name: str, pointers: int, comment: str = "") -> None:
