@@ -6,11 +6,12 @@ multigraph (an `add(x, x)` has two edges) for analyses that want graph algorithm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from convc.ir.op import Op
+from convc.ir.results import Results
 from convc.ir.span import Location, Span
 from convc.ir.types import TensorType
 
@@ -102,16 +103,63 @@ class Graph:
 
     `outputs` are named values. `updates` maps a parameter's name to the value that it takes after a run, so that a
     training step (new weights, optimiser state, running statistics) is a graph like any other.
+
+    Placing a node before another and removing one take constant time: both are noted, and carried out together when
+    `nodes` is read next.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.inputs: dict[str, Value] = {}
         self.parameters: dict[str, Parameter] = {}
-        self.nodes: list[Node] = []
-        self.outputs: dict[str, Value] = {}
-        self.updates: dict[str, Value] = {}
+        self._nodes: list[Node] = []
+        self._ahead: dict[Node, list[Node]] = {}  # what is to be placed before a node, in order
+        self._removed: set[Node] = set()
+        self._outputs = Results()
+        self._updates = Results()
         self.version = 0  # counts changes; the pass manager compares it with what a pass claims
+
+    @property
+    def outputs(self) -> Results:
+        return self._outputs
+
+    @outputs.setter
+    def outputs(self, entries: Mapping[str, Value]) -> None:
+        self._outputs = Results(entries)
+
+    @property
+    def updates(self) -> Results:
+        return self._updates
+
+    @updates.setter
+    def updates(self, entries: Mapping[str, Value]) -> None:
+        self._updates = Results(entries)
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All nodes, every operand before its user."""
+        if self._ahead or self._removed:
+            self._nodes = self._in_order()
+        return self._nodes
+
+    def _in_order(self) -> list[Node]:
+        """The nodes with what was noted carried out."""
+        order: list[Node] = []
+        for node in self._nodes:
+            pending = [node]
+            while pending:
+                ahead = self._ahead.pop(pending[-1], None)
+                if ahead:
+                    pending += reversed(ahead)
+                    continue
+                following = pending.pop()
+                if following not in self._removed:
+                    order.append(following)
+        homeless = list(self._ahead)
+        self._ahead, self._removed = {}, set()
+        if homeless:
+            raise ValueError(f"nodes were placed before {homeless}, which are not in the graph")
+        return order
 
     # Building
 
@@ -132,8 +180,14 @@ class Graph:
 
     def insert(self, node: Node, before: Node | None = None) -> None:
         """Place a node (at the end, or before another) and register it with the values that it uses."""
-        position = len(self.nodes) if before is None else self.nodes.index(before)
-        self.nodes.insert(position, node)
+        if before in self._removed:
+            raise ValueError(f"{before} is no longer in the graph")
+        if node in self._removed:
+            self._nodes = self._in_order()  # it comes back at another place
+        if before is None:
+            self._nodes.append(node)
+        else:
+            self._ahead.setdefault(before, []).append(node)
         for index, operand in enumerate(node.operands):
             operand.users.append((node, index))
         self.version += 1
@@ -147,9 +201,7 @@ class Graph:
                 self.set_operand(node, index, new)
         if only is None:
             for table in (self.outputs, self.updates):
-                for name, value in table.items():
-                    if value is old:
-                        table[name] = new
+                table.update(dict.fromkeys(table.names_of(old), new))
         self.version += 1
 
     def set_operand(self, node: Node, index: int, value: Value) -> None:
@@ -171,7 +223,7 @@ class Graph:
         for node in doomed:
             for index, operand in enumerate(node.operands):
                 operand.users.remove((node, index))
-        self.nodes = [node for node in self.nodes if node not in doomed]
+        self._removed |= doomed
         self.version += 1
 
     def remove_parameter(self, name: str) -> None:
@@ -187,7 +239,11 @@ class Graph:
 
     def is_live(self, value: Value) -> bool:
         """Whether a node, an output or an update reads the value."""
-        return bool(value.users) or any(v is value for v in (*self.outputs.values(), *self.updates.values()))
+        return bool(value.users) or self.is_result(value)
+
+    def is_result(self, value: Value) -> bool:
+        """Whether the value is an output or an update."""
+        return bool(self.outputs.names_of(value) or self.updates.names_of(value))
 
     def ancestors(self, values: Iterable[Value]) -> set[Node]:
         """All nodes that `values` depend on."""

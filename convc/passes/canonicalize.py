@@ -68,7 +68,7 @@ class _Canonicalizer:
         """The nodes that went away."""
         for rule in _BY_OP.get(type(node.op), ()):
             finding = rule.find(node)
-            if isinstance(finding, Value) and finding.producer is None and self._is_result(node.result):
+            if isinstance(finding, Value) and finding.producer is None and self.graph.is_result(node.result):
                 finding = Missed("a result of the graph is computed, not handed through")
             if isinstance(finding, Missed):
                 self.missed.append((rule, node, finding.why))
@@ -105,7 +105,4 @@ class _Canonicalizer:
         return removed
 
     def _read_only_by(self, node: Node, producer: Node) -> bool:
-        return all(user is node for user, _ in producer.result.users) and not self._is_result(producer.result)
-
-    def _is_result(self, value: Value) -> bool:
-        return any(other is value for other in (*self.graph.outputs.values(), *self.graph.updates.values()))
+        return all(user is node for user, _ in producer.result.users) and not self.graph.is_result(producer.result)

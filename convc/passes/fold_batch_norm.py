@@ -74,7 +74,7 @@ def _layer(graph: Graph, norm: Node) -> tuple[tuple[Node, ...], Value | None] | 
         name = node.label or node.op.name
         if len(node.result.users) > 1:
             return f"{name} has {len(node.result.users)} users that need it unnormalised"
-        if any(value is node.result for value in graph.outputs.values()):
+        if graph.is_result(node.result):
             return f"{name} is an output, too"
     return nodes, bias
 

@@ -96,7 +96,7 @@ class _Folder:
 
     def _inner(self, value: Value, folded: dict[Node, None]) -> bool:
         """Whether nodes that are folded are all that reads the value."""
-        return all(user in folded for user, _ in value.users) and not _is_result(self.graph, value)
+        return all(user in folded for user, _ in value.users) and not self.graph.is_result(value)
 
     def _replace(self, node: Node, folded: dict[Node, None]) -> None:
         made: list[Node] = []
@@ -109,7 +109,7 @@ class _Folder:
                 constant = builder.add_node(Constant.of(array.reshape(value.shape)))
             self.graph.replace_uses(value, constant.result, only=lambda user: user not in folded)
             for table in (self.graph.outputs, self.graph.updates):
-                table.update({name: constant.result for name, output in table.items() if output is value})
+                table.update(dict.fromkeys(table.names_of(value), constant.result))
             made.append(constant)
         why = "all operands are constants" if made else "only what is constant reads it"
         self.log.changed(RULE, (node,), tuple(made), why)
@@ -117,10 +117,6 @@ class _Folder:
 
 def _is_constant(value: Value) -> bool:
     return value.producer is not None and isinstance(value.producer.op, Constant)
-
-
-def _is_result(graph: Graph, value: Value) -> bool:
-    return any(other is value for other in (*graph.outputs.values(), *graph.updates.values()))
 
 
 def _reason_against(op: Op) -> str:

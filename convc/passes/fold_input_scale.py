@@ -85,7 +85,7 @@ def _per_channel(value: Value, channels: int) -> np.ndarray | None:
 def _fold_input(graph: Graph, x: Value, log: PassLog) -> None:
     channels = x.shape[1]
     affine, value = _Affine(np.ones(channels), np.zeros(channels)), x
-    while len(value.users) == 1 and not _is_output(graph, value):
+    while len(value.users) == 1 and not graph.is_result(value):
         user, index = value.users[0]
         longer = affine.then(user, index)
         if longer is None:
@@ -102,14 +102,10 @@ def _fold_input(graph: Graph, x: Value, log: PassLog) -> None:
     log.changed(RULE, (*affine.nodes, conv), (made,), "a convolution without padding is linear in its images")
 
 
-def _is_output(graph: Graph, value: Value) -> bool:
-    return any(other is value for other in graph.outputs.values())
-
-
 def _obstacle(graph: Graph, affine: _Affine, value: Value) -> str:
     """Why the value cannot be folded into what reads it."""
-    if len(value.users) != 1 or _is_output(graph, value):
-        return f"{len(value.users) + _is_output(graph, value)} users need the normalised images"
+    if len(value.users) != 1 or graph.is_result(value):
+        return f"{len(value.users) + graph.is_result(value)} users need the normalised images"
     reader, index = value.users[0]
     op, name = reader.op, reader.label or reader.op.name
     if not isinstance(op, Conv2d) or index != 0:

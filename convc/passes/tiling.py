@@ -7,6 +7,7 @@ Large tiles load less; a tile must fit the registers, and should divide the imag
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from convc.passes.layout import padded
 from convc.passes.machine import Machine, split_lanes
@@ -43,6 +44,7 @@ def even_split(count: int, most: int) -> tuple[int, ...]:
 _VECTOR_LOAD, _SCALAR_LOAD, _STEP = 0.5, 0.3, 1.0
 
 
+@cache
 def choose_tile(machine: Machine, width: int, columns: int) -> Tile:
     """The cheapest tile for rows of `width` pixels and `columns` outputs."""
     columns = padded(columns)

@@ -129,7 +129,7 @@ class _Recogniser:
         self.known.add(node)
 
     def _only_user(self, value: Value) -> Node | None:
-        read = any(output is value for output in self.graph.outputs.values())
+        read = self.graph.is_result(value)
         return value.users[0][0] if len(value.users) == 1 and not read else None
 
     def _numbers(self, node: Node | None, op: type, channels: int) -> tuple[float, ...] | None:
