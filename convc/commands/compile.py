@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from convc.commands.options import (
     add_algorithms,
     add_batch,
+    add_html,
     add_json,
     add_net_options,
     add_passes,
@@ -21,8 +22,9 @@ from convc.commands.options import (
     add_verify_numerics,
     algorithm_arguments,
     open_net,
+    write_html,
 )
-from convc.commands.output import format_count, print_json
+from convc.commands.output import format_count, print_json, refuse_input
 from convc.commands.parser import OneOf, UsageError, similar
 from convc.commands.reports import REPORTS
 
@@ -53,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report", type=reports, metavar=reports.metavar, action="append", default=[], help="print; may be repeated"
     )
+    add_html(parser)
     add_json(parser)
 
 
@@ -60,6 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     import convc
 
     _check(arguments)
+    if arguments.html:
+        refuse_input(arguments.file, arguments.html)
     net = open_net(arguments)
     if arguments.verify_numerics or arguments.bisect:
         from convc.runtime.numerics import verify_passes
@@ -86,6 +91,9 @@ def run(arguments: argparse.Namespace) -> int:
                 assert dump is not None
                 print(_after(arguments.print_after, program, dump), end="")
             written = _emit(arguments, program)
+            if arguments.html:
+                write_html(arguments, net, program)
+                written.append(arguments.html)
             if arguments.json:
                 print_json(_as_json(program, seconds, written, arguments.report))
             else:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from convc.commands.options import add_net_options, open_net
-from convc.commands.output import format_count, refuse_input
+from convc.commands.output import refuse_input
 from convc.commands.parser import UsageError, whole
 
 
@@ -18,10 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from convc.commands.drawing.diagram import diagram
-    from convc.commands.drawing.layout import layout
-    from convc.commands.drawing.svg import svg
-    from convc.passes.summary import layer_rows
+    from convc.commands.drawing.picture import picture
     from convc.runtime.atomic import write_text
 
     place = arguments.output
@@ -29,14 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"a net is drawn as SVG, not {Path(place).suffix}", f"-o {Path(place).with_suffix('.svg')}")
     refuse_input(arguments.file, place)
     net = open_net(arguments)
-    graph = net.graph(1)
-    kinds = {layer.name: layer.kind.split()[0] for layer in net.layers}
-    rows = layer_rows(graph, kinds, {layer.name: layer.span.line for layer in net.layers})
-    params, macs = sum(row.params for row in rows), sum(row.macs for row in rows)
-    text = svg(
-        layout(diagram(graph, rows, arguments.depth)),
-        f"{format_count(params)} parameters, {format_count(macs)} multiply-adds per image",
-    )
+    text = picture(net, arguments.depth)
     if place == "-":
         print(text, end="")
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convc.commands.parser import OneOf, fraction, positive, size, tuning
@@ -12,6 +13,7 @@ from convc.commands.parser import OneOf, fraction, positive, size, tuning
 if TYPE_CHECKING:
     from convc.frontend.limits import Limits
     from convc.frontend.net import Net
+    from convc.runtime.program import Program
 
 TARGETS = ("cpu", "reference")
 PRECISIONS = ("fp32",)
@@ -120,6 +122,19 @@ def _names(text: str) -> list[str]:
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def add_html(parser: argparse.ArgumentParser) -> None:
+    text = "write a page on the compilation: passes, algorithms, memory, kernels, linked to the source"
+    parser.add_argument("--html", type=Path, metavar="OUT", help=text)
+
+
+def write_html(arguments: argparse.Namespace, net: Net, program: Program) -> None:
+    """Write what `--html` asks for."""
+    from convc.commands.page.page import write_page
+    from convc.runtime.cores import choose_threads
+
+    write_page(arguments.html, net, program, choose_threads(arguments.threads).threads)
 
 
 def assignment(text: str) -> str:

@@ -8,13 +8,16 @@ from pathlib import Path
 from convc.commands.options import (
     add_algorithms,
     add_batch,
+    add_html,
     add_net_options,
     add_precision,
     add_target,
     add_threads,
     algorithm_arguments,
     open_net,
+    write_html,
 )
+from convc.commands.output import refuse_input
 from convc.commands.parser import positive
 
 
@@ -28,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_target(parser)
     add_threads(parser)
     add_algorithms(parser)
+    add_html(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default: runs/NAME-N)")
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in --out, or with the last one, to its end"
@@ -43,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import convc
 
+    if arguments.html:
+        refuse_input(arguments.file, arguments.html)
     net = open_net(arguments)
     convc.fit(
         net,
@@ -56,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         init=arguments.init,
         **algorithm_arguments(arguments),
+        inspect=(lambda program: write_html(arguments, net, program)) if arguments.html else None,
         report="json" if arguments.json else "quiet" if arguments.quiet else "auto",
     )
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +20,7 @@ from convc.frontend.resolve import resolve
 from convc.frontend.settings import TrainSettings
 from convc.ir.diagnostic import CompileError, Diagnostic, fail
 from convc.ir.graph import Graph, Value
+from convc.ir.op import shown_fields
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +113,7 @@ def digest(graph: Graph) -> str:
         lines.append(f"parameter {name} {parameter.value.type} {parameter.role} {training}")
     for index, node in enumerate(graph.nodes):
         operands = ", ".join(numbers[operand] for operand in node.operands)
-        attributes = ", ".join(f"{entry.name}={getattr(node.op, entry.name)!r}" for entry in fields(node.op))
+        attributes = ", ".join(f"{entry.name}={getattr(node.op, entry.name)!r}" for entry in shown_fields(node.op))
         lines.append(f"{node.op.name}({operands}) {{{attributes}}}")
         for value in node.results:
             numbers[value] = f"{index}.{value.index}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -38,6 +38,11 @@ def require(condition: bool, message: str, *values: object) -> None:
     """Raise `InferError` with the formatted message unless `condition` holds."""
     if not condition:
         raise InferError(message.format(*values))
+
+
+def shown_fields(op: Op) -> list[Field[Any]]:
+    """The attributes that an op is told by: all but those that are hidden where they have their default."""
+    return [f for f in fields(op) if not (f.metadata.get("hidden_default") and getattr(op, f.name) == f.default)]
 
 
 @dataclass(frozen=True)

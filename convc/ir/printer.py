@@ -26,7 +26,7 @@ from numbers import Integral, Real
 import numpy as np
 
 from convc.ir.graph import Graph, Initializer, Node, Parameter, Value
-from convc.ir.op import Op
+from convc.ir.op import Op, shown_fields
 from convc.ir.ops.constant import Constant
 from convc.ir.span import Span
 from convc.ir.types import DType
@@ -110,8 +110,7 @@ def _span(span: Span) -> str:
 def _attributes(op: Op, constants: dict[str, np.ndarray] | None) -> str:
     if isinstance(op, Constant):
         return f" {{values={_constant_values(op, constants)}, shape={_literal(op.shape)}, dtype={_quoted(op.dtype)}}}"
-    shown = [f for f in fields(op) if not (f.metadata.get("hidden_default") and getattr(op, f.name) == f.default)]
-    texts = [f"{field.name}={_literal(getattr(op, field.name), field.type == 'float')}" for field in shown]
+    texts = [f"{field.name}={_literal(getattr(op, field.name), field.type == 'float')}" for field in shown_fields(op)]
     return f" {{{', '.join(texts)}}}" if texts else ""
 
 

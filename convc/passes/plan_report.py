@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 
 from convc.ir.graph import Value
 from convc.passes.fusion import Kernel, resolve
+from convc.passes.memory import aligned
 from convc.passes.plan import Plan
 
 
@@ -36,13 +37,17 @@ class LiveTensor:
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """`arena_bytes` is what a step takes, `bound_bytes` what lives at the peak, `persistent_bytes` outlives steps."""
+    """`arena_bytes` is what a step takes, `bound_bytes` what lives at the peak, `persistent_bytes` outlives steps.
+
+    `timeline` has the bytes that live during each kernel.
+    """
 
     arena_bytes: int
     bound_bytes: int
     persistent_bytes: int
     peak_kernel: KernelRow | None
     live: tuple[LiveTensor, ...]
+    timeline: tuple[int, ...] = ()
 
 
 def kernel_rows(plan: Plan) -> tuple[KernelRow, ...]:
@@ -65,8 +70,34 @@ def memory_report(plan: Plan) -> MemoryReport:
         live.append(LiveTensor(plan.kernels[memory.peak].label, "scratch", scratch.bytes))
     live.sort(key=lambda tensor: -tensor.bytes)
     return MemoryReport(
-        memory.arena_bytes, memory.bound_bytes, memory.persistent_bytes, _row(plan, memory.peak), tuple(live)
+        memory.arena_bytes,
+        memory.bound_bytes,
+        memory.persistent_bytes,
+        _row(plan, memory.peak),
+        tuple(live),
+        _timeline(plan),
     )
+
+
+def _timeline(plan: Plan) -> tuple[int, ...]:
+    """The bytes in the arena that live during each kernel."""
+    count = len(plan.kernels)
+    kept = {resolve(output) for output in plan.graph.outputs.values()}
+    spans: dict[Value, list[int]] = {}
+    change = [0] * (count + 1)
+    for number, kernel in enumerate(plan.kernels):
+        for value in (*kernel.writes, *kernel.reads):
+            slot = plan.memory.slots.get(value)
+            if slot is not None and slot.region == "arena":
+                spans.setdefault(value, [number, number])[1] = count - 1 if value in kept else number
+        scratch = plan.memory.scratch.get(kernel)
+        if scratch is not None:
+            change[number] += aligned(scratch.bytes)
+            change[number + 1] -= aligned(scratch.bytes)
+    for value, (first, last) in spans.items():
+        change[first] += aligned(plan.memory.slots[value].bytes)
+        change[last + 1] -= aligned(plan.memory.slots[value].bytes)
+    return tuple(accumulate(change[:count]))
 
 
 def _row(plan: Plan, number: int) -> KernelRow:

@@ -182,10 +182,10 @@ class Program:
             return False
         return 0 <= batches < self.accumulate and batches <= rows <= batches * self.batch
 
-    def profile(self, x: ArrayLike, labels: ArrayLike | None = None) -> Profile:
+    def profile(self, x: ArrayLike, labels: ArrayLike | None = None, *, rounds: int = 15) -> Profile:
         """Where the time of a step (in infer mode: of a call) goes, per kernel; changes nothing.
 
-        Not every target can tell.
+        The median of `rounds`. Not every target can tell.
         """
         profile = getattr(self._executor, "profile", None)
         if profile is None:
@@ -199,7 +199,7 @@ class Program:
             rows = self._targets(labels, len(images))
         with self._gate:
             self._draw_all()
-            return profile(images, rows)
+            return profile(images, rows, rounds)
 
     def artifact(self, kind: str) -> bytes | None:
         """What the back end made of the graph: `llvm`, `asm` or `obj`; None if it makes no such thing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -78,6 +79,7 @@ def fit(
     max_error: float | None = None,
     tune: Tune | None = None,
     constants: str = "table",
+    inspect: Callable[[Program], None] | None = None,
 ) -> FitResult:
     """Train `net`; None means the file's value. What is chosen for the user is printed with the reason.
 
@@ -87,7 +89,7 @@ def fit(
     by name and shape is taken. It replaces the file of the train item's `init`, not its `freeze=`. `report` is "auto"
     (a progress bar on a terminal, else lines), "lines", "json" or "quiet". `algo`, `scratch`, `max_error`, `tune` and
     `constants` are those of `convc.compile`; what is chosen is kept in the run folder, and used again when the run
-    goes on.
+    goes on. `inspect` is called with the compiled training step before the first one.
 
     The first Ctrl-C (or SIGTERM) stops at the next step, saves and raises `Interrupted`, a `KeyboardInterrupt`; the
     second stops at once. Raises `CompileError` for bad input, a full disk, or a loss that is not finite.
@@ -106,7 +108,7 @@ def fit(
             plan = make_plan(net, given, target, threads, algorithms, reporter, interrupts.check, resume)
         folder, continued = open_folder(None if out is None else Path(out), net.name, resume)
         stack.callback(folder.close)
-        training = _Training(plan, folder, reporter, interrupts, stack)
+        training = _Training(plan, folder, reporter, interrupts, stack, inspect)
         try:
             return training.run(continued)
         except CompileError as error:
@@ -128,10 +130,16 @@ class _Training:
     """The course of one call of `fit`, once it is clear what to train, with what, and where."""
 
     def __init__(
-        self, plan: TrainingPlan, folder: RunFolder, reporter: Reporter, interrupts: Interrupts, stack: ExitStack
+        self,
+        plan: TrainingPlan,
+        folder: RunFolder,
+        reporter: Reporter,
+        interrupts: Interrupts,
+        stack: ExitStack,
+        inspect: Callable[[Program], None] | None,
     ) -> None:
         self.plan, self.folder, self.reporter, self.interrupts = plan, folder, reporter, interrupts
-        self._stack = stack
+        self._stack, self._inspect = stack, inspect
         self.metrics = Metrics(folder.path)
         self.curves = Curves(folder.path / "curves.png", f"{plan.net.name}, {plan.dataset.name}")
 
@@ -163,6 +171,8 @@ class _Training:
         position = self._restore() if saved is not None else self._begin()
         self.metrics.restart(position.epoch)
         self._announce(position)
+        if self._inspect is not None:
+            self._inspect(self.program)
         loop = TrainingLoop(
             program=self.program,
             train=plan.train,

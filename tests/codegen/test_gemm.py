@@ -27,13 +27,16 @@ class Case:
     depth: int
     batch: int = 1
     spare: int = 0
-    packed: bool = False
+    packed: bool = False  # B
+    packed_result: bool = False
     transposed: bool = False
     accumulate: bool = False
     dynamic: bool = False  # rows, depth and batch are known at run time only
 
     def __str__(self) -> str:
-        flags = [name for name in ("packed", "transposed", "accumulate", "dynamic") if getattr(self, name)]
+        flags = [
+            name for name in ("packed", "packed_result", "transposed", "accumulate", "dynamic") if getattr(self, name)
+        ]
         return "-".join([f"{self.batch}x{self.rows}x{self.columns}x{self.depth}+{self.spare}", *flags])
 
 
@@ -45,6 +48,9 @@ CASES = [
     *(Case(m, n, k, 2, 3, transposed=True, dynamic=k % 2 == 1) for m, n, k in _SIZES),
     Case(9, 20, 300, 2, transposed=True, dynamic=True),
     Case(31, 68, 256, 2, transposed=True, accumulate=True),
+    Case(1900, 68, 140, 2, transposed=True, dynamic=True),
+    Case(31, 68, 9, 2, packed_result=True, dynamic=True),
+    Case(31, 17, 200, 2, packed_result=True, transposed=True),
     Case(5, 8, 0, 2, dynamic=True),
     Case(5, 8, 0, 2, dynamic=True, transposed=True),
 ]
@@ -67,7 +73,9 @@ def _check(case: Case, tier: str, *more_threads: int) -> None:
     b = draw.standard_normal((case.batch, case.depth, case.columns)).astype(np.float32)
     c = draw.standard_normal((case.batch, case.rows, case.columns)).astype(np.float32)
     a_stored = a.transpose(0, 2, 1) if case.transposed else a
-    wide = [np.full((*m.shape[:2], m.shape[2] + case.spare), np.nan, np.float32) for m in (a_stored, b, c)]
+    wide: list[np.ndarray] = [
+        np.full((*m.shape[:2], m.shape[2] + case.spare), np.nan, np.float32) for m in (a_stored, b, c)
+    ]
     for whole, part in zip(wide, (a_stored, b, c), strict=True):
         whole[:, :, : part.shape[2]] = part
     if not case.accumulate:
@@ -76,6 +84,8 @@ def _check(case: Case, tier: str, *more_threads: int) -> None:
     if case.packed:
         wide[1] = _pack(b, min(tile.block, case.columns))
         entries[1] = case.depth * case.columns
+    if case.packed_result:
+        wide[2] = np.full((case.batch, case.rows * case.columns), np.nan, np.float32)
 
     def body(f: Function) -> None:
         sizes: list[Index] = [case.rows, case.depth, case.batch]
@@ -84,8 +94,9 @@ def _check(case: Case, tier: str, *more_threads: int) -> None:
         product = Product(sizes[0], case.columns, sizes[1], tile, sizes[2], case.accumulate)
         rows = [m.shape[-1] for m in wide]
         left = Matrices(f.pointers[0], rows[0], entries[0], transposed=case.transposed)
-        right = Matrices(f.pointers[1], rows[1], entries[1], packed=case.packed)
-        multiply(f, machine, product, left, right, Matrices(f.pointers[2], rows[2], entries[2]))
+        right = Matrices(f.pointers[1], 0 if case.packed else rows[1], entries[1], packed=case.packed)
+        result = Matrices(f.pointers[2], 0 if case.packed_result else rows[2], entries[2], packed=case.packed_result)
+        multiply(f, machine, product, left, right, result)
 
     phase = SinglePhase(target, 3, body)
     found: list[np.ndarray] = []
@@ -93,8 +104,11 @@ def _check(case: Case, tier: str, *more_threads: int) -> None:
         found.append(wide[2].copy())
         phase.run([*wide[:2], found[-1]], [case.rows, case.depth, case.batch], threads)
     exact = a.astype(np.float64) @ b.astype(np.float64) + (c if case.accumulate else 0)
-    np.testing.assert_allclose(found[0][:, :, : case.columns], exact, atol=1e-4, rtol=1e-5)
-    assert np.isnan(found[0][:, :, case.columns :]).all()
+    if case.packed_result:
+        np.testing.assert_allclose(found[0], _pack(exact, min(tile.block, case.columns)), atol=1e-4, rtol=1e-5)
+    else:
+        np.testing.assert_allclose(found[0][:, :, : case.columns], exact, atol=1e-4, rtol=1e-5)
+        assert np.isnan(found[0][:, :, case.columns :]).all()
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
 

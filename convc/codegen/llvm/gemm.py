@@ -27,6 +27,8 @@ _UNROLL = 4
 # Steps of the depth after which a transposed A starts again with the next tile: each step reads another line of
 # memory, and so many of them stay in the caches until the other blocks of columns want them.
 _CHUNK = 128
+# Bytes of C that wait for the next chunk.
+_WAITING = 512 << 10
 _TAIL_ROWS = (8, 4, 2, 1)
 
 
@@ -34,8 +36,9 @@ _TAIL_ROWS = (8, 4, 2, 1)
 class Matrices:
     """A matrix for each entry of a batch: element (i, j) of entry e lies at pointer + e·entry + i·row + j.
 
-    `packed` (B only): blocks of columns one after the other, [block][row][column of the block], as in `WeightLayout`;
-    `row` then means nothing. `transposed` (A only): element (i, j) lies at pointer + e·entry + j·row + i.
+    `packed` (B and C): blocks of columns one after the other, [block][row][column of the block], as in `WeightLayout`;
+    `row` is then the number of rows that a block has, where they are not just those of the product. `transposed` (A):
+    element (i, j) lies at pointer + e·entry + j·row + i.
     """
 
     pointer: V
@@ -97,6 +100,11 @@ class Place:
     column: Index
     pieces: tuple[Piece, ...]
 
+    @property
+    def width(self) -> int:
+        """Columns of the block."""
+        return sum(piece.lanes for piece in self.pieces)
+
 
 Begin = Callable[[Place], Sequence[V]]
 """What the sums of a tile start from, row by row."""
@@ -114,12 +122,19 @@ def multiply(
     """
 
     def address(place: Place) -> V:
-        row = f.sum(f.multiply(place.entry, c.entry), f.multiply(place.row, c.row), place.column)
-        return f.address(c.pointer, row)
+        if not c.packed:
+            return f.address(
+                c.pointer, f.sum(f.multiply(place.entry, c.entry), f.multiply(place.row, c.row), place.column)
+            )
+        before = f.multiply(place.column, c.row or product.rows)
+        return f.address(c.pointer, f.sum(f.multiply(place.entry, c.entry), before, f.multiply(place.row, place.width)))
+
+    def at(place: Place, base: V, m: int, piece: Piece) -> V:
+        return f.address(base, m * (place.width if c.packed else c.row) + piece.offset)
 
     def begin(place: Place) -> Sequence[V]:
         base = address(place)
-        held = [f.load(f.address(base, m * c.row + p.offset), p.lanes) for m in range(place.rows) for p in place.pieces]
+        held = [f.load(at(place, base, m, p), p.lanes) for m in range(place.rows) for p in place.pieces]
         if product.accumulate:
             return held
         # The first chunk starts from zero, whatever the memory holds.
@@ -130,7 +145,7 @@ def multiply(
         base = address(place)
         for m in range(place.rows):
             for number, p in enumerate(place.pieces):
-                f.store(sums.at(m, number), f.address(base, m * c.row + p.offset))
+                f.store(sums.at(m, number), at(place, base, m, p))
 
     chunk = _CHUNK if a.transposed and not (isinstance(product.depth, int) and product.depth <= _CHUNK) else None
     emitter = _Emitter(f, machine, product, a, b, finish, begin if product.accumulate or chunk else None)
@@ -155,43 +170,52 @@ class _Emitter:
         self.steps: tuple[Index, Index] = 0, product.depth  # of the depth, that tiles are added up over
 
     def emit(self, start: Index, stop: Index, chunk: int | None = None) -> None:
-        """The units of a range; with `chunk`, so many steps of the depth at a time for all units of an entry."""
+        """The units of a range; with `chunk`, so many steps of the depth at a time for a strip of rows."""
         f, p = self.f, self.p
         tiles = p.row_tiles(f)
         # Without rows there is nothing to do, and nothing to divide by.
         with maybe(f, None if isinstance(tiles, int) and tiles > 0 else f.less(0, tiles)):
-            if chunk is None:
-                self._panels(start, stop, tiles)
-                return
             units = f.multiply(p.block_count, tiles)
             first, last = f.divide(start, units), f.divide(f.add(stop, f.subtract(units, 1)), units)
             with f.loop(first, last) as entry:
                 before = f.multiply(entry.index, units)
-                low, high = f.maximum(start, before), f.minimum(stop, f.add(before, units))
-                with f.loop(0, f.maximum(p.depth, 1), chunk) as step:
-                    self.steps = step.index, f.minimum(f.add(step.index, chunk), p.depth)
-                    self._panels(low, high, tiles)
+                share = f.subtract(start, before), f.subtract(stop, before)
+                if chunk is None:
+                    self._strip(entry.index, share, 0, tiles)
+                else:
+                    self._in_chunks(entry.index, share, tiles, chunk)
 
-    def _panels(self, start: Index, stop: Index, tiles: Index) -> None:
-        """Panel by panel (entry, block of columns), the tiles of rows that the range has of it."""
+    def _in_chunks(self, entry: Index, share: tuple[Index, Index], tiles: Index, chunk: int) -> None:
+        f, p = self.f, self.p
+        strip = max(1, _WAITING // (4 * p.columns * p.tile.rows))
+        with f.loop(0, tiles, strip) as tile, f.loop(0, f.maximum(p.depth, 1), chunk) as step:
+            self.steps = step.index, f.minimum(f.add(step.index, chunk), p.depth)
+            self._strip(entry, share, tile.index, f.minimum(f.subtract(tiles, tile.index), strip))
+
+    def _strip(self, entry: Index, share: tuple[Index, Index], first: Index, tiles: Index) -> None:
+        """What the share has of an entry's tiles of rows from `first` on, panel by panel (block of columns).
+
+        The share is a range of the entry's units, possibly beyond either end of it.
+        """
         f, p = self.f, self.p
         full, rest = p.blocks
-        first, last = f.divide(start, tiles), f.divide(f.add(stop, f.subtract(tiles, 1)), tiles)
-        with f.loop(first, last) as panel:
-            entry, block = f.divide(panel.index, p.block_count), f.remainder(panel.index, p.block_count)
+        shift, most = f.multiply(first, p.block_count), f.multiply(tiles, p.block_count)
+        start, stop = (f.minimum(f.maximum(f.subtract(bound, shift), 0), most) for bound in share)
+        panels = f.divide(start, tiles), f.divide(f.add(stop, f.subtract(tiles, 1)), tiles)
+        with f.loop(*panels) as panel:
             before = f.multiply(panel.index, tiles)
-            low = f.maximum(f.subtract(start, before), 0)
-            high = f.minimum(f.subtract(stop, before), tiles)
+            low = f.add(f.maximum(f.subtract(start, before), 0), first)
+            high = f.add(f.minimum(f.subtract(stop, before), tiles), first)
             if full:
-                with maybe(f, f.less(block, full) if rest else None):
-                    self._panel(entry, f.multiply(block, p.block), p.block, low, high)
+                with maybe(f, f.less(panel.index, full) if rest else None):
+                    self._panel(entry, f.multiply(panel.index, p.block), p.block, low, high)
             if rest:
-                with maybe(f, f.equal(block, full) if full else None):
+                with maybe(f, f.equal(panel.index, full) if full else None):
                     self._panel(entry, full * p.block, rest, low, high)
 
     def _panel(self, entry: Index, column: Index, width: int, low: Index, high: Index) -> None:
         f, p, b = self.f, self.p, self.b
-        offset = f.multiply(column, p.depth) if b.packed else column
+        offset = f.multiply(column, b.row or p.depth) if b.packed else column
         columns = f.address(b.pointer, f.add(f.multiply(entry, b.entry), offset))
         rows = f.address(self.a.pointer, f.multiply(entry, self.a.entry))
         pieces = column_pieces(width, self.machine.lanes)

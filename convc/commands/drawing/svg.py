@@ -9,13 +9,14 @@ from convc.commands.drawing.layout import LINE, Layout, Placed, Point, texts
 from convc.commands.output import format_count
 from convc.passes.summary import Layer
 
+# Every rule begins with .net: inside a page the style of a drawing reaches the whole page.
 _STYLE = """
-  text { font: 12px ui-monospace, Menlo, Consolas, monospace; fill: #1c1e21; }
-  .shape, .group > text { fill: #666c75; }
-  .group > rect { fill: #8a94a6; fill-opacity: .08; stroke: #8a94a6; stroke-opacity: .6; rx: 8px; }
-  .box > rect { stroke: #4a515c; rx: 4px; }
-  .line { fill: none; stroke: #5b6470; stroke-width: 1.3; marker-end: url(#arrow); }
-  .line.open { marker-end: none; }
+  .net text { font: 12px ui-monospace, Menlo, Consolas, monospace; fill: #1c1e21; }
+  .net .shape, .net .group > text { fill: #666c75; }
+  .net .group > rect { fill: #8a94a6; fill-opacity: .08; stroke: #8a94a6; stroke-opacity: .6; rx: 8px; }
+  .net .box > rect { stroke: #4a515c; rx: 4px; }
+  .net .line { fill: none; stroke: #5b6470; stroke-width: 1.3; marker-end: url(#arrow); }
+  .net .line.open { marker-end: none; }
 """
 _ARROW = """\
 <defs>
@@ -45,8 +46,9 @@ def svg(layout: Layout, description: str) -> str:
     """The whole drawing. `description` is one line below the title, for people and screen readers."""
     width, height = layout.width, layout.height + LINE * 2
     size = f'width="{width:.0f}" height="{height:.0f}"'
+    view = f'viewBox="0 0 {width:.0f} {height:.0f}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" {size} viewBox="0 0 {width:.0f} {height:.0f}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="net" role="img" {size} {view}>',
         f"<title>{escape(layout.group.title)}</title>",
         f"<desc>{escape(description)}</desc>",
         f"<style>{_STYLE}</style>",
