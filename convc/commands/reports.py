@@ -11,7 +11,12 @@ from convc.commands.output import format_bytes, format_table
 if TYPE_CHECKING:
     from convc.passes.base import Entry
     from convc.passes.manager import PassReport
+    from convc.passes.plan import Plan
+    from convc.passes.plan_report import MemoryReport
     from convc.runtime.program import Program
+
+
+_LONGEST_BAR = 40  # characters
 
 
 @dataclass(frozen=True)
@@ -63,21 +68,45 @@ def _kernels_text(program: Program) -> str:
 
 
 def _memory_text(program: Program) -> str:
-    from convc.passes.plan_report import memory_report
     from convc.runtime.artifacts import plan_of
 
-    report = memory_report(plan_of(program))
+    return memory_text(plan_of(program))
+
+
+def memory_text(plan: Plan) -> str:
+    """What a plan takes, what lives at the worst moment, and how much while each kernel runs."""
+    from convc.passes.plan_report import kernel_rows, memory_report
+
+    report = memory_report(plan)
     lines = [
         f"arena {format_bytes(report.arena_bytes)}, of which {format_bytes(report.bound_bytes)} live at the peak",
         f"parameters, gradients and states {format_bytes(report.persistent_bytes)}",
     ]
+    if report.in_place:
+        lines.append(f"{len(report.in_place)} results lie in the place of an operand (--report passes lists them)")
     if report.peak_kernel is not None:
         row = report.peak_kernel
         place = f", line {row.line}" if row.line else ""
         lines += [f"the peak is at kernel {row.number}, {row.name} of {row.layer}{place}; then live", ""]
-        rows = [(tensor.layer, tensor.type, format_bytes(tensor.bytes)) for tensor in report.live]
+        # What is too small to matter is one row.
+        large = [tensor for tensor in report.live if tensor.bytes >= report.bound_bytes / 200]
+        small = report.live[len(large) :]
+        rows = [(tensor.layer, tensor.type, format_bytes(tensor.bytes)) for tensor in large]
+        if small:
+            rows.append((f"{len(small)} more", "", format_bytes(sum(tensor.bytes for tensor in small))))
         lines.append(format_table(("made by", "type", "bytes"), rows, left=(0, 1)))
+        lines += ["", "while each kernel runs", ""]
+        rows = [
+            (str(row.number), row.name, row.layer, str(row.line or ""), format_bytes(live), _bar(live, report))
+            for row, live in zip(kernel_rows(plan), report.timeline, strict=True)
+        ]
+        lines.append(format_table(("", "kernel", "layer", "line", "live", ""), rows, left=(1, 2, 5)))
     return "\n".join(lines)
+
+
+def _bar(live: int, report: MemoryReport) -> str:
+    """A share of the peak, which is as long as a bar can be."""
+    return "#" * round(_LONGEST_BAR * live / max(1, report.bound_bytes))
 
 
 def _passes(program: Program) -> list[dict[str, Any]]:

@@ -22,7 +22,8 @@ from convc.frontend.kinds import (
     whole,
 )
 from convc.ir.graph import Value
-from convc.ir.ops.conv import ALGORITHM_WORDS
+
+ALGORITHMS = ("auto", "direct", "im2col", "winograd", "fft", "strassen")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ _SLIDING = (
     Parameter("groups", whole(), 1, "channels are split into this many groups; groups=in is depthwise"),
     _BIAS,
     _INIT,
-    Parameter("algo", choice(*ALGORITHM_WORDS), "auto", "how the convolution is computed"),
+    Parameter("algo", choice(*ALGORITHMS), "auto", "how the convolution is computed"),
 )
 _POOLING = (
     Parameter("k", number_or(pair(), "global"), doc="the window size, or global", positional=True, long="kernel"),

@@ -3,15 +3,17 @@
     kernel 0 writes %1 (64 KiB)                       %1 @arena+0
     kernel 1 reads %1, writes %2 (32 KiB)      →      %2 @arena+65536
     kernel 2 reads %2, writes %3 (64 KiB)             %3 @arena+0          (%1 is not needed any more)
+    kernel 3: %4 = relu(%3)                           %4 @arena+0          (in the place of %3, which dies)
 
-Values of a step get offsets by best fit over their lifetimes (from the kernel that writes a value to the last one that
-reads it). Parameters, gradients, optimiser states, buffers and constants are laid out one after the other, and those
-of one optimiser sweep in the same order in each of their blocks, so that a sweep is a single loop over memory.
+Values of a step live from the kernel that writes them to the last one that reads them (`lifetimes.py`); results take
+the place of operands where they may (`in_place.py`), and what remains is packed (`packing.py`). Parameters, gradients,
+optimiser states, buffers and constants are laid out one after the other, and those of one optimiser sweep in the same
+order in each of their blocks, so that a sweep is a single loop over memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -20,12 +22,14 @@ from convc.ir.ops.constant import Constant
 from convc.ir.ops.sweep import MaxNorm, Sweep
 from convc.passes.base import PassLog, PlanPass
 from convc.passes.fusion import Kernel, is_immediate, resolve
+from convc.passes.in_place import in_place_pairs, report_in_place
+from convc.passes.lifetimes import Buffer, Needs, find_buffers, live_bytes
+from convc.passes.packing import Interval, aligned, pack_intervals
 from convc.passes.training import GRADIENT
 
 if TYPE_CHECKING:
     from convc.passes.plan import Plan
 
-ALIGNMENT = 64
 Region = Literal["arena", "persistent", "input", "labels"]
 
 
@@ -38,41 +42,45 @@ class Slot:
     bytes: int
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A need for `bytes` from kernel `first` to kernel `last`, inclusive."""
-
-    key: object
-    bytes: int
-    first: int
-    last: int
-
-
 @dataclass
 class MemoryPlan:
     """Slots of values and of the kernels' scratch space, and the sizes of the regions.
 
-    `bound_bytes` is what lives at once at the worst moment: no plan takes less.
+    `buffers` are the places of the arena with the values that follow each other in them. `live[k]` is what lives during
+    kernel k, `bound_bytes` the largest of these: no plan takes less; `peak` is the kernel during which it lives.
     """
 
     slots: dict[Value, Slot] = field(default_factory=dict[Value, Slot])
     scratch: dict[Kernel, Slot] = field(default_factory=dict[Kernel, Slot])
     arena_bytes: int = 0
     persistent_bytes: int = 0
-    bound_bytes: int = 0
-    peak: int = 0  # index of the kernel during which most is live
+    buffers: tuple[Buffer, ...] = ()
+    live: tuple[int, ...] = ()
+
+    @property
+    def bound_bytes(self) -> int:
+        return max(self.live, default=0)
+
+    @property
+    def peak(self) -> int:
+        return self.live.index(self.bound_bytes) if self.live else 0
+
+    @property
+    def total_bytes(self) -> int:
+        """All that a program holds: what lives within a step, and what outlives it."""
+        return self.arena_bytes + self.persistent_bytes
 
 
 @dataclass(frozen=True)
 class PlanMemory(PlanPass):
-    """Places every value that kernels read or write."""
+    """Places every value that kernels read or write; with `in_place`, results over operands that die."""
 
     name: ClassVar[str] = "memory"
+    in_place: bool = True
 
     def run(self, plan: Plan, log: PassLog) -> None:
-        plan.memory = plan_memory(
-            plan.graph, plan.kernels, plan.bytes_of, lambda kernel: plan.scratch_bytes(kernel, plan)
-        )
+        plan.memory = plan_memory(plan, self.in_place)
+        report_in_place(plan.kernels, plan.memory.buffers, plan.lies_like, log)
         sizes = plan.memory
         log.metrics |= {
             "arena_bytes": sizes.arena_bytes,
@@ -84,68 +92,55 @@ class PlanMemory(PlanPass):
         return plan.dump()
 
 
-def aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+def arena_needs(plan: Plan, in_place: bool = True) -> list[Needs]:
+    """What each kernel of a plan does to the arena."""
+    lasting, _ = _persistent(plan)
+    outside = {*lasting, *plan.graph.inputs.values()}
 
+    def inside(values: Iterable[Value]) -> tuple[Value, ...]:
+        return tuple(value for value in values if value not in outside)
 
-def pack_intervals(intervals: Iterable[Interval]) -> tuple[dict[object, int], int]:
-    """Offsets such that intervals that overlap in time do not overlap in space; and the total size.
+    def pairs(kernel: Kernel) -> tuple[tuple[Value, Value], ...]:
+        found = in_place_pairs(kernel, plan.lies_like) if in_place else ()
+        return tuple((written, read) for written, read in found if not {written, read} & outside)
 
-    Greedy by size, each into the tightest gap among those placed (Pisarchyk & Lee 2020).
-    """
-    placed: list[tuple[int, Interval]] = []
-    offsets: dict[object, int] = {}
-    total = 0
-    for interval in sorted(intervals, key=lambda i: (-i.bytes, i.first)):
-        size = aligned(interval.bytes)
-        position, best, tightest = 0, None, None
-        for offset, other in placed:
-            if other.last < interval.first or interval.last < other.first:
-                continue
-            gap = offset - position
-            if gap >= size and (tightest is None or gap < tightest):
-                best, tightest = position, gap
-            position = max(position, offset + aligned(other.bytes))
-        chosen = position if best is None else best
-        offsets[interval.key] = chosen
-        total = max(total, chosen + size)
-        placed.append((chosen, interval))
-        placed.sort(key=lambda entry: entry[0])
-    return offsets, total
-
-
-def plan_memory(
-    graph: Graph, kernels: list[Kernel], size_of: Callable[[Value], int], scratch_of: Callable[[Kernel], int]
-) -> MemoryPlan:
-    """Place all values; `size_of` and `scratch_of` give bytes."""
-    slots, persistent = _persistent(graph, kernels, size_of)
-    for name, value in graph.inputs.items():
-        if name in ("x", "labels"):
-            slots[value] = Slot("labels" if name == "labels" else "input", 0, size_of(value))
-    end = len(kernels)
-    kept = {resolve(value) for value in graph.outputs.values()}
-    lifetimes: dict[Value, list[int]] = {}
-    for index, kernel in enumerate(kernels):
-        for value in (*kernel.writes, *kernel.reads):
-            if value not in slots and not _is_scalar_input(graph, value):
-                lifetimes.setdefault(value, [index, index])[1] = end if value in kept else index
-    intervals = [Interval(value, size_of(value), first, last) for value, (first, last) in lifetimes.items()]
-    intervals += [
-        Interval(kernel, scratch_of(kernel), index, index) for index, kernel in enumerate(kernels) if scratch_of(kernel)
+    return [
+        Needs(inside(kernel.reads), inside(kernel.writes), pairs(kernel), aligned(plan.scratch_bytes(kernel, plan)))
+        for kernel in plan.kernels
     ]
+
+
+def kept_values(graph: Graph) -> set[Value]:
+    """What is read after a run: it lives to the end."""
+    return {resolve(value) for value in graph.outputs.values()}
+
+
+def plan_memory(plan: Plan, in_place: bool = True) -> MemoryPlan:
+    """Place all values of a plan that has kernels and layouts."""
+    slots, persistent = _persistent(plan)
+    for name, value in plan.graph.inputs.items():
+        if name in ("x", "labels"):
+            slots[value] = Slot("labels" if name == "labels" else "input", 0, plan.bytes_of(value))
+    needs = arena_needs(plan, in_place)
+    sizes = {value: aligned(plan.bytes_of(value)) for kernel in needs for value in kernel.writes}
+    buffers = find_buffers(needs, sizes, kept_values(plan.graph))
+    intervals = [Interval(buffer, buffer.bytes, buffer.first, buffer.last) for buffer in buffers]
+    intervals += [Interval(i, kernel.scratch, i, i) for i, kernel in enumerate(needs) if kernel.scratch]
     offsets, total = pack_intervals(intervals)
-    slots |= {i.key: Slot("arena", offsets[i.key], i.bytes) for i in intervals if isinstance(i.key, Value)}
-    scratch = {i.key: Slot("arena", offsets[i.key], i.bytes) for i in intervals if isinstance(i.key, Kernel)}
-    live = [sum(aligned(i.bytes) for i in intervals if i.first <= k <= i.last) for k in range(end)]
-    bound = max(live, default=0)
-    return MemoryPlan(slots, scratch, total, persistent, bound, live.index(bound) if live else 0)
+    for buffer in buffers:
+        for value in buffer.values:
+            slots[value] = Slot("arena", offsets[buffer], plan.bytes_of(value))
+    scratch = {
+        plan.kernels[index]: Slot("arena", offsets[index], plan.scratch_bytes(plan.kernels[index], plan))
+        for index, kernel in enumerate(needs)
+        if kernel.scratch
+    }
+    return MemoryPlan(slots, scratch, total, persistent, tuple(buffers), tuple(live_bytes(needs, buffers)))
 
 
-def _is_scalar_input(graph: Graph, value: Value) -> bool:
-    return value.producer is None and value.name in graph.inputs
-
-
-def _persistent(graph: Graph, kernels: list[Kernel], size_of: Callable[[Value], int]) -> tuple[dict[Value, Slot], int]:
+def _persistent(plan: Plan) -> tuple[dict[Value, Slot], int]:
+    """The slots of what outlives a step, and their size."""
+    graph, kernels, size_of = plan.graph, plan.kernels, plan.bytes_of
     slots: dict[Value, Slot] = {}
     offset = 0
 

@@ -46,6 +46,11 @@ class Plan:
         """What a value takes as it is stored, with all rows."""
         return self.layouts[value].size * 4 * (self.batch if value in self.batched else 1)
 
+    def lies_like(self, value: Value, other: Value) -> bool:
+        """Whether the same elements of two stored values lie at the same places."""
+        same = self.layouts[value] == self.layouts[other]
+        return same and (value in self.batched) == (other in self.batched)
+
     def dump(self) -> str:
         """The plan as text: also what the object cache is keyed by."""
         memory = self.memory

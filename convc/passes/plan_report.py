@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import groupby, pairwise
 
 from convc.ir.graph import Value
-from convc.passes.fusion import Kernel, resolve
-from convc.passes.memory import aligned
+from convc.passes.fusion import Kernel
+from convc.passes.lifetimes import Buffer
 from convc.passes.plan import Plan
 
 
@@ -39,7 +39,8 @@ class LiveTensor:
 class MemoryReport:
     """`arena_bytes` is what a step takes, `bound_bytes` what lives at the peak, `persistent_bytes` outlives steps.
 
-    `timeline` has the bytes that live during each kernel.
+    `timeline` has the bytes that live during each kernel. `in_place` are the results that lie in the place of an
+    operand, each as `layer <- layer of the operand`.
     """
 
     arena_bytes: int
@@ -48,6 +49,7 @@ class MemoryReport:
     peak_kernel: KernelRow | None
     live: tuple[LiveTensor, ...]
     timeline: tuple[int, ...] = ()
+    in_place: tuple[str, ...] = ()
 
 
 def kernel_rows(plan: Plan) -> tuple[KernelRow, ...]:
@@ -60,11 +62,7 @@ def memory_report(plan: Plan) -> MemoryReport:
     memory = plan.memory
     if not plan.kernels:
         return MemoryReport(memory.arena_bytes, memory.bound_bytes, memory.persistent_bytes, None, ())
-    live = [
-        LiveTensor(value.producer.label if value.producer else value.name or "", str(value.type), slot.bytes)
-        for value, slot in memory.slots.items()
-        if slot.region == "arena" and _lives(plan, value, memory.peak)
-    ]
+    live = [_live_tensor(plan, buffer) for buffer in memory.buffers if buffer.first <= memory.peak <= buffer.last]
     scratch = memory.scratch.get(plan.kernels[memory.peak])
     if scratch:
         live.append(LiveTensor(plan.kernels[memory.peak].label, "scratch", scratch.bytes))
@@ -75,29 +73,23 @@ def memory_report(plan: Plan) -> MemoryReport:
         memory.persistent_bytes,
         _row(plan, memory.peak),
         tuple(live),
-        _timeline(plan),
+        memory.live,
+        tuple(
+            f"{_label(after)} <- {_label(before)}"
+            for buffer in memory.buffers
+            for before, after in pairwise(buffer.values)
+        ),
     )
 
 
-def _timeline(plan: Plan) -> tuple[int, ...]:
-    """The bytes in the arena that live during each kernel."""
-    count = len(plan.kernels)
-    kept = {resolve(output) for output in plan.graph.outputs.values()}
-    spans: dict[Value, list[int]] = {}
-    change = [0] * (count + 1)
-    for number, kernel in enumerate(plan.kernels):
-        for value in (*kernel.writes, *kernel.reads):
-            slot = plan.memory.slots.get(value)
-            if slot is not None and slot.region == "arena":
-                spans.setdefault(value, [number, number])[1] = count - 1 if value in kept else number
-        scratch = plan.memory.scratch.get(kernel)
-        if scratch is not None:
-            change[number] += aligned(scratch.bytes)
-            change[number + 1] -= aligned(scratch.bytes)
-    for value, (first, last) in spans.items():
-        change[first] += aligned(plan.memory.slots[value].bytes)
-        change[last + 1] -= aligned(plan.memory.slots[value].bytes)
-    return tuple(accumulate(change[:count]))
+def _live_tensor(plan: Plan, buffer: Buffer) -> LiveTensor:
+    """What a buffer holds at the peak: where a result takes the place of an operand, the result."""
+    value = buffer.at(plan.memory.peak)
+    return LiveTensor(_label(value), str(value.type), plan.memory.slots[value].bytes)
+
+
+def _label(value: Value) -> str:
+    return value.producer.label if value.producer else value.name or ""
 
 
 def _row(plan: Plan, number: int) -> KernelRow:
@@ -122,12 +114,3 @@ def _name(kernel: Kernel) -> str:
     """The kernel's name, with `4 x adam_update` for what is repeated."""
     runs = [(word, len(list(group))) for word, group in groupby(kernel.name.split("+"))]
     return "+".join(word if count == 1 else f"{count} x {word}" for word, count in runs)
-
-
-def _lives(plan: Plan, value: Value, moment: int) -> bool:
-    """Whether a value is needed during kernel `moment`: written by then, and read then or later, or an output."""
-    uses = [number for number, kernel in enumerate(plan.kernels) if value in kernel.reads or value in kernel.writes]
-    if not uses or uses[0] > moment:
-        return False
-    kept = {resolve(output) for output in plan.graph.outputs.values()}
-    return uses[-1] >= moment or value in kept

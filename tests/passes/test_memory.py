@@ -16,7 +16,8 @@ from convc.ir.ops.elementwise import Add
 from convc.ir.ops.update import AdamUpdate, SgdUpdate, Update
 from convc.passes.fusion import resolve
 from convc.passes.machine import Machine
-from convc.passes.memory import ALIGNMENT, Interval, Slot, aligned, pack_intervals
+from convc.passes.memory import Slot
+from convc.passes.packing import ALIGNMENT
 from convc.passes.plan import Plan
 from convc.passes.planning import make_plan
 from convc.passes.training import GRADIENT
@@ -62,11 +63,19 @@ def assert_sound(plan: Plan) -> None:
     memory = plan.memory
     lives = lifetimes(plan)
     for number, kernel in enumerate(plan.kernels):
-        live = [memory.slots[value] for value, (first, last) in lives.items() if first <= number <= last]
-        live += [memory.scratch[kernel]] if kernel in memory.scratch else []
+        values = [value for value, (first, last) in lives.items() if first <= number <= last]
+        live = {memory.slots[value] for value in values}
+        if len(live) < len(values):
+            # Written over an operand that dies here.
+            shared = [value for value in values if sum(memory.slots[value] == memory.slots[v] for v in values) > 1]
+            written, read = ([v for v in shared if lives[v][end] == number] for end in (0, 1))
+            assert len(shared) == 2 * len(written) == 2 * len(read), f"during {kernel.name}"
+            assert {*written} <= {*kernel.writes}
+            assert {*read} <= {*kernel.reads}
+        live |= {memory.scratch[kernel]} if kernel in memory.scratch else set()
         for left, right in combinations(live, 2):
             assert not overlap(left, right), f"during {kernel.name}"
-        assert sum(slot.bytes for slot in live) <= memory.bound_bytes
+        assert sum(slot.bytes for slot in live) <= memory.live[number] <= memory.bound_bytes
     for slot in (*memory.slots.values(), *memory.scratch.values()):
         assert slot.offset % ALIGNMENT == 0
         if slot.region in ("arena", "persistent"):
@@ -84,22 +93,22 @@ def assert_sound(plan: Plan) -> None:
 def test_training_plans(net: Callable[[], Graph], optimizer: Update | None) -> None:
     plan = plan_of(net(), optimizer)
     assert_sound(plan)
-    assert plan.memory.bound_bytes <= plan.memory.arena_bytes <= 1.1 * plan.memory.bound_bytes
+    assert plan.memory.bound_bytes <= plan.memory.arena_bytes <= 1.05 * plan.memory.bound_bytes
 
 
 @pytest.mark.parametrize("net", [lenet, residual])
 def test_inference_plans(net: Callable[[], Graph]) -> None:
     plan = plan_of(net(), infer=True)
     assert_sound(plan)
-    assert plan.memory.arena_bytes <= 1.1 * plan.memory.bound_bytes
-    assert plan.memory.arena_bytes < plan_of(net()).memory.arena_bytes / 2
+    assert plan.memory.arena_bytes <= 1.05 * plan.memory.bound_bytes
+    assert plan.memory.arena_bytes < plan_of(net()).memory.arena_bytes
 
 
 @given(graphs(max_layers=5), st.integers(1, 19), st.booleans())
 def test_plans_of_any_net(graph: Graph, batch: int, infer: bool) -> None:
     plan = plan_of(with_batch(graph, batch), SgdUpdate(momentum=0.5), infer)
     assert_sound(plan)
-    assert plan.memory.arena_bytes <= 1.5 * plan.memory.bound_bytes
+    assert plan.memory.arena_bytes <= 1.25 * plan.memory.bound_bytes
 
 
 def test_a_parameter_is_updated_where_it_lies() -> None:
@@ -131,60 +140,3 @@ def test_gradients_and_states_outlive_a_step() -> None:
         assert plan.memory.slots[resolve(value)].region == expected
     for parameter in plan.graph.parameters.values():
         assert plan.memory.slots[parameter.value].region == "persistent"
-
-
-# Packing
-
-
-def interval_lists() -> st.SearchStrategy[list[Interval]]:
-    spans = st.tuples(st.integers(1, 2000), st.integers(0, 12), st.integers(0, 6))
-    return st.lists(spans, max_size=14).map(
-        lambda drawn: [Interval(key, size, first, first + rest) for key, (size, first, rest) in enumerate(drawn)]
-    )
-
-
-def live_bytes(intervals: list[Interval], moment: int) -> int:
-    return sum(aligned(i.bytes) for i in intervals if i.first <= moment <= i.last)
-
-
-@given(interval_lists())
-def test_intervals_that_meet_in_time_do_not_meet_in_space(intervals: list[Interval]) -> None:
-    offsets, total = pack_intervals(intervals)
-    assert offsets.keys() == {interval.key for interval in intervals}
-    for left, right in combinations(intervals, 2):
-        if left.first <= right.last and right.first <= left.last:
-            low, high = sorted((left, right), key=lambda interval: offsets[interval.key])
-            assert offsets[low.key] + low.bytes <= offsets[high.key]
-    assert all(offset % ALIGNMENT == 0 for offset in offsets.values())
-    assert total == max((offsets[i.key] + aligned(i.bytes) for i in intervals), default=0)
-
-
-@given(interval_lists())
-def test_packing_is_close_to_what_lives_at_once(intervals: list[Interval]) -> None:
-    _, total = pack_intervals(intervals)
-    bound = max((live_bytes(intervals, moment) for moment in range(20)), default=0)
-    assert bound <= total <= 2 * bound
-
-
-def test_intervals_that_follow_each_other_share_space() -> None:
-    intervals = [Interval(number, 100 - number, number, number) for number in range(5)]
-    assert pack_intervals(intervals) == (dict.fromkeys(range(5), 0), 128)
-
-
-def test_a_small_one_goes_into_the_tightest_gap() -> None:
-    intervals = [
-        Interval("low", 1024, 0, 9),
-        Interval("wide gap", 640, 0, 4),
-        Interval("middle", 576, 0, 9),
-        Interval("narrow gap", 512, 0, 4),
-        Interval("top", 448, 0, 9),
-        Interval("late", 320, 5, 9),
-    ]
-    offsets, total = pack_intervals(intervals)
-    assert offsets["late"] == offsets["narrow gap"]
-    assert total == 1024 + 640 + 576 + 512 + 448
-
-
-def test_the_order_given_does_not_matter() -> None:
-    intervals = [Interval(number, 64 * (number + 1), number, number + 2) for number in range(8)]
-    assert pack_intervals(intervals) == pack_intervals(intervals[::-1])

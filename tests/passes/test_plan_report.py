@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from convc.ir.graph import Value
 from convc.passes.machine import Machine
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import pipeline
@@ -39,3 +40,25 @@ def test_what_lives_at_the_peak_is_the_bound() -> None:
         sizes = [tensor.bytes for tensor in report.live]
         assert sizes == sorted(sizes, reverse=True)
         assert ("scratch" in {tensor.type for tensor in report.live}) == bool(scratch)
+
+
+def test_memory_over_time_has_a_number_for_every_kernel() -> None:
+    plan = plan_of_lenet(4096)
+    report = memory_report(plan)
+    assert report.peak_kernel is not None
+    assert len(report.timeline) == len(plan.kernels)
+    assert max(report.timeline) == report.bound_bytes
+    assert report.timeline[report.peak_kernel.number] == report.bound_bytes
+    for live, row in zip(report.timeline, kernel_rows(plan), strict=True):
+        # A kernel's own results live while it runs, and so does its scratch space.
+        own = sum(plan.memory.slots[value].bytes for value in plan.kernels[row.number].writes if in_arena(plan, value))
+        assert live >= own + row.scratch_bytes
+
+
+def in_arena(plan: Plan, value: Value) -> bool:
+    return plan.memory.slots[value].region == "arena"
+
+
+def test_results_in_the_place_of_operands_are_listed() -> None:
+    report = memory_report(plan_of_lenet())
+    assert "relu1 <- relu1" in report.in_place

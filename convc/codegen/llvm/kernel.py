@@ -16,6 +16,7 @@ from convc.ir.ops.random import Draw, DropoutTraining, NoiseTraining
 from convc.ir.ops.sweep import GradientNorm, Sweep
 from convc.passes.fusion import Kernel, is_boolean, is_immediate, resolve
 from convc.passes.layout import ImageLayout, Layout
+from convc.passes.memory import Slot
 from convc.passes.plan import Plan
 
 # The argument block of a step: one 64-bit word each.
@@ -76,6 +77,13 @@ class KernelBuilder:
         self.machine = plan.machine
         self.values = tuple(dict.fromkeys((*kernel.reads, *kernel.writes)))
         self.scratch = plan.memory.scratch.get(kernel)
+        # What is written in the place of an operand has the operand's pointer, so that no two pointers meet.
+        places = [plan.memory.slots.get(value, value) for value in self.values]
+        numbers = {place: number for number, place in enumerate(dict.fromkeys(places))}
+        self._numbers = {value: numbers[place] for value, place in zip(self.values, places, strict=True)}
+        # Scalars of the context have no place: phases read them from the context.
+        slots = [place if isinstance(place, Slot) else Slot("persistent", 0, 0) for place in numbers]
+        self.arguments: tuple[Slot, ...] = (*slots, self.scratch) if self.scratch else tuple(slots)
         self.phases: list[Function] = []
         self._fma = fma
         self._most = most
@@ -100,8 +108,7 @@ class KernelBuilder:
 
     def phase(self, name: str, body: Callable[[Function], None]) -> None:
         """Append a function; `body` writes it."""
-        pointers = len(self.values) + (1 if self.scratch else 0)
-        f = Function(name, pointers, comment=f"{self.kernel.name} {self.kernel.label}")
+        f = Function(name, len(self.arguments), comment=f"{self.kernel.name} {self.kernel.label}")
         f.fma_name = self._fma
         f.most = self._most - self.size
         self._f = f
@@ -116,7 +123,7 @@ class KernelBuilder:
     def pointer(self, value: Value) -> V:
         """The address of a value's first element."""
         assert self._f is not None
-        return self._f.pointers[self.values.index(resolve(value))]
+        return self._f.pointers[self._numbers[resolve(value)]]
 
     def scratch_pointer(self) -> V:
         assert self._f is not None
@@ -154,8 +161,9 @@ class KernelBuilder:
             # These run over neighbours in memory as if they were one tensor.
             slots = self.plan.memory.slots
             lines.append(" ".join(str(slots[value].offset) for value in self.values if value in slots))
+        pointers = " ".join(str(self._numbers[value]) for value in self.values)
         return "\n".join(
-            [*lines, f"stored {stored}", f"chain {len(self.kernel.chain)}", str(self.aliased), str(self.machine)]
+            [*lines, f"stored {stored}", f"chain {len(self.kernel.chain)}", f"pointers {pointers}", str(self.machine)]
         )
 
     def _describe(self, value: Value, numbers: dict[Value, str]) -> str:
@@ -165,13 +173,6 @@ class KernelBuilder:
         if value.producer is None and value not in numbers:
             return f"context.{value.name}"
         return f"{numbers.get(value, '?')}:{value.type}:{self.plan.layouts.get(value)}:{self.is_batched(value)}"
-
-    @property
-    def aliased(self) -> bool:
-        """Whether a value is written where another one is read (updates in place)."""
-        slots = self.plan.memory.slots
-        read = {(slots[v].region, slots[v].offset) for v in self.kernel.reads if v in slots}
-        return any((slots[v].region, slots[v].offset) in read for v in self.kernel.writes if v in slots)
 
     # The chain
 
@@ -185,7 +186,10 @@ class KernelBuilder:
         return any(isinstance(node.op, Draw) for node in self.kernel.chain)
 
     def finish(self, f: Function, spot: Spot, start: V | None) -> None:
-        """Apply the chain to the anchor's result `start` at a spot, and store what the kernel writes."""
+        """Apply the chain to the anchor's result `start` at a spot, and store what the kernel writes.
+
+        Each spot is finished once, and nothing else writes results: they may lie where operands of the chain do.
+        """
         known: dict[Value, V] = {}
         if start is not None:
             known[self.kernel.anchor.results[0]] = start

@@ -52,7 +52,6 @@ from convc.ir import ops
 from convc.ir.diagnostic import fail
 from convc.ir.op import Op
 from convc.passes.fusion import Kernel, is_elementwise
-from convc.passes.memory import Slot
 from convc.passes.plan import Plan
 
 LOWERINGS: dict[type[Op], Lowering] = {
@@ -168,9 +167,5 @@ def _calls(plan: Plan, kernel: Kernel, fma: str, functions: dict[str, list[Funct
             fail("budget-code", message, node.span, hint="`--limit instructions=N` changes the limit")
         for number, function in enumerate(builder.phases):
             function.name = f"k{len(functions)}_{number}_{function.name}"
-            function.may_alias |= builder.aliased
         functions[signature] = builder.phases
-    nowhere = Slot("persistent", 0, 0)  # scalars of the context: phases read them there
-    slots = tuple(plan.memory.slots.get(value, nowhere) for value in builder.values)
-    scratch = (builder.scratch,) if builder.scratch else ()
-    return [Call(kernel, function, (*slots, *scratch)) for function in functions[signature]]
+    return [Call(kernel, function, builder.arguments) for function in functions[signature]]

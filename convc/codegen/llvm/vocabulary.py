@@ -71,7 +71,7 @@ class Function:
     """A function `void name(ptr context, i64 rank, i64 parties, ptr…)` under construction."""
 
     fma_name = "fma"
-    # Set when a pointer is written through while another one, or another thread, works on the same memory.
+    # Set when another thread works on the memory behind a pointer.
     may_alias = False
 
     def __init__(self, name: str, pointers: int, comment: str = "") -> None:

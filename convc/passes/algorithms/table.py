@@ -7,3 +7,4 @@ from convc.passes.algorithms.direct import Direct
 
 ALGORITHMS: tuple[Algorithm, ...] = (Direct(),)
 BY_NAME: dict[str, Algorithm] = {algorithm.name: algorithm for algorithm in ALGORITHMS}
+FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(algorithm.family for algorithm in ALGORITHMS))

@@ -1,0 +1,92 @@
+"""Packing: what meets in time lies apart in space, and hardly more is taken than what lives at once."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from itertools import accumulate, combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convc.passes.packing import ALIGNMENT, Interval, aligned, pack_intervals
+
+
+def interval_lists(most: int = 14) -> st.SearchStrategy[list[Interval]]:
+    spans = st.tuples(st.integers(1, 2000), st.integers(0, 12), st.integers(0, 6))
+    return st.lists(spans, max_size=most).map(
+        lambda drawn: [Interval(key, size, first, first + rest) for key, (size, first, rest) in enumerate(drawn)]
+    )
+
+
+def bound_of(intervals: list[Interval]) -> int:
+    """The most bytes that are needed at once."""
+    change: Counter[int] = Counter()
+    for interval in intervals:
+        change[interval.first] += aligned(interval.bytes)
+        change[interval.last + 1] -= aligned(interval.bytes)
+    return max(accumulate(change[moment] for moment in sorted(change)), default=0)
+
+
+def assert_sound(intervals: list[Interval], offsets: dict[object, int], total: int) -> None:
+    assert offsets.keys() == {interval.key for interval in intervals}
+    for left, right in combinations(intervals, 2):
+        if left.first <= right.last and right.first <= left.last:
+            low, high = sorted((left, right), key=lambda interval: offsets[interval.key])
+            assert offsets[low.key] + low.bytes <= offsets[high.key]
+    assert all(offset >= 0 and offset % ALIGNMENT == 0 for offset in offsets.values())
+    assert total == max((offsets[i.key] + aligned(i.bytes) for i in intervals), default=0)
+
+
+@given(interval_lists())
+def test_intervals_that_meet_in_time_do_not_meet_in_space(intervals: list[Interval]) -> None:
+    offsets, total = pack_intervals(intervals)
+    assert_sound(intervals, offsets, total)
+    assert bound_of(intervals) <= total <= 1.25 * bound_of(intervals)
+
+
+@given(interval_lists(), st.randoms(use_true_random=False))
+def test_the_order_given_does_not_matter(intervals: list[Interval], generator: random.Random) -> None:
+    shuffled = generator.sample(intervals, len(intervals))
+    assert pack_intervals(intervals)[1] == pack_intervals(shuffled)[1]
+
+
+def drawn(count: int, seed: int) -> list[Interval]:
+    generator = random.Random(seed)
+    firsts = [generator.randint(0, 12) for _ in range(count)]
+    return [
+        Interval(key, generator.randint(1, 2000), first, first + generator.randint(0, 6))
+        for key, first in enumerate(firsts)
+    ]
+
+
+@pytest.mark.parametrize(("count", "most"), [(6, 1.01), (14, 1.01), (30, 1.02)])
+def test_little_is_lost_on_average(count: int, most: float) -> None:
+    """Against what lives at once, which not every set can reach."""
+    sets = [drawn(count, seed) for seed in range(60)]
+    ratios = [pack_intervals(intervals)[1] / bound_of(intervals) for intervals in sets]
+    assert sum(ratios) / len(ratios) <= most
+
+
+def test_intervals_that_follow_each_other_share_space() -> None:
+    intervals = [Interval(number, 100 - number, number, number) for number in range(5)]
+    assert pack_intervals(intervals) == (dict.fromkeys(range(5), 0), 128)
+
+
+def test_nothing_takes_nothing() -> None:
+    assert pack_intervals([]) == ({}, 0)
+
+
+def stacked(depth: int) -> list[Interval]:
+    """A training: activations are freed in the reverse order, and each kernel has something of its own."""
+    saved = [Interval(("saved", i), 64 * (1 + i % 3), i, 2 * depth - i) for i in range(depth)]
+    return saved + [Interval(("own", i), 64 * (1 + i % 4), i, min(i + 1, 2 * depth)) for i in range(2 * depth + 1)]
+
+
+@pytest.mark.parametrize("depth", [3, 40, 1500])
+def test_activations_stack_up(depth: int) -> None:
+    intervals = stacked(depth)
+    offsets, total = pack_intervals(intervals)
+    assert offsets.keys() == {interval.key for interval in intervals}
+    assert total <= 1.02 * bound_of(intervals)
