@@ -220,7 +220,7 @@ LAYER_NOTES: dict[str, tuple[str, ...]] = {
     "conv": (
         "Output size: floor((H + padding above and below - dil*(k-1) - 1)/s) + 1.",
         "`pad=same` keeps H/s, rounded up. `groups=in` is depthwise.",
-        "`algo` is a wish for all directions; where it cannot be met in one of them, that one is chosen freely.",
+        "`algo` is a family or one algorithm, for all directions; where it is impossible the choice is free.",
     ),
     "deconv": ("Output size: (H-1)*s - pads + dil*(k-1) + 1 + out_pad; `pad=same` gives H*s.",),
     "pool max": ("`round=ceil` adds a last window that begins inside the image but ends outside.",),

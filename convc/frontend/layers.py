@@ -22,8 +22,7 @@ from convc.frontend.kinds import (
     whole,
 )
 from convc.ir.graph import Value
-
-ALGORITHMS = ("auto", "direct", "im2col", "winograd", "fft", "strassen")
+from convc.ir.ops.conv import ALGORITHM_WORDS
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ _SLIDING = (
     Parameter("groups", whole(), 1, "channels are split into this many groups; groups=in is depthwise"),
     _BIAS,
     _INIT,
-    Parameter("algo", choice(*ALGORITHMS), "auto", "how the convolution is computed"),
+    Parameter("algo", choice(*ALGORITHM_WORDS), "auto", "how the convolution is computed"),
 )
 _POOLING = (
     Parameter("k", number_or(pair(), "global"), doc="the window size, or global", positional=True, long="kernel"),

@@ -22,10 +22,11 @@ from typing import ClassVar
 
 from convc.ir.diagnostic import fail, similar
 from convc.ir.graph import Graph, Node
+from convc.ir.ops.conv import ALGORITHM_WORDS
 from convc.passes.algorithms.decision import PLAIN, Decision, Limits, Measured, decide, is_wanted
 from convc.passes.algorithms.prediction import CONSTANTS, Constants
 from convc.passes.algorithms.problem import CONVOLUTIONS, Problem
-from convc.passes.algorithms.table import ALGORITHMS, BY_NAME, FAMILIES
+from convc.passes.algorithms.table import ALGORITHMS, BY_NAME
 from convc.passes.base import Pass, PassLog
 from convc.passes.machine import MACHINES, Tier
 
@@ -35,7 +36,6 @@ Timer = Callable[[Sequence[tuple[Problem, str]]], Measured]
 RULE = "algorithm"
 AUTO = "auto"
 EVERYTHING = "*"
-WORDS: tuple[str, ...] = (AUTO, *dict.fromkeys((*FAMILIES, *BY_NAME)))
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def parse_wishes(text: str) -> tuple[Wish, ...]:
             pattern = EVERYTHING
         if not pattern:
             fail("value-algorithm", f"`{item}` names no layer", hint="write conv1=fft, or conv3_*=fft")
-        if word not in WORDS:
-            fail("value-algorithm", f"algorithm `{word}` is unknown", hint=f"there are {', '.join(WORDS)}")
+        if word not in ALGORITHM_WORDS:
+            fail("value-algorithm", f"algorithm `{word}` is unknown", hint=f"there are {', '.join(ALGORITHM_WORDS)}")
         wishes.append(Wish(pattern.strip(), word))
     return tuple(wishes)
 

@@ -91,7 +91,8 @@ def test_a_run_and_its_folder(fit: Fit, folder: Path, target: str, capsys: pytes
     result = fit()
     assert result.folder == Path("runs/tiny-1")
     assert sorted(os.listdir(result.folder)) == [
-        ".lock", "best.safetensors", *(["choices.json"] if target == "cpu" else []), "curves.png", "environment.json", "last.safetensors", "log.txt", "metrics.csv",
+        ".lock", "best.safetensors", *(["choices.json"] if target == "cpu" else []), "curves.png",
+        "environment.json", "last.safetensors", "log.txt", "metrics.csv",
         "metrics.jsonl", "model.cnn", "result.json", "settings.json", "state.safetensors",
     ]  # fmt: skip
     assert (result.epochs, result.steps) == (3, 24)

@@ -120,9 +120,9 @@ _MOST_OPEN = 12
 
 
 def _explanation(name: str) -> tuple[str, str]:
-    from convc.passes.registry import PASSES, explanation
+    from convc.passes.registry import ALL_PASSES, explanation
 
-    return explanation(PASSES[name]) if name in PASSES else ("", "")
+    return explanation(ALL_PASSES[name]) if name in ALL_PASSES else ("", "")
 
 
 def _entry(report: Report, anchor: str, entry: Entry) -> str:

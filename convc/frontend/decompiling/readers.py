@@ -122,7 +122,7 @@ def _conv(node: Node, parameters: Parameters) -> Reading:
     return "conv", {
         "filters": filters, "k": kernel, "s": op.stride, "dil": op.dilation, "groups": _groups(op.groups, x.shape[1]),
         "pad": _padding(op.padding, _size(x), kernel, op.stride, op.dilation),
-        "bias": _bias(found), "init": _weight(found[0], depth * area, filters * area),
+        "bias": _bias(found), "init": _weight(found[0], depth * area, filters * area), "algo": op.algorithm,
     }  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def _deconv(node: Node, parameters: Parameters) -> Reading:
     arguments: Arguments = {
         "filters": filters, "k": kernel, "s": op.stride, "dil": op.dilation, "groups": _groups(op.groups, channels),
         "init": _weight(weight, channels // op.groups * kernel[0] * kernel[1], filters * kernel[0] * kernel[1]),
-        "bias": False,
+        "bias": False, "algo": op.algorithm,
     }  # fmt: skip
     extra = tuple(
         op.size[a]

@@ -22,6 +22,20 @@ if TYPE_CHECKING:
     from convc.ir.graph import Node
 
 
+# The ways to compute a convolution, by family: a file may name either. What each is: convc/passes/algorithms.
+ALGORITHM_FAMILIES: dict[str, tuple[str, ...]] = {
+    "direct": ("direct",),
+    "im2col": ("im2col",),
+    "winograd": ("winograd_f2x3", "winograd_f4x3", "winograd_f6x3"),
+    "fft": ("fft_8", "fft_16", "fft_32"),
+    "strassen": ("strassen",),
+}
+ALGORITHM_WORDS: tuple[str, ...] = (
+    "auto",
+    *dict.fromkeys(word for family, names in ALGORITHM_FAMILIES.items() for word in (family, *names)),
+)
+
+
 @dataclass(frozen=True)
 class _Convolution(Op):
     """What the three directions share: the window's geometry and the grouping of channels."""
@@ -40,6 +54,7 @@ class _Convolution(Op):
         """Output rows and columns; raises `InferError` where the geometry is senseless or the kernel does not fit."""
         window, image = self.window((kernel[0], kernel[1])), (size[0], size[1])
         window.check()
+        require(self.algorithm in ALGORITHM_WORDS, "there is no algorithm {}", self.algorithm)
         oh, ow = window.output_size(image)
         fits = oh > 0 and ow > 0
         require(fits, "kernel {}x{} is larger than the padded input {}x{}", *window.extent, *window.padded(image))

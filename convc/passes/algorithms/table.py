@@ -7,4 +7,3 @@ from convc.passes.algorithms.direct import Direct
 
 ALGORITHMS: tuple[Algorithm, ...] = (Direct(),)
 BY_NAME: dict[str, Algorithm] = {algorithm.name: algorithm for algorithm in ALGORITHMS}
-FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(algorithm.family for algorithm in ALGORITHMS))
