@@ -32,11 +32,11 @@ class Case:
     transposed: bool = False
     accumulate: bool = False
     dynamic: bool = False  # rows, depth and batch are known at run time only
+    complex: bool = False
 
     def __str__(self) -> str:
-        flags = [
-            name for name in ("packed", "packed_result", "transposed", "accumulate", "dynamic") if getattr(self, name)
-        ]
+        names = ("packed", "packed_result", "transposed", "accumulate", "dynamic", "complex")
+        flags = [name for name in names if getattr(self, name)]
         return "-".join([f"{self.batch}x{self.rows}x{self.columns}x{self.depth}+{self.spare}", *flags])
 
 
@@ -53,14 +53,22 @@ CASES = [
     Case(31, 17, 200, 2, packed_result=True, transposed=True),
     Case(5, 8, 0, 2, dynamic=True),
     Case(5, 8, 0, 2, dynamic=True, transposed=True),
+    *(Case(m, n, k, 2, 5, complex=True, dynamic=True) for m, n, k in _SIZES),
+    *(Case(m, n, k, 2, packed=True, accumulate=True, complex=True) for m, n, k in _SIZES[3:]),
+    *(Case(m, n, k, 2, packed_result=True, transposed=True, complex=True) for m, n, k in _SIZES[3:]),
+    Case(31, 17, 200, 2, packed_result=True, transposed=True, complex=True, dynamic=True),
 ]
 
 
 def _pack(b: np.ndarray, block: int) -> np.ndarray:
-    """[entry][block of columns][row][column of the block]."""
-    return np.concatenate(
-        [b[..., first : first + block].reshape(len(b), -1) for first in range(0, b.shape[2], block)], axis=1
-    )
+    """[entry][block of columns][row][part][column of the block]."""
+    blocks = [_parts(b[..., first : first + block]) for first in range(0, b.shape[2], block)]
+    return np.concatenate([part.reshape(len(b), -1) for part in blocks], axis=1)
+
+
+def _parts(matrices: np.ndarray) -> np.ndarray:
+    """Real parts of rows, then imaginary ones."""
+    return np.concatenate([np.real(matrices), np.imag(matrices)], -1) if np.iscomplexobj(matrices) else matrices
 
 
 def _check(case: Case, tier: str, *more_threads: int) -> None:
@@ -69,33 +77,41 @@ def _check(case: Case, tier: str, *more_threads: int) -> None:
     machine = machine_of(target)
     tile = choose_tile(machine, 64, case.columns)
     draw = np.random.default_rng(case.rows * 1000 + case.columns)
-    a = draw.standard_normal((case.batch, case.rows, case.depth)).astype(np.float32)
-    b = draw.standard_normal((case.batch, case.depth, case.columns)).astype(np.float32)
-    c = draw.standard_normal((case.batch, case.rows, case.columns)).astype(np.float32)
-    a_stored = a.transpose(0, 2, 1) if case.transposed else a
-    wide: list[np.ndarray] = [
-        np.full((*m.shape[:2], m.shape[2] + case.spare), np.nan, np.float32) for m in (a_stored, b, c)
-    ]
-    for whole, part in zip(wide, (a_stored, b, c), strict=True):
+    parts = 2 if case.complex else 1
+
+    def matrices(rows: int, columns: int) -> np.ndarray:
+        numbers = draw.standard_normal((case.batch, rows, columns * parts)).astype(np.float32)
+        return numbers.view(np.complex64) if case.complex else numbers
+
+    a, b, c = matrices(case.rows, case.depth), matrices(case.depth, case.columns), matrices(case.rows, case.columns)
+    stored = [_parts(a.transpose(0, 2, 1) if case.transposed else a), _parts(b), _parts(c)]
+    wide: list[np.ndarray] = [np.full((*m.shape[:2], m.shape[2] + case.spare), np.nan, np.float32) for m in stored]
+    for whole, part in zip(wide, stored, strict=True):
         whole[:, :, : part.shape[2]] = part
     if not case.accumulate:
-        wide[2][:, :, : case.columns] = np.nan
+        wide[2][:] = np.nan
     entries = [m[0].size for m in wide]
+    block = min(tile.block, case.columns)
     if case.packed:
-        wide[1] = _pack(b, min(tile.block, case.columns))
-        entries[1] = case.depth * case.columns
+        wide[1] = _pack(b, block)
+        entries[1] = wide[1].shape[1]
     if case.packed_result:
-        wide[2] = np.full((case.batch, case.rows * case.columns), np.nan, np.float32)
+        wide[2] = np.full((case.batch, case.rows * case.columns * parts), np.nan, np.float32)
 
     def body(f: Function) -> None:
         sizes: list[Index] = [case.rows, case.depth, case.batch]
         if case.dynamic:
             sizes = [context_word(f, word) for word in range(3)]
-        product = Product(sizes[0], case.columns, sizes[1], tile, sizes[2], case.accumulate)
+        product = Product(
+            sizes[0], case.columns, sizes[1], tile, sizes[2], case.accumulate, parts=2 if case.complex else 1
+        )
         rows = [m.shape[-1] for m in wide]
-        left = Matrices(f.pointers[0], rows[0], entries[0], transposed=case.transposed)
-        right = Matrices(f.pointers[1], 0 if case.packed else rows[1], entries[1], packed=case.packed)
-        result = Matrices(f.pointers[2], 0 if case.packed_result else rows[2], entries[2], packed=case.packed_result)
+        apart = [m.shape[-1] // parts for m in stored]
+        left = Matrices(f.pointers[0], rows[0], entries[0], transposed=case.transposed, imaginary=apart[0])
+        right = Matrices(f.pointers[1], 0 if case.packed else rows[1], entries[1], case.packed, imaginary=apart[1])
+        result = Matrices(
+            f.pointers[2], 0 if case.packed_result else rows[2], entries[2], case.packed_result, imaginary=apart[2]
+        )
         multiply(f, machine, product, left, right, result)
 
     phase = SinglePhase(target, 3, body)
@@ -103,12 +119,13 @@ def _check(case: Case, tier: str, *more_threads: int) -> None:
     for threads in (1, *more_threads):
         found.append(wide[2].copy())
         phase.run([*wide[:2], found[-1]], [case.rows, case.depth, case.batch], threads)
-    exact = a.astype(np.float64) @ b.astype(np.float64) + (c if case.accumulate else 0)
+    exact = a.astype(np.complex128) @ b.astype(np.complex128) + (c if case.accumulate else 0)
+    exact = exact if case.complex else exact.real
     if case.packed_result:
-        np.testing.assert_allclose(found[0], _pack(exact, min(tile.block, case.columns)), atol=1e-4, rtol=1e-5)
+        np.testing.assert_allclose(found[0], _pack(exact, block), atol=1e-4, rtol=1e-5)
     else:
-        np.testing.assert_allclose(found[0][:, :, : case.columns], exact, atol=1e-4, rtol=1e-5)
-        assert np.isnan(found[0][:, :, case.columns :]).all()
+        np.testing.assert_allclose(found[0][:, :, : case.columns * parts], _parts(exact), atol=1e-4, rtol=1e-5)
+        assert np.isnan(found[0][:, :, case.columns * parts :]).all()
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
 

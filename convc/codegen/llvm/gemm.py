@@ -10,12 +10,17 @@ thread, so results do not depend on how many there are.
 
 The number of rows and of entries may be known at run time only, and the depth as well. Rows beyond the last whole tile
 are done by tiles of 8, 4, 2 and 1 rows; no column is computed that does not exist.
+
+Complex matrices have the real parts of a row, and beside them its imaginary parts. Four real products of scalars and
+vectors make a complex one: with three, operands and results would be half as large again, and memory is what large
+products wait for (Zlateski, Jia, Li & Durand 2019, "The anatomy of efficient FFT and Winograd convolutions").
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from convc.codegen.llvm.control import maybe
 from convc.codegen.llvm.register_tile import Piece, Sums, column_pieces, unroll_factor
@@ -39,6 +44,9 @@ class Matrices:
     `packed` (B and C): blocks of columns one after the other, [block][row][column of the block], as in `WeightLayout`;
     `row` is then the number of rows that a block has, where they are not just those of the product. `transposed` (A):
     element (i, j) lies at pointer + e·entry + j·row + i.
+
+    `imaginary`: how far the imaginary part of a complex number is from the real one; in packed matrices the parts of a
+    row of a block are neighbours.
     """
 
     pointer: V
@@ -46,6 +54,7 @@ class Matrices:
     entry: Index = 0
     packed: bool = False
     transposed: bool = False
+    imaginary: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Product:
 
     `columns` as stored (a multiple of 4 is fast); `real` of them exist, the others are padding that B stores as zeros:
     the block with padding then gets code of its own, where the number of its first column is known. `accumulate`: C
-    holds sums to which the product is added.
+    holds sums to which the product is added. `parts` is 2 for complex numbers.
     """
 
     rows: Index
@@ -64,6 +73,7 @@ class Product:
     batch: Index = 1
     accumulate: bool = False
     real: int | None = None
+    parts: Literal[1, 2] = 1
 
     @property
     def block(self) -> int:
@@ -92,7 +102,10 @@ class Product:
 
 @dataclass(frozen=True)
 class Place:
-    """Which part of the result a register tile holds; `column` is a Python integer in a block with padding."""
+    """Which part of the result a register tile holds; `column` is a Python integer in a block with padding.
+
+    The sums of a row of complex numbers are the real parts of all pieces, then the imaginary ones.
+    """
 
     entry: Index
     row: Index
@@ -126,15 +139,18 @@ def multiply(
             return f.address(
                 c.pointer, f.sum(f.multiply(place.entry, c.entry), f.multiply(place.row, c.row), place.column)
             )
-        before = f.multiply(place.column, c.row or product.rows)
-        return f.address(c.pointer, f.sum(f.multiply(place.entry, c.entry), before, f.multiply(place.row, place.width)))
+        before = f.multiply(f.multiply(place.column, product.parts), c.row or product.rows)
+        row = f.multiply(place.row, place.width * product.parts)
+        return f.address(c.pointer, f.sum(f.multiply(place.entry, c.entry), before, row))
 
-    def at(place: Place, base: V, m: int, piece: Piece) -> V:
-        return f.address(base, m * (place.width if c.packed else c.row) + piece.offset)
+    def vectors(place: Place) -> list[tuple[V, int]]:
+        """(address, lanes) of the tile's vectors, row by row."""
+        base, row = address(place), place.width * product.parts if c.packed else c.row
+        pieces = _all_parts(place.pieces, product.parts, place.width if c.packed else c.imaginary)
+        return [(f.address(base, m * row + p.offset), p.lanes) for m in range(place.rows) for p in pieces]
 
     def begin(place: Place) -> Sequence[V]:
-        base = address(place)
-        held = [f.load(at(place, base, m, p), p.lanes) for m in range(place.rows) for p in place.pieces]
+        held = [f.load(*vector) for vector in vectors(place)]
         if product.accumulate:
             return held
         # The first chunk starts from zero, whatever the memory holds.
@@ -142,10 +158,8 @@ def multiply(
         return [f.select(fresh, f.constant(0.0, value.lanes), value) for value in held]
 
     def finish(place: Place, sums: Sums) -> None:
-        base = address(place)
-        for m in range(place.rows):
-            for number, p in enumerate(place.pieces):
-                f.store(sums.at(m, number), at(place, base, m, p))
+        for (vector, _), value in zip(vectors(place), sums.flat, strict=True):
+            f.store(value, vector)
 
     chunk = _CHUNK if a.transposed and not (isinstance(product.depth, int) and product.depth <= _CHUNK) else None
     emitter = _Emitter(f, machine, product, a, b, finish, begin if product.accumulate or chunk else None)
@@ -158,6 +172,10 @@ def multiply_with(
 ) -> None:  # fmt: skip
     """Emit the product; each tile starts from `begin` (default: zeros) and is handed to `finish` in registers."""
     _Emitter(f, machine, product, a, b, finish, begin).emit(*(units or f.share(product.units(f))))
+
+
+def _all_parts(pieces: tuple[Piece, ...], parts: int, apart: int) -> tuple[Piece, ...]:
+    return pieces if parts == 1 else (*pieces, *(Piece(piece.offset + apart, piece.lanes) for piece in pieces))
 
 
 class _Emitter:
@@ -187,7 +205,7 @@ class _Emitter:
 
     def _in_chunks(self, entry: Index, share: tuple[Index, Index], tiles: Index, chunk: int) -> None:
         f, p = self.f, self.p
-        strip = max(1, _WAITING // (4 * p.columns * p.tile.rows))
+        strip = max(1, _WAITING // (4 * p.columns * p.parts * p.tile.rows))
         with f.loop(0, tiles, strip) as tile, f.loop(0, f.maximum(p.depth, 1), chunk) as step:
             self.steps = step.index, f.minimum(f.add(step.index, chunk), p.depth)
             self._strip(entry, share, tile.index, f.minimum(f.subtract(tiles, tile.index), strip))
@@ -215,13 +233,15 @@ class _Emitter:
 
     def _panel(self, entry: Index, column: Index, width: int, low: Index, high: Index) -> None:
         f, p, b = self.f, self.p, self.b
-        offset = f.multiply(column, b.row or p.depth) if b.packed else column
+        offset = f.multiply(f.multiply(column, p.parts), b.row or p.depth) if b.packed else column
         columns = f.address(b.pointer, f.add(f.multiply(entry, b.entry), offset))
         rows = f.address(self.a.pointer, f.multiply(entry, self.a.entry))
         pieces = column_pieces(width, self.machine.lanes)
 
+        b_row = width * p.parts if b.packed else b.row
+
         def tile(row: Index, count: int, unroll: int) -> None:
-            self._tile(Place(entry, row, count, column, pieces), rows, columns, width if b.packed else b.row, unroll)
+            self._tile(Place(entry, row, count, column, pieces), rows, columns, b_row, unroll)
 
         size = p.tile.rows
         whole = f.divide(p.rows, size)
@@ -249,7 +269,8 @@ class _Emitter:
 
     def _tile(self, place: Place, a: V, b: V, b_row: int, unroll: int) -> None:
         f, row = self.f, self.a.row
-        sums = Sums.zeros(f, place.rows, place.pieces)
+        pieces = _all_parts(place.pieces, self.p.parts, place.width if self.b.packed else self.b.imaginary)
+        sums = Sums.zeros(f, place.rows, pieces)
         if self.begin is not None:
             sums.flat = list(self.begin(place))
         corner = f.address(a, place.row if self.a.transposed else f.multiply(place.row, row))
@@ -264,6 +285,7 @@ class _Emitter:
                     sums.multiply_add(
                         f, vectors, number * b_row,
                         lambda m, number=number: (scalars, m * across + number * along), range(place.rows),
+                        None if self.p.parts == 1 else self.a.imaginary,
                     )  # fmt: skip
                 step.carried = sums.flat
             sums.flat = step.carried

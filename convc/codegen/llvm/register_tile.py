@@ -51,17 +51,34 @@ class Sums:
         return self.flat[row * len(self.pieces) + piece]
 
     def multiply_add(
-        self, f: Function, columns: V, columns_offset: int, scalar: Callable[[int], ScalarPlace], active: Sequence[int]
-    ) -> None:
+        self, f: Function, columns: V, columns_offset: int, scalar: Callable[[int], ScalarPlace], active: Sequence[int],
+        imaginary: int | None = None,
+    ) -> None:  # fmt: skip
         """One step of the reduction: load the row of columns at `columns + columns_offset` and add its products with
-        the scalars of the `active` rows."""
+        the scalars of the `active` rows.
+
+        With complex numbers the imaginary part of a scalar lies `imaginary` elements behind the real one, and the first
+        half of the pieces are real parts, the others imaginary ones.
+        """
         loaded = [f.load(f.address(columns, columns_offset + p.offset), p.lanes) for p in self.pieces]
         for row in active:
             base, offset = scalar(row)
-            value = f.load(f.address(base, offset))
+            first, value = row * len(self.pieces), f.load(f.address(base, offset))
             for number, piece in enumerate(self.pieces):
-                index = row * len(self.pieces) + number
-                self.flat[index] = f.fma(f.splat(value, piece.lanes), loaded[number], self.flat[index])
+                self._add_product(f, first + number, f.splat(value, piece.lanes), loaded[number])
+            if imaginary is not None:
+                self._add_turned(f, first, f.load(f.address(base, offset + imaginary)), loaded)
+
+    def _add_turned(self, f: Function, first: int, value: V, loaded: Sequence[V]) -> None:
+        """Products with `value` times i."""
+        half = len(loaded) // 2
+        for number, piece in enumerate(self.pieces[:half]):
+            spread = f.splat(value, piece.lanes)
+            self._add_product(f, first + number, f.negate(spread), loaded[half + number])
+            self._add_product(f, first + half + number, spread, loaded[number])
+
+    def _add_product(self, f: Function, index: int, factor: V, vector: V) -> None:
+        self.flat[index] = f.fma(factor, vector, self.flat[index])
 
 
 def unroll_factor(count: int, most: int = 4) -> int:

@@ -61,8 +61,9 @@ class StraightLine:
 
     @property
     def operations(self) -> int:
-        """Instructions: an addition, a multiplication, or one multiply-add for each step, two where no term is unit."""
-        return sum(1 if any(term.unit for term in step) else len(step) for step in self.steps)
+        """Instructions: one for a step, be it an addition, a multiplication or a multiply-add; two where no term is
+        unit, and for −x − y; none for a copy."""
+        return sum(_operations(step) for step in self.steps)
 
     def evaluate(self, values: Sequence[Any]) -> list[Any]:
         """The outputs for `inputs` numbers (or arrays) of a kind that the coefficients multiply."""
@@ -73,6 +74,13 @@ class StraightLine:
                 total = total + term.scale * known[term.value]
             known.append(total)
         return [known[value] for value in self.outputs]
+
+
+def _operations(step: tuple[Term, ...]) -> int:
+    scales = [term.scale for term in step]
+    if len(step) == 1:
+        return 0 if scales == [1] else 1
+    return 2 if scales == [-1, -1] or not any(term.unit for term in step) else 1
 
 
 class Builder:
@@ -105,6 +113,13 @@ class Builder:
     def subtract(self, left: Term, right: Term) -> Term:
         return self.add(left, -right)
 
+    def total(self, terms: Sequence[Term]) -> Term:
+        """The sum of one or more terms, which starts with what costs no multiplication."""
+        first, *others = sorted(terms, key=lambda term: (term.scale != 1, not term.unit))
+        for term in others:
+            first = self.add(first, term)
+        return first
+
     def single(self, term: Term) -> Term:
         """The term as a value of its own, multiplied out."""
         return term if term.scale == 1 else self._step(term)
@@ -112,7 +127,60 @@ class Builder:
     def build(self, outputs: Sequence[Term]) -> StraightLine:
         """The program that gives these outputs."""
         values = tuple(self.single(term).value for term in outputs)
-        return StraightLine(len(self.inputs), tuple(self._steps), values)
+        return _without_negatives(StraightLine(len(self.inputs), tuple(self._steps), values))
+
+
+def _without_negatives(program: StraightLine) -> StraightLine:
+    """The program with differences taken the other way round where only their negatives are given out."""
+    for step in program.steps:
+        if len(step) == 1 and step[0].scale == -1 and step[0].value >= program.inputs:
+            turned = _turned(program, step[0].value)
+            if step[0].value not in program.outputs and turned.operations < program.operations:
+                program = turned
+    return _without_copies(program)
+
+
+def _without_copies(program: StraightLine) -> StraightLine:
+    """The program without steps that are values again, and without those that nothing uses."""
+    used = set(program.outputs)
+    for number, step in reversed(list(enumerate(program.steps, program.inputs))):
+        if number in used:
+            used |= {term.value for term in step}
+    numbers, steps = {value: value for value in range(program.inputs)}, list[tuple[Term, ...]]()
+    for number, step in enumerate(program.steps, program.inputs):
+        if number not in used:
+            continue
+        if len(step) == 1 and step[0].scale == 1:
+            numbers[number] = numbers[step[0].value]
+        else:
+            numbers[number] = program.inputs + len(steps)
+            steps.append(tuple(Term(term.scale, numbers[term.value]) for term in step))
+    return StraightLine(program.inputs, tuple(steps), tuple(numbers[value] for value in program.outputs))
+
+
+def _turned(program: StraightLine, value: int) -> StraightLine:
+    """The program with the negative of a value in its place."""
+    steps = [tuple(-term if term.value == value else term for term in step) for step in program.steps]
+    steps[value - program.inputs] = tuple(-term for term in program.steps[value - program.inputs])
+    return StraightLine(program.inputs, tuple(steps), program.outputs)
+
+
+def transposed(program: StraightLine) -> StraightLine:
+    """The program of the transposed map: what flows from inputs to outputs flows back.
+
+    Multiplications stay, and there are as many more additions as there are more outputs than inputs.
+    """
+    builder = Builder(len(program.outputs))
+    flows: list[list[Term]] = [[] for _ in range(program.inputs + len(program.steps))]
+    for term, value in zip(builder.inputs, program.outputs, strict=True):
+        flows[value].append(term)
+    for number, step in reversed(list(enumerate(program.steps, program.inputs))):
+        if flows[number]:
+            flow = builder.total(flows[number])
+            for term in step:
+                if term.scale != 0:
+                    flows[term.value].append(flow.times(term.scale))
+    return builder.build([builder.total(flows[number]) for number in range(program.inputs)])
 
 
 def of_matrix(matrix: Sequence[Sequence[Number]]) -> StraightLine:
@@ -178,9 +246,4 @@ def _fold_rows(left: _Row, right: _Row) -> tuple[_Row, _Row]:
 
 def _chain(builder: Builder, columns: list[Term], row: _Row) -> Term:
     """The sum of a row, which starts with what costs no multiplication."""
-    terms = [columns[column].times(value) for column, value in row.items()]
-    terms.sort(key=lambda term: (term.scale != 1, not term.unit))
-    total = terms[0]
-    for term in terms[1:]:
-        total = builder.add(total, term)
-    return total
+    return builder.total([columns[column].times(value) for column, value in row.items()])

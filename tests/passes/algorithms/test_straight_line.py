@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convc.passes.algorithms.root2 import Root2
-from convc.passes.algorithms.straight_line import Builder, StraightLine, Term, of_matrix
+from convc.passes.algorithms.straight_line import Builder, StraightLine, Term, of_matrix, transposed
 
 rationals = st.fractions(-4, 4, max_denominator=3)
 roots = st.builds(Root2, rationals, rationals)
@@ -59,6 +59,32 @@ def test_what_is_shared_is_computed_once(matrix: list[list[int]], operations: in
     assert program.operations == operations
     values = [Fraction(3), Fraction(5), Fraction(7), Fraction(11)][: len(matrix[0])]
     assert program.evaluate(values) == product(exact, values)
+
+
+@given(matrices())
+def test_a_transposed_program_multiplies_by_the_transposed_matrix(matrix: list[list[Any]]) -> None:
+    reached = [
+        list(column) for column in zip(*matrix, strict=True) if any(column)
+    ]  # an input that nothing reads is no sum
+    program = of_matrix([list(row) for row in zip(*reached, strict=True)])
+    turned = transposed(program)
+    for number, unit in enumerate(range(len(matrix))):
+        values = [Fraction(position == unit) for position in range(len(matrix))]
+        assert turned.evaluate(values) == [column[number] for column in reached]
+
+
+def test_differences_are_taken_so_that_nothing_is_negated() -> None:
+    builder = Builder(2)
+    x, y = builder.inputs
+    difference = builder.subtract(x, y)
+    last = builder.add(difference, y.times(Fraction(3)))
+    program = builder.build([-difference, last])
+    assert program.operations == len(program.steps) == 2
+    assert program.evaluate([5, 3]) == [-2, 11]
+    both = builder.build([-difference, difference])  # one of them has to be
+    assert both.evaluate([5, 3]) == [-2, 2]
+    total = builder.build([-builder.add(x, y)])  # −x − y takes two instructions as well
+    assert (total.operations, total.evaluate([5, 3])) == (2, [-8])
 
 
 def test_a_builder_knows_sums_and_their_multiples_again() -> None:
