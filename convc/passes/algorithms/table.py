@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from convc.passes.algorithms.algorithm import Algorithm
 from convc.passes.algorithms.direct import Direct
+from convc.passes.algorithms.winograd import WINOGRAD
 
-ALGORITHMS: tuple[Algorithm, ...] = (Direct(),)
+ALGORITHMS: tuple[Algorithm, ...] = (Direct(), *WINOGRAD)
 BY_NAME: dict[str, Algorithm] = {algorithm.name: algorithm for algorithm in ALGORITHMS}

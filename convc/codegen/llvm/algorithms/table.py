@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from convc.codegen.llvm.algorithms.transform import Transform
+from convc.codegen.llvm.algorithms.transform_convolution import (
+    lower_transform_convolution,
+    scratch_transform_convolution,
+)
+from convc.codegen.llvm.algorithms.transform_weight_gradient import lower_transform_weight_gradient
+from convc.codegen.llvm.algorithms.winograd import WinogradTransform
 from convc.codegen.llvm.direct import lower_conv2d, lower_conv2d_backward_data, scratch_backward_data
 from convc.codegen.llvm.kernel import KernelBuilder, Lowering
 from convc.codegen.llvm.weight_gradient import lower_conv2d_backward_weights, scratch_backward_weights
 from convc.ir.op import Op
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
+from convc.passes.algorithms.winograd import WINOGRAD
 
 _DIRECT: dict[type[Op], Lowering] = {
     Conv2d: Lowering(lower_conv2d),
@@ -14,10 +24,25 @@ _DIRECT: dict[type[Op], Lowering] = {
     Conv2dBackwardWeights: Lowering(lower_conv2d_backward_weights, scratch_backward_weights),
 }
 
+
+def transformed(transform: Transform) -> dict[type[Op], Lowering]:
+    """Transform convolutions in their three directions."""
+    images = Lowering(
+        partial(lower_transform_convolution, transform=transform),
+        partial(scratch_transform_convolution, transform=transform),
+    )
+    weights = Lowering(
+        partial(lower_transform_weight_gradient, transform=transform),
+        partial(scratch_transform_convolution, transform=transform),
+    )
+    return {Conv2d: images, Conv2dBackwardData: images, Conv2dBackwardWeights: weights}
+
+
 # Keyed by the names of convc/passes/algorithms/table.py; `auto` is what no pass has decided.
 TABLE: dict[str, dict[type[Op], Lowering]] = {
     "auto": _DIRECT,
     "direct": _DIRECT,
+    **{known.name: transformed(WinogradTransform(known.algorithm)) for known in WINOGRAD},
 }
 DIRECTIONS: tuple[type[Op], ...] = (Conv2d, Conv2dBackwardData, Conv2dBackwardWeights)
 
