@@ -5,9 +5,9 @@
     M = V · U, a product of matrices for each value, whose inverse transform are tiles of outputs
 
 Winograd's and FFT's algorithms differ in their transforms and in what a product is: of single numbers, or of complex
-ones, which come as two parts beside each other. Tiles are taken in chunks, so that V and M stay in the cache and scratch
-space is bounded. Gradients by the images are the same with turned filters; those by the filters sum the products of
-tiles, S[value] = Vᵀ·P with P the cotangents transformed, and come out of the inverse transform of S.
+ones, which come as two parts beside each other. Tiles are taken in chunks, so that V and M stay in the cache and
+scratch space is bounded. Gradients by the images are the same with turned filters; those by the filters sum the
+products of tiles, S[value] = Vᵀ·P with P the cotangents transformed, and come out of the inverse transform of S.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _CHANNELS_OF_LINE = 16  # floats in a cache line
 
 
 @dataclass(frozen=True)
-class Group:
-    """`entries` products of equal form. The operands of one have `parts` numbers: 1, or 2 where they are complex."""
+class Products:
+    """`entries` products of equal form. Each operand of one has `parts` numbers: 1, or 2 where they are complex."""
 
     entries: int
     parts: int = 1
@@ -37,13 +37,13 @@ class Group:
 class Form:
     """The size of a bilinear algorithm on tiles: (rows, columns) of outputs and of filter taps, and its products.
 
-    A tile of the image has a transform of Σ entries·parts values. A filter has Σ entries·parts² of them: the matrices by
-    which operands, as rows of parts, are multiplied.
+    The transform of a tile of the image has Σ entries·parts values. That of a filter has Σ entries·parts²: the matrices
+    by which operands, as rows of parts, are multiplied.
     """
 
     outputs: Pair
     taps: Pair
-    groups: tuple[Group, ...]
+    products: tuple[Products, ...]
 
     @property
     def extent(self) -> Pair:
@@ -52,16 +52,16 @@ class Form:
 
     @property
     def values(self) -> int:
-        return sum(group.entries * group.parts for group in self.groups)
+        return sum(p.entries * p.parts for p in self.products)
 
     @property
     def filter_values(self) -> int:
-        return sum(group.entries * group.parts**2 for group in self.groups)
+        return sum(p.entries * p.parts**2 for p in self.products)
 
 
 @dataclass(frozen=True)
 class TileAxis:
-    """`count` tiles along one axis of an image with `size` pixels: tile t is `extent` pixels from t·step − before on."""
+    """`count` tiles along an axis of an image with `size` pixels: tile t is `extent` pixels from t·step − before on."""
 
     count: int
     step: int
@@ -154,7 +154,7 @@ class TransformPlan:
         """
         cache = self.machine.l2_bytes
         room = min(max(4 * cache, 2 * self.filter_floats), 16 * cache)
-        tile = 4 * (self.form.values * self.result_row + sum(g.entries * self.image_row(g) for g in self.form.groups))
+        tile = 4 * (self.form.values * self.result_row + sum(p.entries * self.image_row(p) for p in self.form.products))
         total = self.problem.batch * self.tiles
         count = -(-total // max(_MOST_ROWS, room // tile))
         return -(-total // count)
@@ -171,33 +171,33 @@ class TransformPlan:
     def inner_stored(self) -> int:
         return padded(self.inner) if self.problem.groups == 1 else self.inner
 
-    def depth(self, group: Group) -> int:
+    def depth(self, products: Products) -> int:
         """Numbers that a product sums over: with several parts the padding between them counts, too."""
-        return self.inner if group.parts == 1 else group.parts * self.inner_stored
+        return self.inner if products.parts == 1 else products.parts * self.inner_stored
 
-    def image_row(self, group: Group) -> int:
-        return _padded_row(group.parts * self.inner_stored)
+    def image_row(self, products: Products) -> int:
+        return _padded_row(products.parts * self.inner_stored)
 
     @property
     def result_row(self) -> int:
         return _padded_row(self.columns)
 
-    def image_entry(self, group: Group) -> int:
+    def image_entry(self, products: Products) -> int:
         """From one entry of V to the next."""
-        return self.chunk * self.image_row(group) + _CHANNELS_OF_LINE
+        return self.chunk * self.image_row(products) + _CHANNELS_OF_LINE
 
     @property
     def result_entry(self) -> int:
         """From one value of M, or of P, to the next."""
         return self.chunk * self.result_row + _CHANNELS_OF_LINE
 
-    def filter_entry(self, group: Group) -> int:
+    def filter_entry(self, products: Products) -> int:
         """From one entry of U, or of S, to the next: a matrix for each part of the results."""
-        return group.parts * self.depth(group) * self.columns
+        return products.parts * self.depth(products) * self.columns
 
     @property
     def image_floats(self) -> int:
-        return sum(group.entries * self.image_entry(group) for group in self.form.groups)
+        return sum(p.entries * self.image_entry(p) for p in self.form.products)
 
     @property
     def result_floats(self) -> int:
@@ -206,7 +206,7 @@ class TransformPlan:
     @property
     def filter_floats(self) -> int:
         """U, or S, of one group of the convolution."""
-        return sum(group.entries * self.filter_entry(group) for group in self.form.groups)
+        return sum(p.entries * self.filter_entry(p) for p in self.form.products)
 
     @property
     def zeros(self) -> int:

@@ -14,8 +14,8 @@ Tile = Sequence[Sequence[V]]  # rows of vectors
 class Transform(Protocol):
     """A bilinear algorithm on tiles of the sizes in `form`.
 
-    The values of a tile are numbered by group, entry and part; those of a filter by group, entry, part of the result and
-    part of the image.
+    The values of a tile are numbered by products, entry and part; those of a filter by products, entry, part of the
+    result and part of the image.
     """
 
     @property
@@ -38,5 +38,5 @@ class Transform(Protocol):
         ...
 
     def filter_gradient(self, f: Function, values: Sequence[V]) -> list[list[V]]:
-        """Filter values, each the sum over tiles of image values times cotangents' values, → taps: `filter` transposed."""
+        """Filter values, sums over tiles of an image's value times a cotangent's, → taps: `filter` transposed."""
         ...

@@ -1,4 +1,4 @@
-"""Transform convolutions, forward and backward by the data: `passes/algorithms/transform_plan.py` says what is computed.
+"""Transform convolutions, forward and backward by the data (what they are: `passes/algorithms/transform_plan.py`).
 
 Three steps for each chunk of tiles, done by all threads together, with barriers between them:
 
@@ -102,7 +102,8 @@ class _Emitter:
     """Writes the phase that all chunks pass through."""
 
     def __init__(
-        self, k: KernelBuilder, f: Function, plan: TransformPlan, layout: WeightLayout, transform: Transform, images: Value
+        self, k: KernelBuilder, f: Function, plan: TransformPlan, layout: WeightLayout, transform: Transform,
+        images: Value,
     ) -> None:  # fmt: skip
         self.k, self.f, self.plan, self.layout, self.transform = k, f, plan, layout, transform
         result = k.kernel.anchor.result
@@ -144,25 +145,25 @@ class _Emitter:
         tile = plan.product_tile(self.layout.block, plan.chunk)
         filters = f.address(self.filters, f.multiply(group, plan.filter_floats))
         value, image, matrix = 0, 0, 0
-        for numbers in plan.form.groups:
-            depth = plan.depth(numbers)
-            product = Product(count, plan.columns, depth, tile, numbers.entries, real=plan.outputs)
-            with f.loop(0, numbers.parts) as part:
+        for products in plan.form.products:
+            depth = plan.depth(products)
+            product = Product(count, plan.columns, depth, tile, products.entries, real=plan.outputs)
+            with f.loop(0, products.parts) as part:
                 multiply(
                     f, plan.machine, product,
-                    Matrices(f.address(self.values, image), plan.image_row(numbers), plan.image_entry(numbers)),
+                    Matrices(f.address(self.values, image), plan.image_row(products), plan.image_entry(products)),
                     Matrices(
                         f.address(filters, f.add(matrix, f.multiply(part.index, depth * plan.columns))),
-                        0, plan.filter_entry(numbers), packed=True,
+                        0, plan.filter_entry(products), packed=True,
                     ),
                     Matrices(
                         f.address(self.results, f.add(value, f.multiply(part.index, plan.result_entry))),
-                        plan.result_row, numbers.parts * plan.result_entry,
+                        plan.result_row, products.parts * plan.result_entry,
                     ),
                 )  # fmt: skip
-            value += numbers.entries * numbers.parts * plan.result_entry
-            image += numbers.entries * plan.image_entry(numbers)
-            matrix += numbers.entries * plan.filter_entry(numbers)
+            value += products.entries * products.parts * plan.result_entry
+            image += products.entries * plan.image_entry(products)
+            matrix += products.entries * plan.filter_entry(products)
 
     def _inverse_tile(self, place: TilePlace, group: Index) -> None:
         f, plan = self.f, self.plan
@@ -194,7 +195,7 @@ class _Emitter:
                 self.k.finish(self.f, replace(spot, extra=self.target.beyond(i, j)), value)
 
     def _finish_partial(self, place: TilePlace, spot: Spot, tile: list[list[V]], slots: list[V]) -> None:
-        """The outputs that exist, one after the other: they wait where the products were, which nobody needs any more."""
+        """The outputs that exist, one by one: they wait where the products were, which nobody needs any more."""
         f, (rows, columns) = self.f, (self.target.rows, self.target.columns)
         for slot, value in zip(slots, (value for row in tile for value in row), strict=False):
             f.store(value, slot)
@@ -214,13 +215,13 @@ def store_values(
     f: Function, plan: TransformPlan, values: V, slot: Index, channel: Index, transformed: list[V]
 ) -> None:
     """A vector of channels of a tile's values into V."""
-    numbers = iter(transformed)
+    vectors = iter(transformed)
     first = 0
-    for group in plan.form.groups:
-        row = f.address(values, f.add(f.multiply(slot, plan.image_row(group)), channel))
-        for entry in range(group.entries):
-            for part in range(group.parts):
+    for products in plan.form.products:
+        row = f.address(values, f.add(f.multiply(slot, plan.image_row(products)), channel))
+        for entry in range(products.entries):
+            for part in range(products.parts):
                 f.store(
-                    next(numbers), f.address(row, first + entry * plan.image_entry(group) + part * plan.inner_stored)
+                    next(vectors), f.address(row, first + entry * plan.image_entry(products) + part * plan.inner_stored)
                 )
-        first += group.entries * plan.image_entry(group)
+        first += products.entries * plan.image_entry(products)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from convc.codegen.llvm.control import maybe
 from convc.codegen.llvm.register_tile import column_pieces
 from convc.codegen.llvm.vocabulary import Function, Index, V
-from convc.passes.algorithms.transform_plan import Group, TransformPlan
+from convc.passes.algorithms.transform_plan import Products, TransformPlan
 from convc.passes.layout import WeightLayout
 
 
 @dataclass(frozen=True)
 class FilterPlace:
-    """A vector of `lanes` filters that read one channel: elements from the first weight, and from the first filter value
-    of group 0, and how far it is from one tap, or value, to the next."""
+    """A vector of `lanes` filters that read one channel: where their first tap lies among the weights and how far the
+    others are from it; the same of their values after the transform."""
 
     packed: Index
     taps: tuple[tuple[int, ...], ...]
@@ -61,43 +61,43 @@ def _vectors(
         tuple((r * rows.width + s) * rows.channels * width for s in range(rows.width)) for r in range(rows.height)
     )
     values: list[Index] = []
-    for numbers, panel in _panels(plan):
-        for part in range(numbers.parts):
+    for products, panel in _panels(plan):
+        for part in range(products.parts):
             inside = part * plan.inner_stored * width
-            values.append(f.add(f.multiply(block, layout.block * plan.depth(numbers)), panel + inside))
+            values.append(f.add(f.multiply(block, layout.block * plan.depth(products)), panel + inside))
     for piece in column_pieces(width, plan.machine.lanes):
         yield FilterPlace(
             f.add(packed, piece.offset), taps, f.add(transformed, piece.offset), tuple(values), piece.lanes
         )
 
 
-def _panels(plan: TransformPlan) -> Iterator[tuple[Group, int]]:
-    """Where the matrices lie, one for each entry and part of the result: all outputs, reading all parts and channels."""
+def _panels(plan: TransformPlan) -> Iterator[tuple[Products, int]]:
+    """Where the matrices lie: one for each entry and part of the result, which reads all parts and channels."""
     first = 0
-    for numbers in plan.form.groups:
-        size = plan.depth(numbers) * plan.columns
-        for panel in range(numbers.entries * numbers.parts):
-            yield numbers, first + panel * size
-        first += numbers.entries * plan.filter_entry(numbers)
+    for products in plan.form.products:
+        size = plan.depth(products) * plan.columns
+        for panel in range(products.entries * products.parts):
+            yield products, first + panel * size
+        first += products.entries * plan.filter_entry(products)
 
 
 def clear_padding_channels(f: Function, plan: TransformPlan, layout: WeightLayout, values: V) -> None:
-    """Zeros for the channels that only pad: between the parts of complex numbers they are multiplied like the others."""
+    """Zeros for the channels that only pad: between parts of complex products they are multiplied like the others."""
     missing = plan.inner_stored - plan.inner
     first = 0
-    for numbers in plan.form.groups:
-        panels, size = numbers.entries * numbers.parts, plan.depth(numbers) * plan.columns
-        if missing and numbers.parts > 1:
+    for products in plan.form.products:
+        panels, size = products.entries * products.parts, plan.depth(products) * plan.columns
+        if missing and products.parts > 1:
             start, stop = f.share(layout.groups * panels)
             with f.loop(start, stop) as unit:
                 group, panel = f.divide(unit.index, panels), f.remainder(unit.index, panels)
                 place = f.sum(f.multiply(group, plan.filter_floats), f.multiply(panel, size), first)
                 for number, width in enumerate(layout.blocks):
-                    for part in range(numbers.parts):
+                    for part in range(products.parts):
                         row = (
-                            number * layout.block * plan.depth(numbers)
+                            number * layout.block * plan.depth(products)
                             + (part * plan.inner_stored + plan.inner) * width
                         )
                         with f.loop(0, missing * width) as lane:
                             f.store(f.constant(0.0), f.address(values, f.sum(place, row, lane.index)))
-        first += numbers.entries * plan.filter_entry(numbers)
+        first += products.entries * plan.filter_entry(products)

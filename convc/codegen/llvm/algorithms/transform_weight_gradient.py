@@ -91,29 +91,29 @@ class _Emitter:
         f, plan = self.f, self.plan
         tile = plan.product_tile(self.layout.block, plan.inner)
         image, cotangent, matrix = 0, 0, 0
-        for numbers in plan.form.groups:
-            product = Product(plan.inner, plan.columns, count, tile, numbers.entries, real=plan.outputs)
-            with f.loop(0, numbers.parts) as other, f.loop(0, numbers.parts) as part:
-                panel = f.multiply(other.index, plan.depth(numbers) * plan.columns)
+        for products in plan.form.products:
+            product = Product(plan.inner, plan.columns, count, tile, products.entries, real=plan.outputs)
+            with f.loop(0, products.parts) as other, f.loop(0, products.parts) as part:
+                panel = f.multiply(other.index, plan.depth(products) * plan.columns)
                 sums = f.address(self.sums, f.sum(f.multiply(group, plan.filter_floats), panel, matrix))
-                target = _Sums(f, sums, plan.filter_entry(numbers), plan.depth(numbers), fresh)
+                target = _Sums(f, sums, plan.filter_entry(products), plan.depth(products), fresh)
                 first = f.multiply(part.index, plan.inner_stored)
                 multiply_with(
                     f, plan.machine, product,
                     Matrices(
-                        f.address(self.values, f.add(first, image)), plan.image_row(numbers),
-                        plan.image_entry(numbers), transposed=True,
+                        f.address(self.values, f.add(first, image)), plan.image_row(products),
+                        plan.image_entry(products), transposed=True,
                     ),
                     Matrices(
                         f.address(self.others, f.add(f.multiply(other.index, plan.result_entry), cotangent)),
-                        plan.result_row, numbers.parts * plan.result_entry,
+                        plan.result_row, products.parts * plan.result_entry,
                     ),
                     lambda place, sums, target=target, first=first: target.store(place, first, sums),
                     lambda place, target=target, first=first: target.load(place, first),
                 )  # fmt: skip
-            image += numbers.entries * plan.image_entry(numbers)
-            cotangent += numbers.entries * numbers.parts * plan.result_entry
-            matrix += numbers.entries * plan.filter_entry(numbers)
+            image += products.entries * plan.image_entry(products)
+            cotangent += products.entries * products.parts * plan.result_entry
+            matrix += products.entries * plan.filter_entry(products)
 
 
 class _Sums:

@@ -1,0 +1,139 @@
+"""Winograd convolutions natively: every direction, tile and tier; shapes that fill neither tiles nor vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from convc.codegen.llvm.algorithms.table import TABLE, transformed
+from convc.codegen.llvm.algorithms.transform import Tile
+from convc.codegen.llvm.algorithms.winograd import WinogradTransform
+from convc.codegen.llvm.program import compile_step
+from convc.codegen.llvm.target import host_target
+from convc.codegen.llvm.vocabulary import Function, V
+from convc.passes.algorithms.problem import CONVOLUTIONS, Direction
+from convc.passes.algorithms.toom_cook import toom_cook
+from convc.passes.algorithms.transform_plan import Form, Products, TransformPlan
+from convc.passes.algorithms.winograd import WINOGRAD, Winograd
+from convc.passes.machine import MACHINES
+from tests.codegen.algorithms.convolutions import (
+    CHAINS,
+    DIRECTIONS,
+    Geometry,
+    check,
+    check_chain,
+    lower_tiers,
+    problem_of,
+)
+from tests.codegen.native_graph import single_op_graph
+from tests.op_case import make_operands
+
+SAME = (1, 1, 1, 1)
+
+# One to three pixels beyond whole tiles of 2, 4 and 6; channels that leave lanes empty; borders of all kinds.
+GEOMETRIES: dict[str, Geometry] = {
+    "one_output": Geometry((1, 1, 3, 3), (1, 1, 3, 3)),
+    "one_pixel": Geometry((3, 2, 1, 1), (3, 2, 3, 3), SAME),
+    "whole_tiles": Geometry((1, 4, 14, 14), (8, 4, 3, 3)),
+    "first_layer": Geometry((2, 3, 13, 7), (17, 3, 3, 3), SAME),
+    "beyond_by_one": Geometry((1, 16, 13, 15), (1, 16, 3, 3), SAME),
+    "beyond_by_three": Geometry((3, 1, 9, 17), (33, 1, 3, 3), (2, 2, 2, 2)),
+    "asymmetric": Geometry((1, 7, 8, 5), (70, 7, 3, 3), (2, 0, 1, 2)),
+    "padding_beyond_kernel": Geometry((1, 2, 4, 3), (5, 2, 3, 3), (3, 4, 5, 0)),
+    "wide": Geometry((2, 70, 6, 9), (52, 70, 3, 3), SAME),
+    "groups": Geometry((2, 6, 7, 8), (10, 3, 3, 3), SAME, groups=2),
+    "depthwise": Geometry((1, 5, 6, 6), (5, 1, 3, 3), SAME, groups=5),
+}
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("algorithm", WINOGRAD, ids=lambda a: a.name)
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+def test_geometry(geometry: Geometry, algorithm: Winograd, direction: Direction) -> None:
+    check(geometry.case(direction, algorithm.name), algorithm)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tier", lower_tiers())
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("algorithm", WINOGRAD, ids=lambda a: a.name)
+@pytest.mark.parametrize("geometry", ["first_layer", "wide", "groups"])
+def test_lower_tiers(
+    geometry: str, algorithm: Winograd, direction: Direction, tier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVC_CPU", tier)
+    check(GEOMETRIES[geometry].case(direction, algorithm.name), algorithm)
+
+
+# More tiles than a chunk has, the last chunk smaller than the others.
+CHUNKS: dict[str, Geometry] = {
+    "winograd_f2x3": Geometry((3, 9, 49, 47), (8, 9, 3, 3), SAME),
+    "winograd_f4x3": Geometry((3, 33, 35, 38), (40, 33, 3, 3), SAME),
+    "winograd_f6x3": Geometry((3, 40, 31, 43), (56, 40, 3, 3), SAME),
+}
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("algorithm", WINOGRAD, ids=lambda a: a.name)
+def test_chunks_of_tiles_and_fewer_images_than_the_batch(algorithm: Winograd, direction: Direction) -> None:
+    rows = 2
+    case = CHUNKS[algorithm.name].case(direction, algorithm.name)
+    graph, _ = single_op_graph(case, make_operands(case))
+    plan = TransformPlan.of(problem_of(graph), MACHINES[host_target().tier], algorithm.form)
+    assert plan.chunk < rows * plan.tiles
+    check(case, algorithm, rows, threads=(2, 3))
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("direction", DIRECTIONS[:2])
+@pytest.mark.parametrize("algorithm", WINOGRAD, ids=lambda a: a.name)
+def test_chain(algorithm: Winograd, direction: Direction, chain: str) -> None:
+    check_chain(direction, algorithm, chain)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_without_bias(direction: Direction) -> None:
+    check(GEOMETRIES["asymmetric"].case(direction, "winograd_f4x3", bias=False), WINOGRAD[1])
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("algorithm", WINOGRAD, ids=lambda a: a.name)
+def test_scratch_space_is_what_the_chooser_is_told(algorithm: Winograd, direction: Direction) -> None:
+    case = GEOMETRIES["wide"].case(direction, algorithm.name)
+    graph, _ = single_op_graph(case, make_operands(case))
+    problem = problem_of(graph)
+    step = compile_step(graph)
+    (kernel,) = (kernel for kernel in step.plan.kernels if isinstance(kernel.anchor.op, CONVOLUTIONS))
+    assert step.plan.memory.scratch[kernel].bytes == algorithm.scratch_bytes(problem, step.plan.machine)
+    step.library.close()
+
+
+@dataclass(frozen=True)
+class Paired(WinogradTransform):
+    """The same algorithm as if its numbers were complex: two values are the parts of one, multiplied part by part."""
+
+    @property
+    def form(self) -> Form:
+        plain = super().form
+        return Form(plain.outputs, plain.taps, (Products(4), Products((plain.values - 4) // 2, parts=2)))
+
+    def filter(self, f: Function, taps: Tile) -> list[V]:
+        plain = super().filter(f, taps)
+        zero = f.constant(0.0, plain[0].lanes)
+        values = plain[:4]
+        for first, second in zip(plain[4::2], plain[5::2], strict=True):
+            values += [first, zero, zero, second]
+        return values
+
+    def filter_gradient(self, f: Function, values: Sequence[V]) -> list[list[V]]:
+        diagonal = [value for place, value in enumerate(values[4:]) if place % 4 in (0, 3)]
+        return super().filter_gradient(f, [*values[:4], *diagonal])
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("geometry", ["first_layer", "wide", "groups"])
+def test_products_of_two_parts(geometry: str, direction: Direction, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TABLE, "paired", transformed(Paired(toom_cook(4, 3))))
+    check(GEOMETRIES[geometry].case(direction, "paired"), WINOGRAD[1])
