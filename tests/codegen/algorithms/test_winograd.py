@@ -13,6 +13,7 @@ from convc.codegen.llvm.algorithms.winograd import WinogradTransform
 from convc.codegen.llvm.program import compile_step
 from convc.codegen.llvm.target import host_target
 from convc.codegen.llvm.vocabulary import Function, V
+from convc.ir.ops import conv
 from convc.passes.algorithms.problem import CONVOLUTIONS, Direction
 from convc.passes.algorithms.toom_cook import toom_cook
 from convc.passes.algorithms.transform_plan import Form, Products, TransformPlan
@@ -135,5 +136,6 @@ class Paired(WinogradTransform):
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("geometry", ["first_layer", "wide", "groups"])
 def test_products_of_two_parts(geometry: str, direction: Direction, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conv, "ALGORITHM_WORDS", {*conv.ALGORITHM_WORDS, "paired"})
     monkeypatch.setitem(TABLE, "paired", transformed(Paired(toom_cook(4, 3))))
     check(GEOMETRIES[geometry].case(direction, "paired"), WINOGRAD[1])
