@@ -17,6 +17,7 @@ import convc
 from convc.frontend.net import Net
 from convc.ir.diagnostic import CompileError
 from convc.runtime import atomic
+from convc.runtime.algorithms import record
 from convc.runtime.checkpoint import read_checkpoint
 from convc.runtime.data import DataSet, Split
 from convc.runtime.trainer import FitResult
@@ -447,3 +448,22 @@ def test_states_within_an_epoch_continue_bit_by_bit(fit: Fit, folder: Path, monk
         (r.train_loss, r.train_accuracy, r.best) for r in whole.history
     ]
     assert (result.folder / "best.safetensors").read_bytes() == (whole.folder / "best.safetensors").read_bytes()
+
+
+def test_algorithms_are_recorded_and_taken_again(fit: Fit, target: str) -> None:
+    """A run goes on with the algorithms that it has begun with, whatever would be chosen today."""
+    if target != "cpu":
+        pytest.skip("the interpreter computes by the definition")
+    seen: list[dict[str, str]] = []
+    result = fit(epochs=1, inspect=lambda program: seen.append(record(program.reports)))
+    kept = json.loads((result.folder / "choices.json").read_text())
+    assert kept["train"] == seen[0]
+    assert set(kept["infer"]) == {key for key in kept["train"] if key.endswith(" forward")}
+    other = dict.fromkeys(kept["train"], "winograd_f2x3")
+    assert other != kept["train"]
+    (result.folder / "choices.json").write_text(json.dumps({**kept, "train": other}))
+    fit(epochs=2, resume=True, inspect=lambda program: seen.append(record(program.reports)))
+    assert seen[1] == other
+    # What is asked for is part of what makes the bits.
+    with pytest.raises(CompileError, match="checkpoint-settings"):
+        fit(epochs=3, resume=True, algo="direct")
