@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import correlation
 from typing import TYPE_CHECKING
@@ -78,7 +79,14 @@ def explain(
     choices = tuple(choices_of(reports))
     misses = _misses(choices, cores)
     return Explanation(
-        net.name, mode, size, choose.tier, cores, choices, _spearman(misses), tuple(_by_factor(misses)[:_WORST])
+        net.name,
+        mode,
+        size,
+        choose.tier,
+        cores,
+        choices,
+        spearman([(miss.predicted, miss.measured) for miss in misses]),
+        tuple(_by_factor(misses)[:_WORST]),
     )
 
 
@@ -105,9 +113,9 @@ def _by_factor(misses: list[Miss]) -> list[Miss]:
     return sorted(misses, key=lambda miss: -miss.factor)
 
 
-def _spearman(misses: list[Miss]) -> float | None:
-    """Spearman's rank correlation: Pearson's of the ranks, equal values sharing theirs."""
-    predicted, measured = _ranks([m.predicted for m in misses]), _ranks([m.measured for m in misses])
+def spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Rank correlation: Pearson's of the ranks, equal values sharing theirs. None where it has no meaning."""
+    predicted, measured = _ranks([pair[0] for pair in pairs]), _ranks([pair[1] for pair in pairs])
     if len(set(predicted)) < 2 or len(set(measured)) < 2:
         return None
     return correlation(predicted, measured)
