@@ -12,7 +12,7 @@ taps for all pixels, and where the layout allows run over a whole filter row as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -21,6 +21,7 @@ from convc.codegen.llvm.register_tile import Piece, Sums, column_pieces, unroll_
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.graph import Value
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
+from convc.passes.algorithms.axes import Axis, backward_axes, forward_axis
 from convc.passes.arrange import pixels_collapse
 from convc.passes.layout import ImageLayout, WeightLayout
 from convc.passes.tiling import choose_tile, even_split, most_rows
@@ -28,38 +29,6 @@ from convc.passes.tiling import choose_tile, even_split, most_rows
 # Weights up to this size stay in the second-level cache, so that all column blocks may be done row by row.
 _RESIDENT_WEIGHTS = 256 << 10
 _MOST_PIXELS = 16
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One dimension of a phase: `count` outputs at first, first + step, …; output number a reads input
-    a·stride + offset for each (tap, offset) of `taps`, where that lies in [0, limit)."""
-
-    count: int
-    first: int
-    step: int
-    stride: int
-    limit: int
-    taps: tuple[tuple[int, int], ...]
-
-    def reached(self, output: int, offset: int) -> bool:
-        return 0 <= output * self.stride + offset < self.limit
-
-    @property
-    def always_inside(self) -> bool:
-        return all(self.reached(a, offset) for _, offset in self.taps for a in (0, self.count - 1))
-
-
-def forward_axis(size: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> Axis:
-    return Axis(outputs, 0, 1, stride, size, tuple((r, r * dilation - padding) for r in range(kernel)))
-
-
-def backward_axes(size: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> Iterator[Axis]:
-    """The phases of one dimension; `size` is that of the images, `outputs` that of the cotangent."""
-    for phase in range(min(stride, size)):
-        offsets = [(r, phase + padding - r * dilation) for r in range(kernel)]
-        taps = tuple((r, offset // stride) for r, offset in offsets if offset % stride == 0)
-        yield Axis(-(-(size - phase) // stride), phase, stride, 1, outputs, taps)
 
 
 @dataclass(frozen=True)
@@ -363,19 +332,28 @@ class _Emitter:
                 self.k.finish(f, spot, sums.at(m, number))
 
 
-def transpose_filters(f: Function, source: V, packed: WeightLayout, target: V, transposed: WeightLayout) -> None:
-    """[group][block of k][r][s][c][k]  ->  [group][block of c][r][s][k][c]; threads split (group, tap, k)."""
-    taps, c_group, own = packed.rows.pixels, packed.rows.channels, transposed.rows.channels
+def transpose_filters(
+    f: Function, source: V, packed: WeightLayout, target: V, transposed: WeightLayout,
+    wanted: tuple[Sequence[int], Sequence[int]] | None = None,
+) -> None:  # fmt: skip
+    """[group][block of k][r][s][c][k]  ->  [group][block of c][r][s][k][c]; threads split (group, tap, k).
+
+    `wanted` are the taps r and s of the result in their order, each at a constant distance from the one before.
+    """
+    taps, c_group, own = transposed.rows.pixels, packed.rows.channels, transposed.rows.channels
+    rows, columns = wanted or (range(packed.rows.height), range(packed.rows.width))
     start, stop = f.share(packed.groups * taps * own)
     with f.loop(start, stop) as unit:
         k = f.remainder(unit.index, own)
         group, tap = f.divide(f.divide(unit.index, own), taps), f.remainder(f.divide(unit.index, own), taps)
+        r, s = f.divide(tap, len(columns)), f.remainder(tap, len(columns))
+        origin = f.add(f.multiply(_tap(f, rows, r), packed.rows.width), _tap(f, columns, s))
         first_k = f.multiply(f.divide(k, packed.block), packed.block)
         width_k = f.minimum(packed.block, f.subtract(packed.columns, first_k))
         inside = f.sum(
             f.multiply(group, packed.columns * packed.rows.size),
             f.multiply(first_k, packed.rows.size),
-            f.multiply(f.multiply(tap, c_group), width_k),
+            f.multiply(f.multiply(origin, c_group), width_k),
             f.subtract(k, first_k),
         )
         blocks = -(-transposed.columns // transposed.block)
@@ -395,3 +373,7 @@ def transpose_filters(f: Function, source: V, packed: WeightLayout, target: V, t
             if transposed.columns != c_group:
                 with f.loop(real, width_c) as c:
                     f.store(f.constant(0.0), f.address(row, c.index))
+
+
+def _tap(f: Function, taps: Sequence[int], number: Index) -> Index:
+    return f.add(taps[0], f.multiply(number, taps[1] - taps[0] if len(taps) > 1 else 1))

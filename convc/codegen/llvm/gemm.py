@@ -41,9 +41,9 @@ _TAIL_ROWS = (8, 4, 2, 1)
 class Matrices:
     """A matrix for each entry of a batch: element (i, j) of entry e lies at pointer + e·entry + i·row + j.
 
-    `packed` (B and C): blocks of columns one after the other, [block][row][column of the block], as in `WeightLayout`;
-    `row` is then the number of rows that a block has, where they are not just those of the product. `transposed` (A):
-    element (i, j) lies at pointer + e·entry + j·row + i.
+    `packed` (B and C): blocks of columns one after the other, [block][row][column of the block], as in `WeightLayout`.
+    Where a block has more rows than those of the product, `row` is how many, and `first` the first that takes part.
+    `transposed` (A): element (i, j) lies at pointer + e·entry + j·row + i.
 
     `imaginary`: how far the imaginary part of a complex number is from the real one; in packed matrices the parts of a
     row of a block are neighbours.
@@ -55,6 +55,7 @@ class Matrices:
     packed: bool = False
     transposed: bool = False
     imaginary: int = 0
+    first: Index = 0
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Product:
 
     `columns` as stored (a multiple of 4 is fast); `real` of them exist, the others are padding that B stores as zeros:
     the block with padding then gets code of its own, where the number of its first column is known. `accumulate`: C
-    holds sums to which the product is added. `parts` is 2 for complex numbers.
+    holds sums to which the product is added (a value i1 where only the run knows). `parts` is 2 for complex numbers.
     """
 
     rows: Index
@@ -71,7 +72,7 @@ class Product:
     depth: Index
     tile: Tile
     batch: Index = 1
-    accumulate: bool = False
+    accumulate: bool | V = False
     real: int | None = None
     parts: Literal[1, 2] = 1
 
@@ -140,7 +141,7 @@ def multiply(
                 c.pointer, f.sum(f.multiply(place.entry, c.entry), f.multiply(place.row, c.row), place.column)
             )
         before = f.multiply(f.multiply(place.column, product.parts), c.row or product.rows)
-        row = f.multiply(place.row, place.width * product.parts)
+        row = f.multiply(f.add(place.row, c.first), place.width * product.parts)
         return f.address(c.pointer, f.sum(f.multiply(place.entry, c.entry), before, row))
 
     def vectors(place: Place) -> list[tuple[V, int]]:
@@ -151,18 +152,20 @@ def multiply(
 
     def begin(place: Place) -> Sequence[V]:
         held = [f.load(*vector) for vector in vectors(place)]
-        if product.accumulate:
+        if product.accumulate is True:
             return held
         # The first chunk starts from zero, whatever the memory holds.
-        fresh = f.equal(emitter.steps[0], 0)
-        return [f.select(fresh, f.constant(0.0, value.lanes), value) for value in held]
+        later = f.less(0, emitter.steps[0])
+        if isinstance(product.accumulate, V):
+            later = f.binary("or", later, product.accumulate)
+        return [f.select(later, value, f.constant(0.0, value.lanes)) for value in held]
 
     def finish(place: Place, sums: Sums) -> None:
         for (vector, _), value in zip(vectors(place), sums.flat, strict=True):
             f.store(value, vector)
 
     chunk = _CHUNK if a.transposed and not (isinstance(product.depth, int) and product.depth <= _CHUNK) else None
-    emitter = _Emitter(f, machine, product, a, b, finish, begin if product.accumulate or chunk else None)
+    emitter = _Emitter(f, machine, product, a, b, finish, begin if product.accumulate is not False or chunk else None)
     emitter.emit(*(units or f.share(product.units(f))), chunk)
 
 
@@ -233,7 +236,10 @@ class _Emitter:
 
     def _panel(self, entry: Index, column: Index, width: int, low: Index, high: Index) -> None:
         f, p, b = self.f, self.p, self.b
-        offset = f.multiply(f.multiply(column, p.parts), b.row or p.depth) if b.packed else column
+        offset = column
+        if b.packed:
+            before = f.multiply(f.multiply(column, p.parts), b.row or p.depth)
+            offset = f.add(before, f.multiply(b.first, width * p.parts))
         columns = f.address(b.pointer, f.add(f.multiply(entry, b.entry), offset))
         rows = f.address(self.a.pointer, f.multiply(entry, self.a.entry))
         pieces = column_pieces(width, self.machine.lanes)

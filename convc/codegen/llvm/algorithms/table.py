@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
+from convc.codegen.llvm.algorithms.im2col import (
+    lower_im2col,
+    lower_im2col_backward_data,
+    lower_im2col_backward_weights,
+    scratch_im2col,
+    scratch_im2col_backward_data,
+)
 from convc.codegen.llvm.algorithms.transform import Transform
 from convc.codegen.llvm.algorithms.transform_convolution import (
     lower_transform_convolution,
@@ -24,6 +31,11 @@ _DIRECT: dict[type[Op], Lowering] = {
     Conv2dBackwardWeights: Lowering(lower_conv2d_backward_weights, scratch_backward_weights),
 }
 
+_IM2COL: dict[type[Op], Lowering] = {
+    Conv2d: Lowering(lower_im2col, scratch_im2col),
+    Conv2dBackwardData: Lowering(lower_im2col_backward_data, scratch_im2col_backward_data),
+    Conv2dBackwardWeights: Lowering(lower_im2col_backward_weights, scratch_im2col),
+}
 
 def transformed(transform: Transform) -> dict[type[Op], Lowering]:
     """Transform convolutions in their three directions."""
@@ -42,6 +54,7 @@ def transformed(transform: Transform) -> dict[type[Op], Lowering]:
 TABLE: dict[str, dict[type[Op], Lowering]] = {
     "auto": _DIRECT,
     "direct": _DIRECT,
+    "im2col": _IM2COL,
     **{known.name: transformed(WinogradTransform(known.algorithm)) for known in WINOGRAD},
 }
 DIRECTIONS: tuple[type[Op], ...] = (Conv2d, Conv2dBackwardData, Conv2dBackwardWeights)

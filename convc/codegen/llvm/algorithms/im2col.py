@@ -1,0 +1,256 @@
+"""Convolution as a product of matrices: patches of the images times filters (im2col), in all three directions.
+
+    y  = P(x) · W       P: a row for each output, in it what the output is summed over (passes/algorithms/patches.py)
+    dx = P'(dy) · Wᵀ    likewise, with the cotangents as images and turned filters; a product for each phase of a stride
+    dw = P(x)ᵀ · dy
+
+The other way to do the second is columns = dy·Wᵀ, whose overlaps are then added up (col2im). It multiplies as much, but
+its sums have to be done before a chain can ride along, and the columns of neighbouring rows have to be in memory
+together; P' needs neither, and outputs are written once.
+
+Patches pass through two buffers: while threads multiply one chunk, those that are done gather the next, and a barrier
+stands between a chunk's patches and its products. Convolutions that look at each pixel alone need no patches: images
+are the matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from convc.codegen.llvm.algorithms.patches import gather
+from convc.codegen.llvm.direct import clear_padding, transpose_filters
+from convc.codegen.llvm.gemm import Finish, Matrices, Place, Product, multiply, multiply_with
+from convc.codegen.llvm.kernel import KernelBuilder, Spot
+from convc.codegen.llvm.register_tile import Sums, column_pieces
+from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.ir.graph import Value
+from convc.passes.algorithms.patches import (
+    PatchMatrix,
+    in_place,
+    patch_bytes,
+    patch_matrices,
+    turned_block,
+)
+from convc.passes.algorithms.problem import Problem
+from convc.passes.layout import ImageLayout, WeightLayout
+from convc.passes.tiling import Tile, even_split, most_rows
+
+_MOST_ROWS = 16
+
+
+def row_tile(k: KernelBuilder, block: int, rows: int) -> Tile:
+    """The register tile for `rows` rows, where the columns of a block are given."""
+    vectors = len(column_pieces(block, k.machine.lanes))
+    tallest = even_split(max(1, rows), min(most_rows(k.machine, vectors), _MOST_ROWS))[0]
+    return Tile(tallest, -(-block // k.machine.lanes), k.machine.lanes)
+
+
+@dataclass(frozen=True)
+class PatchProduct:
+    """One matrix of patches times filters: the outputs of a convolution, or a phase of them."""
+
+    matrix: PatchMatrix
+    source: ImageLayout
+    target: ImageLayout
+    filters: WeightLayout
+
+    @property
+    def own(self) -> int:
+        """Outputs of a group."""
+        return self.filters.outputs // self.filters.groups
+
+    def product(self, k: KernelBuilder, rows: Index) -> Product:
+        block = min(self.filters.block, self.filters.columns)
+        return Product(
+            rows, self.filters.columns, self.matrix.shape[1],
+            row_tile(k, block, min(self.matrix.chunk, self.matrix.shape[0])), self.filters.groups, real=self.own,
+        )  # fmt: skip
+
+    def operands(self, patches: V, row: int, entry: int, filters: V) -> tuple[Matrices, Matrices]:
+        group = self.filters.columns * self.filters.rows.size
+        return Matrices(patches, row, entry), Matrices(filters, 0, group, packed=True)
+
+    def finish(self, k: KernelBuilder, f: Function, first: Index) -> Finish:
+        """What stores tiles of the rows from `first` on: chain, then the images of the result."""
+        target, (down, across) = self.target, (self.matrix.down, self.matrix.across)
+        dense = down.step == across.step == 1
+
+        def pixel_of(number: Index) -> tuple[Index, Index]:
+            image, place = f.divide(number, self.matrix.outputs), f.remainder(number, self.matrix.outputs)
+            if dense:
+                return image, place
+            row, column = f.divide(place, across.count), f.remainder(place, across.count)
+            line = f.add(f.multiply(row, down.step), down.first)
+            return image, f.sum(f.multiply(line, target.width), f.multiply(column, across.step), across.first)
+
+        def finish(place: Place, sums: Sums) -> None:
+            channel = f.add(f.multiply(place.entry, self.own), place.column)
+            number = f.add(first, place.row)
+            tile = f.add(f.multiply(number, target.stored), channel)
+            for m in range(place.rows):
+                image, pixel = (0, 0) if dense and not k.needs_position else pixel_of(f.add(number, m))
+                base, beyond = tile, m * target.stored
+                if not dense:
+                    base = f.sum(f.multiply(image, target.size), f.multiply(pixel, target.stored), channel)
+                    beyond = 0
+                for number_, piece in enumerate(place.pieces):
+                    real = piece.lanes
+                    if isinstance(place.column, int):
+                        real = max(0, min(real, self.own - place.column - piece.offset))
+                    spot = Spot(
+                        image, pixel, f.add(channel, piece.offset), base, beyond + piece.offset, piece.lanes, real
+                    )
+                    k.finish(f, spot, sums.at(m, number_))
+
+        return finish
+
+    def emit(self, k: KernelBuilder, f: Function, images: V, filters: V, bias: V | None, buffers: V | None) -> None:
+        """The phase: chunk by chunk, or in one go where the images are the patches (`buffers` is None)."""
+        matrix = self.matrix
+
+        def begin(place: Place) -> Sequence[V]:
+            assert bias is not None
+            channel = f.add(f.multiply(place.entry, self.own), place.column)
+            return [f.load(f.address(bias, f.add(channel, p.offset)), p.lanes) for p in place.pieces] * place.rows
+
+        def chunk(first: Index, rows: Index, patches: V, row: int, entry: int) -> None:
+            a, b = self.operands(patches, row, entry, filters)
+            finish = self.finish(k, f, first)
+            multiply_with(f, k.machine, self.product(k, rows), a, b, finish, begin if bias is not None else None)
+
+        total = f.multiply(k.rows(f), matrix.outputs)
+        if buffers is None:
+            chunk(0, total, images, self.source.stored, matrix.channels)
+            return
+        with f.loop(0, total, matrix.chunk) as first:
+            rows = f.minimum(f.subtract(total, first.index), matrix.chunk)
+            patches = buffer_of(f, matrix, buffers, f.divide(first.index, matrix.chunk))
+            gather(f, k.machine.lanes, matrix, self.source, images, patches, first.index, rows)
+            k.barrier(f)
+            chunk(first.index, rows, patches, matrix.row, matrix.entry)
+
+
+def buffer_of(f: Function, matrix: PatchMatrix, buffers: V, turn: Index) -> V:
+    """One buffer and the other in turn."""
+    return f.address(buffers, f.multiply(f.remainder(turn, 2), matrix.buffer))
+
+
+# Forward
+
+
+def scratch_im2col(k: KernelBuilder) -> int:
+    return patch_bytes(Problem.of(k.kernel.anchor), k.machine)
+
+
+def lower_im2col(k: KernelBuilder) -> None:
+    """conv2d with bias and a chain."""
+    problem = Problem.of(k.kernel.anchor)
+    x, w, *biases = k.kernel.anchor.operands
+    (matrix,) = patch_matrices(problem, k.machine)
+    product = PatchProduct(matrix, k.image(x), k.image(k.kernel.anchor.result), weights_of(k, w))
+
+    def body(f: Function) -> None:
+        bias = k.pointer(biases[0]) if biases else None
+        product.emit(k, f, k.pointer(x), k.pointer(w), bias, None if in_place(problem) else k.scratch_pointer())
+
+    k.phase("im2col", body)
+    clear_padding(k, problem.groups)
+
+
+def weights_of(k: KernelBuilder, value: Value) -> WeightLayout:
+    layout = k.layout(value)
+    assert isinstance(layout, WeightLayout)
+    return layout
+
+
+# Backward by the data
+
+
+def turned_filters(problem: Problem, k: KernelBuilder) -> list[WeightLayout]:
+    """The filters that each matrix is multiplied with: outputs are the input channels, rows (r, s, output channel)."""
+    own = problem.filters // problem.groups
+    block = turned_block(problem, k.machine)
+    return [
+        WeightLayout(problem.channels, ImageLayout(own, *matrix.taps, own), block, problem.groups)
+        for matrix in patch_matrices(problem, k.machine)
+    ]
+
+
+def scratch_im2col_backward_data(k: KernelBuilder) -> int:
+    problem = Problem.of(k.kernel.anchor)
+    return 4 * sum(layout.size for layout in turned_filters(problem, k)) + patch_bytes(problem, k.machine)
+
+
+def lower_im2col_backward_data(k: KernelBuilder) -> None:
+    """Turns the filters, phase by phase of the stride, then multiplies, phase by phase."""
+    problem = Problem.of(k.kernel.anchor)
+    dy, w = k.kernel.anchor.operands
+    matrices, layouts = patch_matrices(problem, k.machine), turned_filters(problem, k)
+    places = [sum(layout.size for layout in layouts[:number]) for number in range(len(layouts) + 1)]
+
+    def turn(f: Function) -> None:
+        for matrix, layout, place in zip(matrices, layouts, places, strict=False):
+            into = f.address(k.scratch_pointer(), place)
+            taps = tuple(t for t, _ in matrix.down.taps), tuple(t for t, _ in matrix.across.taps)
+            if layout.size:  # a phase that no tap meets is zero
+                transpose_filters(f, k.pointer(w), weights_of(k, w), into, layout, taps)
+
+    k.phase("turn_filters", turn)
+    for matrix, layout, place in zip(matrices, layouts, places, strict=False):
+        product = PatchProduct(matrix, k.image(dy), k.image(k.kernel.anchor.result), layout)
+
+        def body(f: Function, product: PatchProduct = product, place: int = place) -> None:
+            scratch = k.scratch_pointer()
+            buffers = None if in_place(problem) else f.address(scratch, places[-1])
+            product.emit(k, f, k.pointer(dy), f.address(scratch, place), None, buffers)
+
+        k.phase("im2col_backward_data", body)
+    clear_padding(k, problem.groups)
+
+
+# Backward by the filters
+
+
+def lower_im2col_backward_weights(k: KernelBuilder) -> None:
+    """Chunk by chunk of the outputs, for all filter rows at once or for one after the other: sums meet in the gradient.
+
+    The order of a sum is that of the outputs, whoever does it.
+    """
+    problem = Problem.of(k.kernel.anchor)
+    x, dy = k.kernel.anchor.operands
+    source, cotangent = k.image(x), k.image(dy)
+    (matrix,) = patch_matrices(problem, k.machine)
+    gradient = weights_of(k, k.kernel.anchor.result)
+    strips = matrix.shape[1] // matrix.columns
+    tile = row_tile(k, min(gradient.block, gradient.columns), matrix.columns)
+
+    def product(f: Function, patches: Matrices, rows: Index, first: Index, strip: Index, begun: bool | V) -> None:
+        """The gradient of a strip, with the outputs from `first` on."""
+        whole = gradient.columns * gradient.rows.size
+        b = Matrices(f.address(k.pointer(dy), f.multiply(first, cotangent.stored)), cotangent.stored, gradient.columns)
+        shift = f.multiply(strip, matrix.columns)
+        c = Matrices(k.pointer(k.kernel.anchor.result), gradient.rows.size, whole, packed=True, first=shift)
+        shape = Product(matrix.columns, gradient.columns, rows, tile, gradient.groups, begun)
+        multiply(f, k.machine, shape, patches, b, c)
+
+    def body(f: Function) -> None:
+        total = f.multiply(k.rows(f), matrix.outputs)
+        if in_place(problem):
+            images = Matrices(k.pointer(x), source.stored, matrix.channels, transposed=True)
+            product(f, images, total, 0, 0, False)
+            return
+        chunks = f.divide(f.add(total, matrix.chunk - 1), matrix.chunk)
+        with f.loop(0, strips) as strip, f.loop(0, chunks) as number:
+            first = f.multiply(number.index, matrix.chunk)
+            rows = f.minimum(f.subtract(total, first), matrix.chunk)
+            turn = f.add(f.multiply(strip.index, chunks), number.index)
+            patches = buffer_of(f, matrix, k.scratch_pointer(), turn)
+            taps = len(matrix.down.taps) // strips
+            filter_rows = f.multiply(strip.index, taps), f.multiply(f.add(strip.index, 1), taps)
+            gather(f, k.machine.lanes, matrix, source, k.pointer(x), patches, first, rows, filter_rows)
+            k.barrier(f)
+            gathered = Matrices(patches, matrix.row, matrix.entry, transposed=True)
+            product(f, gathered, rows, first, strip.index, f.less(0, number.index))
+
+    k.phase("im2col_backward_weights", body)

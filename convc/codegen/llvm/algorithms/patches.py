@@ -1,0 +1,121 @@
+"""Patches gathered from images: a row of the matrix for each output, zeros where a tap falls outside."""
+
+from __future__ import annotations
+
+from convc.codegen.llvm.control import maybe
+from convc.codegen.llvm.vocabulary import Function, Index, V, ref
+from convc.passes.algorithms.axes import Axis
+from convc.passes.algorithms.patches import PatchMatrix
+from convc.passes.layout import ImageLayout
+from convc.passes.machine import split_lanes
+
+_UNROLL = 4
+
+
+def gather(
+    f: Function, lanes: int, matrix: PatchMatrix, layout: ImageLayout, images: V, target: V, first: Index, count: Index,
+    filter_rows: tuple[Index, Index] | None = None,
+) -> None:  # fmt: skip
+    """This thread's share of `count` rows of the matrix from row `first` of all images on, of every group.
+
+    `filter_rows` is the range of the taps downwards that are wanted (default: all).
+    """
+    low, high = filter_rows or (0, len(matrix.down.taps))
+    start, stop = f.share(count)
+    with f.loop(start, stop) as slot:
+        number = f.add(first, slot.index)
+        image, place = f.divide(number, matrix.outputs), f.remainder(number, matrix.outputs)
+        row, column = f.divide(place, matrix.across.count), f.remainder(place, matrix.across.count)
+        line = f.add(f.multiply(row, matrix.down.stride), _first_offset(matrix.down))
+        across = f.add(f.multiply(column, matrix.across.stride), _first_offset(matrix.across))
+        into = f.address(target, f.multiply(slot.index, matrix.row))
+        with f.loop(0, matrix.groups) as group, f.loop(low, high) as tap:
+            here = f.add(line, f.multiply(tap.index, _step(matrix.down)))
+            pixel = f.sum(f.multiply(here, layout.width), across)
+            channel = f.add(f.multiply(image, layout.size), f.multiply(group.index, matrix.channels))
+            source = f.address(images, f.add(f.multiply(pixel, layout.stored), channel))
+            patch = f.add(
+                f.multiply(group.index, matrix.entry), f.multiply(f.subtract(tap.index, low), matrix.filter_row)
+            )
+            _filter_row(f, lanes, matrix, source, f.address(into, patch), here, across)
+
+
+def _first_offset(axis: Axis) -> int:
+    return axis.taps[0][1] if axis.taps else 0
+
+
+def _step(axis: Axis) -> int:
+    """Pixels from one tap to the next: always the same, and forward."""
+    return axis.taps[1][1] - axis.taps[0][1] if len(axis.taps) > 1 else 1
+
+
+def _filter_row(f: Function, lanes: int, matrix: PatchMatrix, source: V, target: V, line: Index, column: Index) -> None:
+    """All taps of one filter row: whether the image has its line, and which of its pixels, is known at run time."""
+    axis = matrix.across
+    span = (len(axis.taps) - 1) * _step(axis)
+    in_line = None if matrix.down.always_inside else _inside(f, line, matrix.down.limit)
+    with maybe(f, in_line):
+        # Both ends inside: so is what lies between them.
+        ends = (
+            () if axis.always_inside else (_inside(f, column, axis.limit), _inside(f, f.add(column, span), axis.limit))
+        )
+        whole = f.binary("and", *ends) if ends else None
+        with maybe(f, whole):
+            _taps(f, lanes, matrix, source, target)
+        if whole is not None:
+            with f.when(_not(f, whole)):
+                _border_taps(f, lanes, matrix, source, target, column)
+    if in_line is not None:
+        with f.when(_not(f, in_line)):
+            _move(f, lanes, None, target, matrix.filter_row)
+
+
+def _taps(f: Function, lanes: int, matrix: PatchMatrix, source: V, target: V) -> None:
+    step, count = _step(matrix.across), len(matrix.across.taps)
+    if step == 1 and matrix.channels == matrix.stored:
+        _move(f, lanes, source, target, matrix.filter_row)
+        return
+    width = matrix.channels + matrix.spill
+    with f.loop(0, count) as tap:
+        pixel = f.address(source, f.multiply(tap.index, step * matrix.stored))
+        _move(f, lanes, pixel, f.address(target, f.multiply(tap.index, matrix.channels)), width)
+
+
+def _border_taps(f: Function, lanes: int, matrix: PatchMatrix, source: V, target: V, column: Index) -> None:
+    step, width = _step(matrix.across), matrix.channels + matrix.spill
+    with f.loop(0, len(matrix.across.taps)) as tap:
+        into = f.address(target, f.multiply(tap.index, matrix.channels))
+        inside = _inside(f, f.add(column, f.multiply(tap.index, step)), matrix.across.limit)
+        with f.when(inside):
+            _move(f, lanes, f.address(source, f.multiply(tap.index, step * matrix.stored)), into, width)
+        with f.when(_not(f, inside)):
+            _move(f, lanes, None, into, width)
+
+
+def _inside(f: Function, position: Index, limit: int) -> V:
+    """0 <= position < limit: as a number without sign, what is negative is large."""
+    return f.emit("i1", f"icmp ult i64 {ref(position)}, {limit}")
+
+
+def _not(f: Function, condition: V) -> V:
+    return f.binary("xor", condition, V("true", "i1"))
+
+
+def _move(f: Function, lanes: int, source: V | None, target: V, count: int) -> None:
+    """Copy `count` floats, or clear them."""
+
+    def vector(place: Index, width: int) -> None:
+        value = f.constant(0.0, width) if source is None else f.load(f.address(source, place), width)
+        f.store(value, f.address(target, place))
+
+    block = lanes * _UNROLL
+    whole = count // block
+    if whole:
+        with f.loop(0, whole) as part:
+            start = f.multiply(part.index, block)
+            for step in range(_UNROLL):
+                vector(f.add(start, step * lanes), lanes)
+    place = whole * block
+    for width in split_lanes(count - place, lanes):
+        vector(place, width)
+        place += width

@@ -1,0 +1,144 @@
+"""The matrix of patches: what im2col makes of images, so that a convolution is a product of matrices.
+
+    y[n,i,j, k]  =  Σ_{r,s,c} patches[(n,i,j), (r,s,c)] · w[(r,s,c), k]
+
+One row for each output, in it what the output is summed over: taps (r, s) and channels (c), zeros where a tap falls
+outside the image. It is R·S times as large as the images, so it is never made as a whole: chunks of rows pass through
+two buffers in turn, of which one is read while the next is written.
+
+Backward by the data the images are the cotangents: outputs whose taps are the same are a phase (axes.py), each with a
+matrix of its own, whose taps are those that meet the phase. No product with a zero between the cotangents of a strided
+convolution is ever computed, and outputs are written once, in any order, without adding up overlaps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from convc.ir.window import Pair
+from convc.passes.algorithms.axes import Axis, backward_axes, forward_axis
+from convc.passes.algorithms.problem import Problem
+from convc.passes.layout import padded
+from convc.passes.machine import Machine
+from convc.passes.tiling import choose_tile
+
+LINE = 16  # floats in a cache line
+
+# Rows of a chunk are a multiple of this: of whole register tiles, or nearly so, whatever their size is.
+CHUNK_ROWS = 112
+# A gradient by the filters is added up in memory: with this many rows at a time that costs little.
+_GRADIENT_ROWS = 4 * CHUNK_ROWS
+# Up to so many columns the patches for such a gradient are made as a whole, beyond that one filter row at a time.
+_GRADIENT_COLUMNS = 1024
+
+
+@dataclass(frozen=True)
+class PatchMatrix:
+    """The patches of `images` images (or of one phase of outputs), for each of `groups` groups of the convolution.
+
+    `down` and `across` say which pixels an output reads; `channels` are those of a group, `stored` those of a pixel in
+    memory. `columns` and `chunk` are the columns and the rows that are in a buffer at a time.
+    """
+
+    down: Axis
+    across: Axis
+    images: int
+    channels: int
+    groups: int
+    stored: int
+    columns: int
+    chunk: int
+
+    @property
+    def outputs(self) -> int:
+        """Rows that an image has."""
+        return self.down.count * self.across.count
+
+    @property
+    def taps(self) -> Pair:
+        return len(self.down.taps), len(self.across.taps)
+
+    @property
+    def shape(self) -> Pair:
+        """Rows and columns of the whole matrix of a group, as the literature counts them."""
+        return self.images * self.outputs, self.taps[0] * self.taps[1] * self.channels
+
+    @property
+    def filter_row(self) -> int:
+        """Columns of one filter row."""
+        return self.taps[1] * self.channels
+
+    @property
+    def spill(self) -> int:
+        """Channels that are copied beyond those of a tap, to be overwritten by the next: vectors need no tail then."""
+        return self.stored - self.channels if self.groups == 1 else 0
+
+    @property
+    def row(self) -> int:
+        """Floats from row to row in a buffer."""
+        return -(-(self.columns + self.spill) // LINE) * LINE
+
+    @property
+    def entry(self) -> int:
+        """Floats from group to group."""
+        return self.chunk * self.row
+
+    @property
+    def buffer(self) -> int:
+        """Floats of one buffer."""
+        return self.groups * self.entry
+
+    @property
+    def floats(self) -> int:
+        """Floats of both buffers; a matrix that fits one needs no other."""
+        whole = self.chunk >= self.shape[0] and self.columns >= self.shape[1]
+        return self.buffer if whole else 2 * self.buffer
+
+
+def in_place(problem: Problem) -> bool:
+    """Whether the images are their own patches: each output reads one pixel, its own."""
+    return problem.kernel == (1, 1) and problem.stride == (1, 1) and problem.padding == (0, 0, 0, 0)
+
+
+def patch_matrices(problem: Problem, machine: Machine) -> tuple[PatchMatrix, ...]:
+    """The matrices that a problem multiplies, one after the other: several only backward by the data."""
+    top, left = problem.padding[:2]
+    sizes = [
+        (problem.size[axis], problem.output[axis], problem.kernel[axis], problem.stride[axis], before,
+         problem.dilation[axis])
+        for axis, before in ((0, top), (1, left))
+    ]  # fmt: skip
+    if problem.direction != "backward_data":
+        return (_matrix(problem, machine, forward_axis(*sizes[0]), forward_axis(*sizes[1])),)
+    down, across = ([_ascending(axis) for axis in backward_axes(*size)] for size in sizes)
+    return tuple(_matrix(problem, machine, rows, columns) for rows in down for columns in across)
+
+
+def _ascending(axis: Axis) -> Axis:
+    """The taps in the order of what they read: neighbours in a patch are then neighbours in memory."""
+    return replace(axis, taps=tuple(sorted(axis.taps, key=lambda tap: tap[1])))
+
+
+def _matrix(problem: Problem, machine: Machine, down: Axis, across: Axis) -> PatchMatrix:
+    of_image = problem.filters if problem.direction == "backward_data" else problem.channels
+    channels = of_image // problem.groups
+    columns, least = len(down.taps) * len(across.taps) * channels, CHUNK_ROWS
+    if problem.direction == "backward_weights":
+        least = _GRADIENT_ROWS
+        if problem.groups * columns > _GRADIENT_COLUMNS:
+            columns //= len(down.taps)
+    matrix = PatchMatrix(down, across, problem.batch, channels, problem.groups, padded(of_image), columns, 1)
+    budget = machine.l2_bytes // 2 // (4 * matrix.buffer) if matrix.buffer else 0
+    chunk = max(least, budget // CHUNK_ROWS * CHUNK_ROWS)
+    return replace(matrix, chunk=max(1, min(chunk, matrix.shape[0])))
+
+
+def patch_bytes(problem: Problem, machine: Machine) -> int:
+    """Scratch space for patches: that of the largest matrix, since one is done before the next begins."""
+    return 0 if in_place(problem) else 4 * max(m.floats for m in patch_matrices(problem, machine))
+
+
+def turned_block(problem: Problem, machine: Machine) -> int:
+    """Columns of a block of the filters that gradients by the data are multiplied with."""
+    own = problem.channels // problem.groups
+    return min(choose_tile(machine, CHUNK_ROWS, own).block, padded(own))
