@@ -28,7 +28,7 @@ from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.passes.machine import Machine
 from convc.passes.tiling import Tile
 
-_UNROLL = 4
+_UNROLL, _TAIL_UNROLL = 4, 2
 # Steps of the depth after which a transposed A starts again with the next tile: each step reads another line of
 # memory, and so many of them stay in the caches until the other blocks of columns want them.
 _CHUNK = 128
@@ -258,7 +258,7 @@ class _Emitter:
         with f.when(f.less(whole, high)):
             left = f.subtract(p.rows, f.multiply(whole, size))
             for first, count in self._tail(f.multiply(whole, size), left):
-                tile(first, count, _UNROLL if count > 1 else 1)
+                tile(first, count, _TAIL_UNROLL)
 
     def _tail(self, first: Index, left: Index) -> Iterator[tuple[Index, int]]:
         """(first row, rows) of the tiles of what is left after the whole tiles; one tile where that is known."""

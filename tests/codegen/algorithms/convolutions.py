@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from convc.ir.interpreter import run_reference
 from convc.ir.op import Op
 from convc.ir.ops import Add, Conv2d, Conv2dBackwardData, Conv2dBackwardWeights, DropoutTraining, Greater, Relu, Select
 from convc.ir.types import DType, TensorType
-from convc.ir.window import Sides, Window
+from convc.ir.window import Pair, Sides, Window
 from convc.passes.algorithms.algorithm import Algorithm
 from convc.passes.algorithms.problem import CONVOLUTIONS, Direction, Problem
 from tests.codegen.native_graph import run_natively, single_op_graph
@@ -26,18 +27,22 @@ DIRECTIONS: tuple[Direction, ...] = ("forward", "backward_data", "backward_weigh
 
 @dataclass(frozen=True)
 class Geometry:
-    """Images (N, C, H, W), filters (K, C/groups, 3, 3), stride and dilation 1."""
+    """Images (N, C, H, W), filters (K, C/groups, R, S)."""
 
     images: Shape
     filters: Shape
     padding: Sides = (0, 0, 0, 0)
     groups: int = 1
+    stride: Pair = (1, 1)
+    dilation: Pair = (1, 1)
 
     def case(self, direction: Direction, algorithm: str, bias: bool = True) -> OpCase:
         n, _, height, width = self.images
         k, _, r, s = self.filters
-        results = (n, k, *Window((r, s), padding=self.padding).output_size((height, width)))
-        how = {"padding": self.padding, "groups": self.groups, "algorithm": algorithm}
+        window = Window((r, s), self.stride, self.padding, self.dilation)
+        results = (n, k, *window.output_size((height, width)))
+        shape = {name: getattr(self, name) for name in ("padding", "groups", "stride", "dilation")}
+        how: dict[str, Any] = {**shape, "algorithm": algorithm}
         op: Op
         operands: tuple[Random, ...]
         if direction == "forward":

@@ -37,6 +37,7 @@ _IM2COL: dict[type[Op], Lowering] = {
     Conv2dBackwardWeights: Lowering(lower_im2col_backward_weights, scratch_im2col),
 }
 
+
 def transformed(transform: Transform) -> dict[type[Op], Lowering]:
     """Transform convolutions in their three directions."""
     images = Lowering(

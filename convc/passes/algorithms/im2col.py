@@ -1,0 +1,87 @@
+"""im2col: convolution as a product of patches of the images and filters. When it applies, what it costs."""
+
+from __future__ import annotations
+
+import math
+
+from convc.passes.algorithms.algorithm import Algorithm, Stage
+from convc.passes.algorithms.direct import tile_efficiency
+from convc.passes.algorithms.patches import PatchMatrix, in_place, patch_bytes, patch_matrices
+from convc.passes.algorithms.problem import Problem
+from convc.passes.layout import padded
+from convc.passes.machine import Machine
+
+
+class Im2col(Algorithm):
+    """The definition's products, in the order of a product of matrices, with the borders multiplied as zeros.
+
+    An error of 1e-7·√(16 + n) for sums of n terms: twice the largest of random normal problems with up to 4608 terms
+    forward and 25,088 in a gradient by the filters (see docs/algorithms.md).
+    """
+
+    name = "im2col"
+    family = "im2col"
+
+    def obstacle(self, problem: Problem) -> str | None:
+        return None
+
+    def stages(self, problem: Problem, machine: Machine) -> tuple[Stage, ...]:
+        matrices = patch_matrices(problem, machine)
+        stages = [] if in_place(problem) else [gather_stage(problem, machine, matrices)]
+        if problem.direction == "backward_data":
+            stages.insert(0, Stage("turn filters", "copy", 0, 2 * problem.weight_bytes))
+        return *stages, *(_multiply(problem, machine, matrix) for matrix in matrices if matrix.columns)
+
+    def scratch_bytes(self, problem: Problem, machine: Machine) -> int:
+        turned = problem.weight_bytes // problem.channels * _stored_channels(problem)
+        return patch_bytes(problem, machine) + (turned if problem.direction == "backward_data" else 0)
+
+    def max_rel_error(self, problem: Problem) -> float:
+        return 1e-7 * math.sqrt(16 + terms(problem))
+
+
+def terms(problem: Problem) -> int:
+    """How many products an element of the result is the sum of."""
+    if problem.direction == "forward":
+        return problem.taps * problem.channels // problem.groups
+    if problem.direction == "backward_data":
+        return problem.taps * problem.filters // problem.groups
+    return problem.batch * problem.output[0] * problem.output[1]
+
+
+def gather_stage(problem: Problem, machine: Machine, matrices: tuple[PatchMatrix, ...]) -> Stage:
+    """Copying patches: vectors moved, and memory written and read again while it is in the cache."""
+    moves = written = 0
+    for matrix in matrices:
+        rows, columns = matrix.shape
+        step = matrix.across.taps[1][1] - matrix.across.taps[0][1] if matrix.taps[1] > 1 else 1
+        if matrix.channels == matrix.stored and step == 1:
+            of_row = matrix.taps[0] * -(-matrix.filter_row // machine.lanes)
+        else:
+            of_row = matrix.taps[0] * matrix.taps[1] * -(-(matrix.channels + matrix.spill) // machine.lanes)
+        moves += rows * matrix.groups * of_row
+        written += 4 * rows * columns * matrix.groups
+    return Stage("gather patches", "copy", 2 * moves * machine.lanes, 2 * written, resident=True)
+
+
+def _multiply(problem: Problem, machine: Machine, matrix: PatchMatrix) -> Stage:
+    rows, columns = matrix.shape
+    own = problem.filters // problem.groups
+    if problem.direction == "backward_data":
+        own = problem.channels // problem.groups
+    flops = 2 * rows * columns * own * matrix.groups
+    filters = 4 * matrix.groups * columns * own
+    # Every chunk passes over the filters, or over the gradient twice.
+    passes = -(-rows // matrix.chunk)
+    if problem.direction == "backward_weights":
+        efficiency = tile_efficiency(machine, matrix.columns, own, matrix.chunk)
+        passes *= 2
+    else:
+        efficiency = tile_efficiency(machine, matrix.chunk, own, columns)
+    resident = filters <= machine.l2_bytes
+    result = 0 if problem.direction == "backward_weights" else 4 * rows * own * matrix.groups
+    return Stage("multiply", "product", flops, passes * filters + result, resident, efficiency)
+
+
+def _stored_channels(problem: Problem) -> int:
+    return padded(problem.channels) if problem.groups == 1 else problem.channels
