@@ -94,7 +94,7 @@ class PlanMemory(PlanPass):
 
 def arena_needs(plan: Plan, in_place: bool = True) -> list[Needs]:
     """What each kernel of a plan does to the arena."""
-    lasting, _ = _persistent(plan)
+    lasting, _ = lasting_slots(plan)
     outside = {*lasting, *plan.graph.inputs.values()}
 
     def inside(values: Iterable[Value]) -> tuple[Value, ...]:
@@ -117,7 +117,7 @@ def kept_values(graph: Graph) -> set[Value]:
 
 def plan_memory(plan: Plan, in_place: bool = True) -> MemoryPlan:
     """Place all values of a plan that has kernels and layouts."""
-    slots, persistent = _persistent(plan)
+    slots, persistent = lasting_slots(plan)
     for name, value in plan.graph.inputs.items():
         if name in ("x", "labels"):
             slots[value] = Slot("labels" if name == "labels" else "input", 0, plan.bytes_of(value))
@@ -138,7 +138,7 @@ def plan_memory(plan: Plan, in_place: bool = True) -> MemoryPlan:
     return MemoryPlan(slots, scratch, total, persistent, tuple(buffers), tuple(live_bytes(needs, buffers)))
 
 
-def _persistent(plan: Plan) -> tuple[dict[Value, Slot], int]:
+def lasting_slots(plan: Plan) -> tuple[dict[Value, Slot], int]:
     """The slots of what outlives a step, and their size."""
     graph, kernels, size_of = plan.graph, plan.kernels, plan.bytes_of
     slots: dict[Value, Slot] = {}

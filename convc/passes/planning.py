@@ -15,11 +15,13 @@ from convc.passes.machine import Machine
 from convc.passes.manager import PassReport
 from convc.passes.memory import PlanMemory
 from convc.passes.plan import Plan
+from convc.passes.schedule import Schedule
 
 PLANNING: tuple[PlanPass, ...] = (
     Arrange(),  # first: kernels are grown on the graph that has its `relayout` nodes
     Fuse(),  # what is never stored needs no place
-    PlanMemory(),  # last: lifetimes go from kernel to kernel
+    Schedule(),  # lifetimes depend on the order
+    PlanMemory(),  # last: everything that has a place is known
 )
 
 

@@ -100,7 +100,7 @@ def test_passes_that_plan(graph: Path, capsys: Capture) -> None:
     words = ["compile", "n.cnn", "--dump-dir", "planned", "--report", "passes"]
     assert main([*words, "--json"]) == 0
     usual = {entry["pass"]: entry for entry in json.loads(capsys.readouterr().out)["passes"]}
-    assert list(usual)[-3:] == ["arrange", "fuse", "memory"]
+    assert list(usual)[-4:] == ["arrange", "fuse", "schedule", "memory"]
     fused = usual["fuse"]["metrics"]
     assert fused["kernels"] < fused["kernels_before"]
     assert fused["bytes_not_stored"] > 0
