@@ -108,9 +108,9 @@ def test_passes_that_plan(graph: Path, capsys: Capture) -> None:
     assert usual["arrange"]["metrics"] == {"relayouts": 0, "padding_channels": 1}
     folder = Path("planned")
     count = len(usual)
-    assert parse_ir((folder / f"{count - 2:02d}-arrange.ir").read_text())
-    assert (folder / f"{count - 2:02d}-arrange.diff").read_text() == ""
-    log = (folder / f"{count - 1:02d}-fuse.log").read_text()
+    assert parse_ir((folder / f"{count - 3:02d}-arrange.ir").read_text())
+    assert (folder / f"{count - 3:02d}-arrange.diff").read_text() == ""
+    log = (folder / f"{count - 2:02d}-fuse.log").read_text()
     assert "changed epilogue  conv2d(conv1)" in log
     assert "kernel 0 [" in log
     assert "@arena+" in (folder / f"{count:02d}-memory.log").read_text()
