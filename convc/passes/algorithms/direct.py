@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from convc.passes.algorithms.algorithm import Algorithm, Stage
 from convc.passes.algorithms.problem import Problem
 from convc.passes.layout import padded
@@ -65,4 +67,10 @@ class Direct(Algorithm):
         return stored if problem.direction == "backward_data" else _MOST_PARTS * (stored + 4 * padded(problem.filters))
 
     def max_rel_error(self, problem: Problem) -> float:
-        return 2e-6
+        """Rounding errors of a sum grow with the root of its length."""
+        if problem.direction == "backward_weights":
+            terms = problem.batch * problem.output[0] * problem.output[1]
+        else:
+            own = problem.channels if problem.direction == "forward" else problem.filters
+            terms = problem.taps * own // problem.groups
+        return 9e-8 * math.sqrt(16 + terms)

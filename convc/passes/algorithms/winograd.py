@@ -27,8 +27,7 @@ def _flops(rows: StraightLine, columns: StraightLine) -> int:
 class Winograd(Algorithm):
     """F(m x m, 3 x 3): (m + 2)² products for m² outputs, which the definition needs 9·m² for.
 
-    `error` times √(16 + n) bounds the relative error where products sum n terms. Half of that was the largest of random
-    normal problems with 1 to 512 channels and up to 6272 tiles, in all directions (see docs/algorithms.md).
+    `error` times √(16 + n) bounds the relative error where products sum n terms (see docs/algorithms.md).
     """
 
     family = "winograd"

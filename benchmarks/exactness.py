@@ -1,0 +1,75 @@
+"""How exact the algorithms of convolutions are: their largest errors against float64, beside what they promise.
+
+    python -m benchmarks.exactness                                    all algorithms
+    python -m benchmarks.exactness --algorithms winograd_f4x3 fft_16
+
+Images and filters are normal random numbers. The error is the largest difference from the float64 definition, divided
+by the largest magnitude of the exact result; each line is the worst of three draws. The last column divides it by
+`max_rel_error`, what choosers are told: half of it leaves room for other data. Ends with 1 where a promise is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+
+from convc.passes.algorithms.problem import CONVOLUTIONS, Direction, Problem
+from convc.passes.algorithms.table import BY_NAME
+from convc.passes.sections import EVERYTHING
+from convc.runtime.native import NativeExecutor
+from convc.runtime.tuning import graph_of
+
+DIRECTIONS: tuple[Direction, ...] = ("forward", "backward_data", "backward_weights")
+DRAWS = 3
+
+# Batch, channels (as many filters), pixels a side: sums of one term and of many, over channels and over positions.
+SHAPES = [(2, 1, 24), (2, 4, 24), (2, 16, 24), (2, 64, 24), (2, 64, 56), (8, 16, 56), (1, 256, 14), (2, 512, 14)]
+
+
+def problems() -> Iterator[Problem]:
+    for batch, channels, size in SHAPES:
+        for direction in DIRECTIONS:
+            sides = (size, size)
+            yield Problem(direction, batch, channels, channels, sides, sides, (3, 3), padding=(1, 1, 1, 1))
+
+
+def largest_error(problem: Problem, algorithm: str, draws: int = DRAWS) -> float:
+    """The largest relative error of some draws of operands."""
+    (node,) = graph_of(problem, algorithm).nodes_of(*CONVOLUTIONS)
+    executor = NativeExecutor(graph_of(problem, algorithm), batch=problem.batch, threads=1)
+    worst = 0.0
+    for draw in range(draws):
+        random = np.random.default_rng(draw)
+        operands = [random.standard_normal(operand.shape, np.float32) for operand in node.operands]
+        for value, array in zip(node.operands[1:], operands[1:], strict=True):
+            assert value.name is not None
+            write = executor.write if value.name in executor.graph.parameters else executor.write_input
+            write(value.name, array)
+        result = executor.run(EVERYTHING, operands[0], None).logits
+        exact = node.op.reference(*(array.astype(np.float64) for array in operands))
+        worst = max(worst, float(np.abs(result - exact).max() / np.abs(exact).max()))
+    executor.close()
+    return worst
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algorithms", nargs="*", choices=list(BY_NAME), default=list(BY_NAME))
+    options = parser.parse_args()
+    worst = 0.0
+    for name in options.algorithms:
+        for problem in problems():
+            if BY_NAME[name].obstacle(problem) is None:
+                error, promised = largest_error(problem, name), BY_NAME[name].max_rel_error(problem)
+                worst = max(worst, error / promised)
+                print(
+                    f"{name:14} {problem.direction:17} {problem!s:38} {error:.1e} {error / promised:5.2f}", flush=True
+                )
+    return 1 if worst > 1 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
