@@ -13,7 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from convc.passes.registry import ALL_PASSES, explanation, options_of
+    from convc.passes.options import options_of
+    from convc.passes.registry import ALL_PASSES, explanation
 
     if arguments.json:
         entries = [

@@ -25,7 +25,7 @@ from convc.runtime.native import NativeExecutor
 
 _ROUNDS = 7
 _TIME = struct.Struct("<d")
-_LABEL = "convolution"
+LABEL = "convolution"  # of the nodes that are measured
 
 Times = dict[tuple[Problem, str], float]
 
@@ -67,20 +67,24 @@ class Tuner:
 
 def measure(problem: Problem, algorithm: str, threads: int, rounds: int = _ROUNDS) -> float:
     """Median seconds of the convolution's kernel on random data."""
-    executor = NativeExecutor(graph_of(problem, algorithm), batch=problem.batch, threads=threads)
+    return measure_graph(graph_of(problem, algorithm), problem.batch, threads, rounds)
+
+
+def measure_graph(graph: Graph, batch: int, threads: int, rounds: int = _ROUNDS) -> float:
+    """Median seconds that the kernels of the nodes labelled `LABEL` take on random data."""
+    executor = NativeExecutor(graph, batch=batch, threads=threads)
     random = np.random.default_rng(1)
     try:
-        graph = executor.graph
-        for name, parameter in graph.parameters.items():
+        for name, parameter in executor.graph.parameters.items():
             executor.write(name, random.standard_normal(parameter.value.shape, np.float32))
-        for name, value in graph.inputs.items():
+        for name, value in executor.graph.inputs.items():
             if name != "x":
                 executor.write_input(name, random.standard_normal(value.shape, np.float32))
-        x = random.standard_normal(graph.inputs["x"].shape, np.float32)
+        x = random.standard_normal(executor.graph.inputs["x"].shape, np.float32)
         profile = executor.profile(x, None, rounds)
     finally:
         executor.close()
-    return sum(kernel.seconds for kernel in profile.kernels if kernel.layer == _LABEL)
+    return sum(kernel.seconds for kernel in profile.kernels if kernel.layer == LABEL)
 
 
 def graph_of(problem: Problem, algorithm: str) -> Graph:
@@ -98,7 +102,7 @@ def graph_of(problem: Problem, algorithm: str) -> Graph:
         return graph.add_parameter("w", TensorType(DType.F32, shape))
 
     geometry = {name: getattr(problem, name) for name in ("stride", "padding", "dilation", "groups")}
-    with builder.at((), _LABEL):
+    with builder.at((), LABEL):
         if problem.direction == "forward":
             op = Conv2d(**geometry, algorithm=algorithm)
             result = builder.add(op, rows("x", images), weights())

@@ -6,8 +6,9 @@ import pytest
 
 import convc
 from convc.ir.ops.update import SgdUpdate
+from convc.passes.options import options_of
 from convc.passes.pipeline import pipeline
-from convc.passes.registry import ALL_PASSES, PASSES, explanation, options_of, parse_pass
+from convc.passes.registry import ALL_PASSES, PASSES, explanation, parse_pass
 from convc.passes.specialize import Specialize
 from convc.passes.training import Training
 
