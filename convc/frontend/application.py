@@ -29,7 +29,7 @@ class Application(Machine):
         """Run a layer at once, or return the task that runs a block."""
         variants = BY_WORD.get(statement.word)
         if variants is not None:
-            self._layer(statement, variants, context)
+            self.layer(statement, variants, context)
             return None
         block = self.program.blocks.get(statement.word)
         if block is not None:
@@ -51,7 +51,8 @@ class Application(Machine):
 
     # Layers
 
-    def _layer(self, statement: syntax.Apply, variants: dict[str | None, LayerKind], context: Context) -> None:
+    def layer(self, statement: syntax.Apply, variants: dict[str | None, LayerKind], context: Context) -> None:
+        """Carry out the statement of a layer."""
         kind, arguments = _choose(statement, variants, context.scope)
         bound = self._bind(kind.title, kind.signature, arguments, statement, context)
         if bound is None:
@@ -147,7 +148,7 @@ class Application(Machine):
         path = context.naming.child(
             block.name, bound.spans.get("name", statement.span) if name else statement.span, name
         )
-        link = context.linked(f"in block `{block.name}`, called here", statement.span)
+        link = context.linked(f"in block `{block.name}`, called here", statement)
         inner = replace(
             context,
             naming=Naming(path + "."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
@@ -61,12 +62,29 @@ class Values:
 
 
 @dataclass(frozen=True)
+class Iteration:
+    """One run of a loop's body, from 0 of `count`; `values` are those of all runs of a `for`, empty for a `repeat`."""
+
+    number: int
+    count: int
+    values: Sequence[Constant] = ()
+
+
+@dataclass(frozen=True)
 class Link:
-    """One step of the way to a statement: a block's call, or an iteration of a loop."""
+    """One step of the way to a statement: a block's call, an iteration of a loop, or a shared part run again.
+
+    `statement` is what was carried out at `span`.
+    """
 
     text: str
-    span: Span
+    statement: syntax.Statement
     parent: Link | None
+    iteration: Iteration | None = None
+
+    @property
+    def span(self) -> Span:
+        return self.statement.span
 
     def notes(self) -> tuple[Note, ...]:
         """Innermost first; the middle of a long chain is left out."""
@@ -114,5 +132,5 @@ class Context:
         """The context of the body of a loop or an `if`: only its constants end with it."""
         return replace(self, scope=Scope(self.scope), chain=link or self.chain)
 
-    def linked(self, text: str, span: Span) -> Link:
-        return Link(text, span, self.chain)
+    def linked(self, text: str, statement: syntax.Statement) -> Link:
+        return Link(text, statement, self.chain)

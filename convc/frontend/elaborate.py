@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from convc.frontend import syntax
-from convc.frontend.context import UNKNOWN, Context, Link, Values
+from convc.frontend.context import UNKNOWN, Context, Iteration, Link, Values
 from convc.frontend.dead_code import unexecuted_references, unused_results, warn_of_redundant_biases
 from convc.frontend.emission import Emission, Layer, Loss
 from convc.frontend.expressions import Constant, OverBudget, Scope, Unknown, plain, show
@@ -40,19 +40,9 @@ class Elaboration:
 
 def elaborate(program: Program, net: syntax.Definition, parameters: Mapping[str, Constant], batch: int) -> Elaboration:
     """Run the body of `net` for `batch` images. Never raises for what a file says: see `errors`."""
-    elaborator = _Elaborator(program, net, batch)
+    elaborator = Elaborator(program, net, batch)
     elaborator.run(parameters)
-    emission = elaborator.emission
-    return Elaboration(
-        emission.graph,
-        tuple(emission.layers),
-        emission,
-        elaborator.parameters,
-        tuple(elaborator.errors),
-        tuple(elaborator.warnings),
-        frozenset(elaborator.used_blocks),
-        frozenset(elaborator.entered),
-    )
+    return elaborator.result()
 
 
 def probe(program: Program, definition: syntax.Definition) -> tuple[Diagnostic, ...]:
@@ -60,12 +50,14 @@ def probe(program: Program, definition: syntax.Definition) -> tuple[Diagnostic, 
 
     Parameters, shapes and conditions are unknown; words, arguments, names and constant values are checked.
     """
-    elaborator = _Elaborator(program, definition, 1)
+    elaborator = Elaborator(program, definition, 1)
     elaborator.probe()
     return tuple(elaborator.errors)
 
 
-class _Elaborator(Topology):
+class Elaborator(Topology):
+    """One elaboration: `run`, then `result`."""
+
     def __init__(self, program: Program, net: syntax.Definition, batch: int) -> None:
         super().__init__(program, net, batch)
         self.parameters: dict[str, Constant] = {}
@@ -81,6 +73,19 @@ class _Elaborator(Topology):
             return
         except CompileError as error:
             self.errors += error.diagnostics
+
+    def result(self) -> Elaboration:
+        emission = self.emission
+        return Elaboration(
+            emission.graph,
+            tuple(emission.layers),
+            emission,
+            self.parameters,
+            tuple(self.errors),
+            tuple(self.warnings),
+            frozenset(self.used_blocks),
+            frozenset(self.entered),
+        )
 
     def probe(self) -> None:
         scope = Scope(self.program.scope_of(self.net))
@@ -224,7 +229,8 @@ class _Elaborator(Topology):
             fail("value-count", f"a body cannot be repeated {count} times", statement.count.span)
         self._afford(count, statement.body, statement)
         for number in range(1, count + 1):
-            yield self._iteration(statement.body, f"in iteration {number} of {count}", {}, statement, context)
+            text = f"in iteration {number} of {count}"
+            yield self._iteration(statement, text, {}, Iteration(number - 1, count), context)
 
     def _for(self, statement: syntax.For, context: Context) -> Task:
         try:
@@ -236,7 +242,7 @@ class _Elaborator(Topology):
             raise error
         self._afford(len(values), statement.body, statement)
         names = [name.name for name in statement.names]
-        for value in values:
+        for number, value in enumerate(values):
             if len(names) == 1:
                 constants: dict[str, Constant] = {names[0]: value}
             elif isinstance(value, tuple) and len(value) == len(names):
@@ -245,7 +251,7 @@ class _Elaborator(Topology):
                 message = f"the loop has {len(names)} variables, but an item of its list is {show(value)}"
                 fail("type-loop", message, statement.values.span)
             text = "with " + ", ".join(f"{name} = {plain(constants[name])}" for name in names)
-            yield self._iteration(statement.body, text, constants, statement, context)
+            yield self._iteration(statement, text, constants, Iteration(number, len(values), values), context)
 
     def _loop_values(self, statement: syntax.For, context: Context) -> Sequence[Constant]:
         evaluator = self.evaluator(context)
@@ -267,16 +273,16 @@ class _Elaborator(Topology):
 
     def _iteration(
         self,
-        body: syntax.Body,
+        statement: syntax.Repeat | syntax.For,
         text: str,
         constants: dict[str, Constant],
-        statement: syntax.Repeat | syntax.For,
+        iteration: Iteration,
         context: Context,
     ) -> Task:
-        inner = context.nested(Link(text, statement.span, context.chain))
+        inner = context.nested(Link(text, statement, context.chain, iteration))
         inner.scope.constants.update(constants)
         # One more scope, so that the body may define a constant with the name of a loop variable.
-        return self.body(body, inner.nested())
+        return self.body(statement.body, inner.nested())
 
     def _afford(self, count: int, body: syntax.Body, statement: syntax.Repeat | syntax.For) -> None:
         """Refuse a loop that would pass the budget before its first iteration."""

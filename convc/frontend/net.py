@@ -23,6 +23,15 @@ from convc.ir.graph import Graph, Value
 from convc.ir.op import shown_fields
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The syntax that a net was made of, with the values that were given to its parameters."""
+
+    program: Program
+    definition: syntax.Definition
+    given: Mapping[str, Constant]
+
+
 @dataclass(frozen=True, eq=False)
 class Net:
     """A net of a `.cnn` file with its parameters given.
@@ -55,6 +64,11 @@ class Net:
     def limits(self) -> Limits:
         """What the net was allowed to ask for."""
         return self._program.limits
+
+    @property
+    def origin(self) -> Origin:
+        """Where the net comes from, for those who rewrite its text."""
+        return Origin(self._program, self._definition, self._given)
 
     def graph(self, batch: int) -> Graph:
         """A fresh forward graph for `batch` images.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from convc.frontend import syntax
@@ -198,10 +198,10 @@ def names_in(tree: object) -> Iterator[str]:
             pending.extend(getattr(item, name) for name in item.fields if not name.endswith("span"))
 
 
-def called_blocks(program: Program) -> set[str]:
-    """Blocks that the nets of the root file call, directly or by way of others, however their conditions turn out."""
+def called_blocks(program: Program, nets: Iterable[str] | None = None) -> set[str]:
+    """Blocks that nets (by default all of the root file) call, directly or not, however their conditions turn out."""
     found: set[str] = set()
-    pending: list[object] = [program.nets[name].body for name in program.own_nets]
+    pending: list[object] = [program.nets[name].body for name in (program.own_nets if nets is None else nets)]
     while pending:
         item = pending.pop()
         if isinstance(item, syntax.Apply):

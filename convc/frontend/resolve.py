@@ -4,56 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from convc.frontend import syntax
 from convc.frontend.expressions import Constant, literal
-from convc.frontend.lexer import normalise
-from convc.frontend.program import Program, names_in
+from convc.frontend.program import Program
 from convc.frontend.settings import TrainSettings
-from convc.ir.span import Span
+from convc.frontend.text_editor import Editor
+from convc.frontend.transplant import supply_constants
 
 _HEADER = "# resolved: net "
-
-
-@dataclass
-class _Editor:
-    """Replacements in one text, applied together."""
-
-    text: str
-    edits: list[tuple[int, int, str]] = field(default_factory=list[tuple[int, int, str]])
-
-    def __post_init__(self) -> None:
-        self.text = normalise(self.text)
-        self.starts = [0]
-        for line in self.text.split("\n"):
-            self.starts.append(self.starts[-1] + len(line) + 1)
-
-    def bounds(self, span: Span) -> tuple[int, int]:
-        """Offsets of the first character of a span and of the one behind it."""
-        return self.starts[span.line - 1] + span.column - 1, self.starts[span.end_line - 1] + span.end_column - 1
-
-    def slice(self, span: Span) -> str:
-        start, end = self.bounds(span)
-        return self.text[start:end]
-
-    def replace(self, span: Span, text: str) -> None:
-        self.edits.append((*self.bounds(span), text))
-
-    def insert(self, offset: int, text: str) -> None:
-        self.edits.append((offset, offset, text))
-
-    def result(self, start: int = 0, end: int | None = None) -> str:
-        """The edited text between two offsets of the original."""
-        end = len(self.text) if end is None else end
-        pieces: list[str] = []
-        position = start
-        for first, last, text in sorted(self.edits, key=lambda edit: edit[:2]):
-            if first < start or last > end:
-                continue
-            pieces += [self.text[position:first], text]
-            position = last
-        return "".join([*pieces, self.text[position:end]])
 
 
 def resolve(
@@ -84,7 +43,7 @@ class _Resolver:
         self.given = given
         self.train = train
         self.settings = settings
-        self.editors = {name: _Editor(text) for name, text in sources.items()}
+        self.editors = {name: Editor(text) for name, text in sources.items()}
         self.root = self.editors[program.root.name]
 
     def text(self, used_blocks: frozenset[str]) -> str:
@@ -155,38 +114,6 @@ class _Resolver:
     def _foreign(self, definition: syntax.Definition) -> str:
         """A block or net of another file, with the constants of that file that it mentions."""
         editor = self.editors[definition.span.file]
-        constants = self.program.scope_of(definition).constants
-        own = {parameter.name for parameter in definition.parameters}
-        body_names = set(names_in(definition.body)) - own
-        lets = [
-            f"let {name} = {literal(value)}"
-            for name, value in constants.items()
-            if name in body_names and value is not None
-        ]
-        if lets:
-            opening, _ = editor.bounds(definition.body.span)
-            editor.insert(opening + 1, "\n  " + "\n  ".join(lets) + "\n")
-        earlier: set[str] = set()
-        for parameter in definition.parameters:
-            replaced = definition is self.net and parameter.name in self.given
-            if parameter.default is not None and not replaced:
-                for name in _name_nodes(parameter.default):
-                    value = constants.get(name.name)
-                    if name.name not in earlier and value is not None:
-                        editor.replace(name.span, f"({literal(value)})")
-            earlier.add(parameter.name)
+        given = self.given if definition is self.net else {}
+        supply_constants(editor, definition, self.program.scope_of(definition).constants, given)
         return editor.result(*editor.bounds(definition.span))
-
-
-def _name_nodes(expression: syntax.Expression) -> list[syntax.Name]:
-    found: list[syntax.Name] = []
-    pending: list[object] = [expression]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, syntax.Name):
-            found.append(item)
-        elif isinstance(item, tuple):
-            pending.extend(item)
-        elif isinstance(item, syntax.Node):
-            pending.extend(getattr(item, name) for name in item.fields if not name.endswith("span"))
-    return found

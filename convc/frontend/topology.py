@@ -284,7 +284,7 @@ class Topology(Application):
                     hint=f"`reuse {statement.name}` runs it again",
                     notes=(Note("here", known.statement.name_span),),
                 )
-            yield self._rerun(known, statement.span, context)
+            yield self._rerun(known, statement, context)
             return
         context.naming.claim(statement.name, statement.name_span)
         self.shared[statement.name] = Shared(statement, path, context)
@@ -298,13 +298,13 @@ class Topology(Application):
         if known is None:
             hint = did_you_mean(statement.name, self.shared)
             fail("name-shared", f"no shared part is called `{statement.name}`", statement.name_span, hint=hint)
-        yield self._rerun(known, statement.span, context)
+        yield self._rerun(known, statement, context)
 
-    def _rerun(self, known: Shared, span: Span, context: Context) -> Task:
+    def _rerun(self, known: Shared, statement: syntax.Shared | syntax.Reuse, context: Context) -> Task:
         runs = known.runs
         known.runs += 1
         inner = known.context.inside(known.path + ".")
-        link = context.linked(f"in the shared part `{known.statement.name}`, run again here", span)
+        link = context.linked(f"in the shared part `{known.statement.name}`, run again here", statement)
         inner = replace(inner, naming=Naming(known.path + "."), chain=link, auxiliary=context.auxiliary, uses=runs)
         yield self.body(known.statement.body, inner)
 

@@ -1,0 +1,1 @@
+"""Rewriting a net with everything about it: weights, images, accuracy, times, files."""
