@@ -85,6 +85,17 @@ VERBS: dict[str, Verb] = {
         "cannot do, how long they would take (predicted; with --tune measured), the scratch space that they need, how\n"
         "exact they are. `regret` is what the choice without measurements loses against the best measured.",
     ),
+    "rewrite": Verb(
+        "replace layers by others that do (nearly) the same",
+        "convc rewrite lenet.cnn -r factorize:conv2:energy=0.95 -o small.cnn",
+        "Write a .cnn file in which some layers are replaced by others; all else stays as it was written. With\n"
+        "--weights the new layers are fitted to the old ones, and the report says how far outputs moved.\n"
+        "A RULE is a name, then the layers (`conv2`, `conv3_*`, a block; by default all that fit), then options:\n"
+        "  factorize    k x k by 1 x k and k x 1: rank=N, energy=0.95 or speedup=1.5; order=vertical\n"
+        "  bottleneck   k x k by 1x1, k x k and 1x1: rank=N, energy=0.95 or speedup=1.5\n"
+        "  depthwise    k x k by a depthwise and a 1x1 convolution: rank=N, energy=0.95 or speedup=1.5\n"
+        "  low-rank     fc by two: rank=N, energy=0.95 or speedup=1.5",
+    ),
     "opt": Verb(
         "run passes on a graph given as text",
         "convc opt net.ir -p specialize -p dead-code",

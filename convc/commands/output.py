@@ -41,10 +41,10 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Seq
     return "\n".join(line.rstrip() for line in lines)
 
 
-def refuse_input(source: str, output: str | Path) -> None:
+def refuse_input(source: str | Path, output: str | Path, hint: str = "name another one") -> None:
     """Refuse an output that is the file which is read."""
     if Path(source).exists() and Path(output).exists() and Path(source).samefile(output):
-        raise UsageError(f"{output} is the file that is read", "name another one")
+        raise UsageError(f"{output} is the file that is read", hint)
 
 
 def table_as_csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
