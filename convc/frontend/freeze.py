@@ -37,7 +37,6 @@ def freeze(graph: Graph, patterns: Sequence[str]) -> None:
             node.op = replace(node.op, frozen=True)
             for parameter in buffers:
                 graph.parameters[parameter.name] = replace(parameter, frozen=True)
-    graph.version += 1
 
 
 def frozen_names(names: Iterable[str], patterns: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from convc.ir.op import Op
+from convc.ir.op import Cost, Op
 from convc.ir.results import Results
 from convc.ir.span import Location, Span
 from convc.ir.types import TensorType
@@ -64,8 +64,18 @@ class Node:
     def span(self) -> Span | None:
         return self.location[0] if self.location else None
 
+    @property
+    def cost(self) -> Cost:
+        """What one run of it takes."""
+        return self.op.cost(*(value.type for value in self.operands))
+
     def __repr__(self) -> str:
         return f"<{self.op.name} {self.label}>"
+
+
+def total_cost(nodes: Iterable[Node]) -> Cost:
+    """What one run of all of them takes, each by itself."""
+    return sum((node.cost for node in nodes), start=Cost(0, 0))
 
 
 @dataclass(frozen=True)
@@ -117,7 +127,6 @@ class Graph:
         self._removed: set[Node] = set()
         self._outputs = Results()
         self._updates = Results()
-        self.version = 0  # counts changes; the pass manager compares it with what a pass claims
 
     @property
     def outputs(self) -> Results:
@@ -166,7 +175,6 @@ class Graph:
     def add_input(self, name: str, type: TensorType) -> Value:
         value = Value(type, name)
         self.inputs[name] = value
-        self.version += 1
         return value
 
     def add_parameter(self, name: str, type: TensorType, **metadata: object) -> Value:
@@ -175,7 +183,6 @@ class Graph:
             raise ValueError(f"parameter {name} exists already")
         value = Value(type, name)
         self.parameters[name] = Parameter(name, value, **metadata)  # type: ignore[arg-type]
-        self.version += 1
         return value
 
     def insert(self, node: Node, before: Node | None = None) -> None:
@@ -190,7 +197,6 @@ class Graph:
             self._ahead.setdefault(before, []).append(node)
         for index, operand in enumerate(node.operands):
             operand.users.append((node, index))
-        self.version += 1
 
     # Rewriting
 
@@ -202,18 +208,15 @@ class Graph:
         if only is None:
             for table in (self.outputs, self.updates):
                 table.update(dict.fromkeys(table.names_of(old), new))
-        self.version += 1
 
     def set_operand(self, node: Node, index: int, value: Value) -> None:
         node.operands[index].users.remove((node, index))
         node.operands = (*node.operands[:index], value, *node.operands[index + 1 :])
         value.users.append((node, index))
-        self.version += 1
 
     def set_op(self, node: Node, op: Op) -> None:
         """Give a node another op of the same result types on the same operands: the same thing, done another way."""
         node.op = op
-        self.version += 1
 
     def remove(self, nodes: Iterable[Node]) -> None:
         """Drop nodes whose results nobody uses any more."""
@@ -224,12 +227,10 @@ class Graph:
             for index, operand in enumerate(node.operands):
                 operand.users.remove((node, index))
         self._removed |= doomed
-        self.version += 1
 
     def remove_parameter(self, name: str) -> None:
         assert not self.parameters[name].value.users, f"{name} is in use"
         del self.parameters[name]
-        self.version += 1
 
     # Asking
 

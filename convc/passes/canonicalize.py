@@ -57,12 +57,11 @@ class _Canonicalizer:
     def _round(self) -> bool:
         """Whether a rule fitted anywhere. Nodes come before their users, so chains shrink from the front."""
         self.missed.clear()
-        before = self.graph.version
         removed: set[Node] = set()
         for node in list(self.graph.nodes):
             if node not in removed:
                 removed |= self._visit(node)
-        return self.graph.version != before
+        return bool(removed)
 
     def _visit(self, node: Node) -> set[Node]:
         """The nodes that went away."""

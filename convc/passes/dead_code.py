@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from convc.ir.graph import Graph
+from convc.ir.graph import Graph, total_cost
 from convc.passes.base import Pass, PassLog
 
 
@@ -23,7 +23,8 @@ class DeadCode(Pass):
     def run(self, graph: Graph, log: PassLog) -> None:
         needed = graph.ancestors((*graph.outputs.values(), *graph.updates.values()))
         dead = [node for node in graph.nodes if node not in needed]
-        if dead:
-            for node in dead:
-                log.changed("remove", (node,), (), why="no output and no update depends on it")
-            graph.remove(dead)
+        for node in dead:
+            log.changed("remove", (node,), (), why="no output and no update depends on it")
+        graph.remove(dead)
+        saved = total_cost(dead)
+        log.metrics |= {"saved_nodes": len(dead), "saved_flops": saved.flops, "saved_bytes": saved.bytes}

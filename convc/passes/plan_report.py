@@ -94,7 +94,7 @@ def _label(value: Value) -> str:
 
 def _row(plan: Plan, number: int) -> KernelRow:
     kernel = plan.kernels[number]
-    costs = [node.op.cost(*(operand.type for operand in node.operands)) for node in kernel.nodes]
+    costs = [node.cost for node in kernel.nodes]
     spans = kernel.location
     scratch = plan.memory.scratch.get(kernel)
     return KernelRow(

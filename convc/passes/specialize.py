@@ -142,7 +142,6 @@ class Specialize(Pass):
             producer = graph.outputs.pop(name).producer
             assert producer is not None
             log.changed("loss", (producer,), (), why="inference needs no loss")
-            graph.version += 1
         dead = set(graph.nodes) - _live(graph) - kept
         graph.remove([node for node in graph.nodes if node in dead])
         if "labels" in graph.inputs and not graph.inputs["labels"].users:

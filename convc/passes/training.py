@@ -21,7 +21,8 @@ from typing import ClassVar
 
 from convc.ir.autodiff import differentiate
 from convc.ir.builder import Builder
-from convc.ir.graph import Graph, Initializer, Parameter, Value
+from convc.ir.graph import Graph, Initializer, Parameter, Value, total_cost
+from convc.ir.op import Cost
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
 from convc.ir.ops.elementwise import Add, Divide, Minimum
@@ -57,23 +58,52 @@ class Training(Pass):
     max_norm: float | None = None
 
     def run(self, graph: Graph, log: PassLog) -> None:
-        parameters = [p for p in graph.parameters.values() if p.trainable and not p.frozen]
-        loss = graph.outputs["loss"]
-        assert loss.producer is not None
+        loss = graph.outputs["loss"].producer
+        assert loss is not None
+        frozen = [p for p in graph.parameters.values() if p.trainable and p.frozen]
+        trained = [p for p in graph.parameters.values() if p.trainable and not p.frozen]
+        if not trained:
+            log.missed("gradients", loss, "no parameter is trained")
+            return
+        whole = self._if_nothing_were_frozen(graph) if frozen else graph
+        readers = {p.name: p.value.users[0][0] for p in (*frozen, *trained) if p.value.users}
+        unused = self._append(graph, trained)
+        why = f"{_counted(trained)} trained"
+        if unused:
+            why += f", and the loss does not depend on {', '.join(p.name for p in unused)}"
+        log.metrics |= {"gradients": len(trained), "frozen": len(frozen), "unused": len(unused)}
+        if frozen:
+            nodes, saved = _saved(whole, graph)
+            log.metrics |= {"saved_nodes": nodes, "saved_flops": saved.flops, "saved_bytes": saved.bytes}
+            saving = f"{nodes:,} operations, {saved.flops:,} flops, {saved.bytes:,} bytes"
+            why += f"; {_counted(frozen)} frozen, which saves {saving}"
+        log.changed("gradients", (loss,), (), why)
+        for parameter in (*frozen, *unused):
+            if parameter.name in readers:
+                reason = "is frozen" if parameter.frozen else "does not lead to the loss: its gradient is zero"
+                log.missed("gradients", readers[parameter.name], f"{parameter.name} {reason}")
+
+    def _if_nothing_were_frozen(self, graph: Graph) -> Graph:
+        twin = graph.copy()
+        twin.parameters = {name: replace(p, frozen=False) for name, p in twin.parameters.items()}
+        self._append(twin, [p for p in twin.parameters.values() if p.trainable])
+        return twin
+
+    def _append(self, graph: Graph, parameters: list[Parameter]) -> list[Parameter]:
+        """Gradients and updates of `parameters`. Returns those that the loss does not depend on: theirs is zero."""
         # Asked before differentiation: gradients of convolutions use weights the other way round.
         units = {p.name: _units(p) for p in parameters if p.role == "weight"}
-        gradients = differentiate(graph, loss, [p.value for p in parameters])
+        gradients = differentiate(graph, graph.outputs["loss"], [p.value for p in parameters])
         builder = Builder(graph)
+        unused: list[Parameter] = []
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is None:
+                unused.append(parameter)
                 gradient = builder.add(Constant((0.0,), parameter.value.shape))
             graph.outputs[GRADIENT + parameter.name] = gradient
-        if self.optimizer is not None and parameters:
+        if self.optimizer is not None:
             self._update(graph, builder, parameters, units)
-        frozen = [p.name for p in graph.parameters.values() if p.trainable and p.frozen]
-        saved = f"; none for the frozen {', '.join(frozen)}" if frozen else ""
-        log.changed("gradients", (loss.producer,), (), why=f"{len(parameters)} parameters are trained{saved}")
-        graph.version += 1
+        return unused
 
     def _update(
         self, graph: Graph, builder: Builder, parameters: list[Parameter], units: Mapping[str, MaxNorm]
@@ -113,6 +143,17 @@ class Training(Pass):
         with builder.at(_place(parameter), parameter.name):
             node = builder.add_node(update, parameter.value, gradient, *states, lr, step, scale)
         graph.updates.update(zip((parameter.name, *names), node.results, strict=True))
+
+
+def _counted(parameters: list[Parameter]) -> str:
+    return f"{len(parameters)} parameters are" if len(parameters) != 1 else "1 parameter is"
+
+
+def _saved(whole: Graph, graph: Graph) -> tuple[int, Cost]:
+    """How many nodes, and what, a step takes less than the `whole` one; only what the results of each need counts."""
+    one, other = (g.ancestors((*g.outputs.values(), *g.updates.values())) for g in (whole, graph))
+    more, less = total_cost(one), total_cost(other)
+    return len(one) - len(other), Cost(more.flops - less.flops, more.bytes - less.bytes)
 
 
 def _place(parameter: Parameter) -> Location:

@@ -50,7 +50,8 @@ def _updated(case: Case) -> Case:
 
 
 def _log_text(log: PassLog) -> str:
-    return "".join(f"{entry}\n" for entry in log.entries)
+    figures = (f"metric {name} {value:g}\n" for name, value in log.metrics.items())
+    return "".join((*(f"{entry}\n" for entry in log.entries), *figures))
 
 
 @pytest.mark.skipif(UPDATE, reason="the expectations are being written")

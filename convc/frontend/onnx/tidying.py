@@ -108,4 +108,3 @@ def _in_order_of_use(target: Target) -> None:
         used.update(dict.fromkeys(value for value in node.operands if value in names))
     graph.parameters = {names[value]: graph.parameters[names[value]] for value in used}
     target.weights = {name: target.weights[name] for name in graph.parameters}
-    graph.version += 1
