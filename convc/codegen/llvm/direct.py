@@ -12,12 +12,13 @@ taps for all pixels, and where the layout allows run over a whole filter row as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 
 from convc.codegen.llvm.kernel import KernelBuilder, Spot
 from convc.codegen.llvm.register_tile import Piece, Sums, column_pieces, unroll_factor
+from convc.codegen.llvm.transposition import transpose_filters
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.graph import Value
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
@@ -121,7 +122,11 @@ def lower_conv2d_backward_data(k: KernelBuilder) -> None:
     dx = k.kernel.anchor.result
     packed, transposed = k.layout(w), backward_data_weights(k)
     assert isinstance(packed, WeightLayout)
-    k.phase("transpose_filters", lambda f: transpose_filters(f, k.pointer(w), packed, k.scratch_pointer(), transposed))
+
+    def transpose(f: Function) -> None:
+        transpose_filters(f, k.pointer(w), packed, k.scratch_pointer(), transposed, k.machine.lanes)
+
+    k.phase("transpose_filters", transpose)
     source, target = k.image(dy), k.image(dx)
     kernel = (w.shape[2], w.shape[3])
     if pixels_collapse(op, kernel):
@@ -330,50 +335,3 @@ class _Emitter:
                     real,
                 )
                 self.k.finish(f, spot, sums.at(m, number))
-
-
-def transpose_filters(
-    f: Function, source: V, packed: WeightLayout, target: V, transposed: WeightLayout,
-    wanted: tuple[Sequence[int], Sequence[int]] | None = None,
-) -> None:  # fmt: skip
-    """[group][block of k][r][s][c][k]  ->  [group][block of c][r][s][k][c]; threads split (group, tap, k).
-
-    `wanted` are the taps r and s of the result in their order, each at a constant distance from the one before.
-    """
-    taps, c_group, own = transposed.rows.pixels, packed.rows.channels, transposed.rows.channels
-    rows, columns = wanted or (range(packed.rows.height), range(packed.rows.width))
-    start, stop = f.share(packed.groups * taps * own)
-    with f.loop(start, stop) as unit:
-        k = f.remainder(unit.index, own)
-        group, tap = f.divide(f.divide(unit.index, own), taps), f.remainder(f.divide(unit.index, own), taps)
-        r, s = f.divide(tap, len(columns)), f.remainder(tap, len(columns))
-        origin = f.add(f.multiply(_tap(f, rows, r), packed.rows.width), _tap(f, columns, s))
-        first_k = f.multiply(f.divide(k, packed.block), packed.block)
-        width_k = f.minimum(packed.block, f.subtract(packed.columns, first_k))
-        inside = f.sum(
-            f.multiply(group, packed.columns * packed.rows.size),
-            f.multiply(first_k, packed.rows.size),
-            f.multiply(f.multiply(origin, c_group), width_k),
-            f.subtract(k, first_k),
-        )
-        blocks = -(-transposed.columns // transposed.block)
-        with f.loop(0, blocks) as block:
-            first_c = f.multiply(block.index, transposed.block)
-            width_c = f.minimum(transposed.block, f.subtract(transposed.columns, first_c))
-            real = f.minimum(width_c, f.subtract(c_group, first_c))
-            into = f.sum(
-                f.multiply(group, transposed.columns * transposed.rows.size),
-                f.multiply(first_c, transposed.rows.size),
-                f.multiply(f.add(f.multiply(tap, own), k), width_c),
-            )
-            row = f.address(target, into)
-            with f.loop(0, real) as c:
-                origin = f.add(inside, f.multiply(f.add(c.index, first_c), width_k))
-                f.store(f.load(f.address(source, origin)), f.address(row, c.index))
-            if transposed.columns != c_group:
-                with f.loop(real, width_c) as c:
-                    f.store(f.constant(0.0), f.address(row, c.index))
-
-
-def _tap(f: Function, taps: Sequence[int], number: Index) -> Index:
-    return f.add(taps[0], f.multiply(number, taps[1] - taps[0] if len(taps) > 1 else 1))

@@ -19,10 +19,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from convc.codegen.llvm.algorithms.patches import gather
-from convc.codegen.llvm.direct import clear_padding, transpose_filters
+from convc.codegen.llvm.direct import clear_padding
 from convc.codegen.llvm.gemm import Finish, Matrices, Place, Product, multiply, multiply_with
 from convc.codegen.llvm.kernel import KernelBuilder, Spot
 from convc.codegen.llvm.register_tile import Sums, column_pieces
+from convc.codegen.llvm.transposition import transpose_filters
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.graph import Value
 from convc.passes.algorithms.patches import (
@@ -194,7 +195,7 @@ def lower_im2col_backward_data(k: KernelBuilder) -> None:
             into = f.address(k.scratch_pointer(), place)
             taps = tuple(t for t, _ in matrix.down.taps), tuple(t for t, _ in matrix.across.taps)
             if layout.size:  # a phase that no tap meets is zero
-                transpose_filters(f, k.pointer(w), weights_of(k, w), into, layout, taps)
+                transpose_filters(f, k.pointer(w), weights_of(k, w), into, layout, k.machine.lanes, taps)
 
     k.phase("turn_filters", turn)
     for matrix, layout, place in zip(matrices, layouts, places, strict=False):

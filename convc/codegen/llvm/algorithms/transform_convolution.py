@@ -19,9 +19,10 @@ from convc.codegen.llvm.algorithms.tiles import TilePlace, TileView, each_tile, 
 from convc.codegen.llvm.algorithms.transform import Transform
 from convc.codegen.llvm.algorithms.transform_filters import clear_padding_channels, each_filter
 from convc.codegen.llvm.channels import channel_vectors
-from convc.codegen.llvm.direct import clear_padding, transpose_filters
+from convc.codegen.llvm.direct import clear_padding
 from convc.codegen.llvm.gemm import Matrices, Product, multiply
 from convc.codegen.llvm.kernel import KernelBuilder, Spot
+from convc.codegen.llvm.transposition import transpose_filters
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.graph import Value
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
@@ -54,7 +55,12 @@ def lower_transform_convolution(k: KernelBuilder, transform: Transform) -> None:
         k.phase(
             "transpose_filters",
             lambda f: transpose_filters(
-                f, k.pointer(weights), packed, f.address(k.scratch_pointer(), plan.places.images), layout
+                f,
+                k.pointer(weights),
+                packed,
+                f.address(k.scratch_pointer(), plan.places.images),
+                layout,
+                k.machine.lanes,
             ),
         )
 
