@@ -54,6 +54,7 @@ _KINDS = {
     "MODEL": Value(files=True, suffix=".onnx"),
     "FILE.ir": Value(files=True, suffix=".ir"),
     "W": Value(files=True),
+    "W2": Value(files=True),
     "OUT": Value(files=True),
 }
 

@@ -123,6 +123,7 @@ def _remarks(outcome: Outcome) -> list[str]:
         shown = ", ".join(f"{old} is {new}" for old, new in list(renamed.items())[:_RENAMED])
         more = f" and {len(renamed) - _RENAMED} more" if len(renamed) > _RENAMED else ""
         lines.append(f"kept parameters with new names: {shown}{more}")
+    lines += [f"warning[{warning.code}]: {warning.message}" for warning in outcome.warnings]
     lines += _accuracy(outcome)
     return lines
 
@@ -167,6 +168,7 @@ def outcome_as_json(
         ],
         "dropped": {path: list(dropped) for path, dropped in rewritten.dropped.items()},
         "renamed": rewritten.names.renamed,
+        "warnings": [{"code": warning.code, "message": warning.message} for warning in outcome.warnings],
         "evaluation": {
             "data": None if outcome.images is None else str(outcome.images),
             "before": outcome.before,

@@ -19,6 +19,7 @@ import numpy as np
 from convc.frontend.net import Net
 from convc.frontend.rewriting.rewrite import Rewritten, editable, rewrite
 from convc.frontend.rewriting.tracing import trace
+from convc.ir.diagnostic import Diagnostic
 from convc.passes.rewriting.analysis import Figures, Measure, figures
 from convc.passes.rewriting.layer import Layer, Weights
 from convc.passes.rewriting.matching import Missed, Target, choose_targets, first_layers
@@ -89,11 +90,12 @@ class Images:
 @dataclass(frozen=True)
 class Outcome:
     """Everything about a rewrite. `weights` are those of the new net, None without old ones; evaluations are on
-    `images`, None without."""
+    `images`, None without. `warnings` are those of the new text that the old one had not."""
 
     rewritten: Rewritten
     layers: tuple[LayerOutcome, ...]
     missed: tuple[Missed, ...]
+    warnings: tuple[Diagnostic, ...]
     batch: int
     weights: Mapping[str, np.ndarray] | None
     images: Images | None
@@ -199,6 +201,7 @@ class _Procedure:
             rewritten=rewritten,
             layers=tuple(self._outcome(target, forms, fits, rewritten) for target in targets),
             missed=missed,
+            warnings=self._new_warnings(rewritten.net),
             batch=self.batch,
             weights=weights,
             images=images,
@@ -263,6 +266,10 @@ class _Procedure:
             weights=places,
             settings=wishes.settings,
         )
+
+    def _new_warnings(self, net: Net) -> tuple[Diagnostic, ...]:
+        known = {(warning.code, warning.message) for warning in self.net.warnings}
+        return tuple(warning for warning in net.warnings if (warning.code, warning.message) not in known)
 
     # Data
 
