@@ -26,15 +26,14 @@ class Im2col(Algorithm):
         return None
 
     def stages(self, problem: Problem, machine: Machine) -> tuple[Stage, ...]:
-        matrices = patch_matrices(problem, machine)
+        matrices = patch_matrices(problem)
         stages = [] if in_place(problem) else [gather_stage(problem, machine, matrices)]
         if problem.direction == "backward_data":
             stages.insert(0, Stage("turn filters", "copy", 0, 2 * problem.weight_bytes))
         return *stages, *(_multiply(problem, machine, matrix) for matrix in matrices if matrix.columns)
 
     def scratch_bytes(self, problem: Problem, machine: Machine) -> int:
-        turned = problem.weight_bytes // problem.channels * _stored_channels(problem)
-        return patch_bytes(problem, machine) + (turned if problem.direction == "backward_data" else 0)
+        return patch_bytes(problem) + turned_bytes(problem)
 
     def max_rel_error(self, problem: Problem) -> float:
         return 1e-7 * math.sqrt(16 + terms(problem))
@@ -83,5 +82,9 @@ def _multiply(problem: Problem, machine: Machine, matrix: PatchMatrix) -> Stage:
     return Stage("multiply", "product", flops, passes * filters + result, resident, efficiency)
 
 
-def _stored_channels(problem: Problem) -> int:
-    return padded(problem.channels) if problem.groups == 1 else problem.channels
+def turned_bytes(problem: Problem) -> int:
+    """Scratch space for the filters that gradients by the data are multiplied with."""
+    if problem.direction != "backward_data":
+        return 0
+    stored = padded(problem.channels) if problem.groups == 1 else problem.channels
+    return problem.weight_bytes // problem.channels * stored

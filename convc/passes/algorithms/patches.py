@@ -26,6 +26,8 @@ LINE = 16  # floats in a cache line
 
 # Rows of a chunk are a multiple of this: of whole register tiles, or nearly so, whatever their size is.
 CHUNK_ROWS = 112
+# What a buffer may take, unless these are the least rows: half of a second-level cache.
+_BUFFER_BYTES = 256 << 10
 # A gradient by the filters is added up in memory: with this many rows at a time that costs little.
 _GRADIENT_ROWS = 4 * CHUNK_ROWS
 # Up to so many columns the patches for such a gradient are made as a whole, beyond that one filter row at a time.
@@ -100,7 +102,7 @@ def in_place(problem: Problem) -> bool:
     return problem.kernel == (1, 1) and problem.stride == (1, 1) and problem.padding == (0, 0, 0, 0)
 
 
-def patch_matrices(problem: Problem, machine: Machine) -> tuple[PatchMatrix, ...]:
+def patch_matrices(problem: Problem) -> tuple[PatchMatrix, ...]:
     """The matrices that a problem multiplies, one after the other: several only backward by the data."""
     top, left = problem.padding[:2]
     sizes = [
@@ -109,9 +111,9 @@ def patch_matrices(problem: Problem, machine: Machine) -> tuple[PatchMatrix, ...
         for axis, before in ((0, top), (1, left))
     ]  # fmt: skip
     if problem.direction != "backward_data":
-        return (_matrix(problem, machine, forward_axis(*sizes[0]), forward_axis(*sizes[1])),)
+        return (_matrix(problem, forward_axis(*sizes[0]), forward_axis(*sizes[1])),)
     down, across = ([_ascending(axis) for axis in backward_axes(*size)] for size in sizes)
-    return tuple(_matrix(problem, machine, rows, columns) for rows in down for columns in across)
+    return tuple(_matrix(problem, rows, columns) for rows in down for columns in across)
 
 
 def _ascending(axis: Axis) -> Axis:
@@ -119,7 +121,7 @@ def _ascending(axis: Axis) -> Axis:
     return replace(axis, taps=tuple(sorted(axis.taps, key=lambda tap: tap[1])))
 
 
-def _matrix(problem: Problem, machine: Machine, down: Axis, across: Axis) -> PatchMatrix:
+def _matrix(problem: Problem, down: Axis, across: Axis) -> PatchMatrix:
     of_image = problem.filters if problem.direction == "backward_data" else problem.channels
     channels = of_image // problem.groups
     columns, least = len(down.taps) * len(across.taps) * channels, CHUNK_ROWS
@@ -128,14 +130,14 @@ def _matrix(problem: Problem, machine: Machine, down: Axis, across: Axis) -> Pat
         if problem.groups * columns > _GRADIENT_COLUMNS:
             columns //= len(down.taps)
     matrix = PatchMatrix(down, across, problem.batch, channels, problem.groups, padded(of_image), columns, 1)
-    budget = machine.l2_bytes // 2 // (4 * matrix.buffer) if matrix.buffer else 0
+    budget = _BUFFER_BYTES // (4 * matrix.buffer) if matrix.buffer else 0
     chunk = max(least, budget // CHUNK_ROWS * CHUNK_ROWS)
     return replace(matrix, chunk=max(1, min(chunk, matrix.shape[0])))
 
 
-def patch_bytes(problem: Problem, machine: Machine) -> int:
+def patch_bytes(problem: Problem) -> int:
     """Scratch space for patches: that of the largest matrix, since one is done before the next begins."""
-    return 0 if in_place(problem) else 4 * max(m.floats for m in patch_matrices(problem, machine))
+    return 0 if in_place(problem) else 4 * max(m.floats for m in patch_matrices(problem))
 
 
 def turned_block(problem: Problem, machine: Machine) -> int:

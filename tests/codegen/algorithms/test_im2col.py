@@ -7,12 +7,10 @@ from dataclasses import replace
 import pytest
 
 from convc.codegen.llvm.program import compile_step
-from convc.codegen.llvm.target import host_target
 from convc.ir.ops import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
 from convc.passes.algorithms.im2col import Im2col
 from convc.passes.algorithms.patches import patch_matrices
 from convc.passes.algorithms.problem import CONVOLUTIONS, Direction
-from convc.passes.machine import MACHINES
 from tests.codegen.algorithms.convolutions import (
     CHAINS,
     DIRECTIONS,
@@ -66,7 +64,7 @@ def test_chunks_of_patches_and_fewer_images_than_the_batch(name: str, direction:
     case = CHUNKS[name].case(direction, "im2col")
     if name != "pointwise" and direction != "backward_weights":
         problem = problem_of(single_op_graph(case, make_operands(case))[0])
-        matrices = patch_matrices(problem, MACHINES[host_target().tier])
+        matrices = patch_matrices(problem)
         assert all(matrix.chunk < 2 * matrix.outputs for matrix in matrices if matrix.columns > 500)
     check(case, ALGORITHM, rows=2, threads=(2, 3))
 

@@ -32,14 +32,14 @@ def problem_of(images: tuple[int, int, int, int], kernel: Pair, filters: int = 1
     ],
 )
 def test_the_matrices_of_the_lectures(images: tuple[int, int, int, int], kernel: Pair, shape: Pair) -> None:
-    (matrix,) = patch_matrices(problem_of(images, kernel), MACHINE)
+    (matrix,) = patch_matrices(problem_of(images, kernel))
     assert matrix.shape == shape
 
 
 def test_filters_are_a_matrix_of_one_row_each() -> None:
     """D x (K²C) · (K²C) x N: as many multiply-adds as the definition has."""
     problem = problem_of((10, 3, 7, 7), (5, 5), filters=20)
-    (matrix,) = patch_matrices(problem, MACHINE)
+    (matrix,) = patch_matrices(problem)
     rows, columns = matrix.shape
     assert 2 * rows * columns * problem.filters == problem.flops
 
@@ -55,7 +55,7 @@ def test_backward_by_the_data_every_product_is_done_once(stride: Pair, dilation:
         "backward_data", 2, 5, 7, size, window.output_size(size), (3, 3), stride=stride, dilation=dilation
     )
     done = 0
-    for matrix in patch_matrices(problem, MACHINE):
+    for matrix in patch_matrices(problem):
         reached = [
             sum(axis.reached(a, offset) for a in range(axis.count) for _, offset in axis.taps)
             for axis in (matrix.down, matrix.across)
@@ -73,7 +73,7 @@ def test_backward_by_the_data_every_product_is_done_once(stride: Pair, dilation:
 def test_nothing_is_copied_where_each_pixel_is_its_own_patch(direction: Direction) -> None:
     pointwise = replace(PROBLEM, direction=direction, kernel=(1, 1), padding=(0, 0, 0, 0))
     assert in_place(pointwise)
-    assert patch_bytes(pointwise, MACHINE) == 0
+    assert patch_bytes(pointwise) == 0
     assert "gather patches" not in [stage.name for stage in Im2col().stages(pointwise, MACHINE)]
     for other in (PROBLEM, replace(pointwise, stride=(2, 2)), replace(pointwise, padding=(0, 1, 0, 0))):
         assert not in_place(other)

@@ -18,21 +18,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from convc.codegen.llvm.algorithms.patches import gather
+from convc.codegen.llvm.algorithms.patches import gather, is_dense, output_pixel
+from convc.codegen.llvm.algorithms.turned_filters import turn_filters, turned_filters, weights_of
 from convc.codegen.llvm.direct import clear_padding
 from convc.codegen.llvm.gemm import Finish, Matrices, Place, Product, multiply, multiply_with
 from convc.codegen.llvm.kernel import KernelBuilder, Spot
 from convc.codegen.llvm.register_tile import Sums, column_pieces
-from convc.codegen.llvm.transposition import transpose_filters
 from convc.codegen.llvm.vocabulary import Function, Index, V
-from convc.ir.graph import Value
-from convc.passes.algorithms.patches import (
-    PatchMatrix,
-    in_place,
-    patch_bytes,
-    patch_matrices,
-    turned_block,
-)
+from convc.passes.algorithms.patches import PatchMatrix, in_place, patch_bytes, patch_matrices
 from convc.passes.algorithms.problem import Problem
 from convc.passes.layout import ImageLayout, WeightLayout
 from convc.passes.tiling import Tile, even_split, most_rows
@@ -74,35 +67,26 @@ class PatchProduct:
 
     def finish(self, k: KernelBuilder, f: Function, first: Index) -> Finish:
         """What stores tiles of the rows from `first` on: chain, then the images of the result."""
-        target, (down, across) = self.target, (self.matrix.down, self.matrix.across)
-        dense = down.step == across.step == 1
-
-        def pixel_of(number: Index) -> tuple[Index, Index]:
-            image, place = f.divide(number, self.matrix.outputs), f.remainder(number, self.matrix.outputs)
-            if dense:
-                return image, place
-            row, column = f.divide(place, across.count), f.remainder(place, across.count)
-            line = f.add(f.multiply(row, down.step), down.first)
-            return image, f.sum(f.multiply(line, target.width), f.multiply(column, across.step), across.first)
+        target, dense = self.target, is_dense(self.matrix)
 
         def finish(place: Place, sums: Sums) -> None:
             channel = f.add(f.multiply(place.entry, self.own), place.column)
             number = f.add(first, place.row)
             tile = f.add(f.multiply(number, target.stored), channel)
             for m in range(place.rows):
-                image, pixel = (0, 0) if dense and not k.needs_position else pixel_of(f.add(number, m))
-                base, beyond = tile, m * target.stored
+                image, pixel, base, beyond = 0, 0, tile, m * target.stored
+                if k.needs_position or not dense:
+                    image, pixel = output_pixel(f, self.matrix, target, f.add(number, m))
                 if not dense:
                     base = f.sum(f.multiply(image, target.size), f.multiply(pixel, target.stored), channel)
                     beyond = 0
-                for number_, piece in enumerate(place.pieces):
+                for index, piece in enumerate(place.pieces):
                     real = piece.lanes
                     if isinstance(place.column, int):
                         real = max(0, min(real, self.own - place.column - piece.offset))
-                    spot = Spot(
-                        image, pixel, f.add(channel, piece.offset), base, beyond + piece.offset, piece.lanes, real
-                    )
-                    k.finish(f, spot, sums.at(m, number_))
+                    lane = f.add(channel, piece.offset)
+                    spot = Spot(image, pixel, lane, base, beyond + piece.offset, piece.lanes, real)
+                    k.finish(f, spot, sums.at(m, index))
 
         return finish
 
@@ -141,14 +125,14 @@ def buffer_of(f: Function, matrix: PatchMatrix, buffers: V, turn: Index) -> V:
 
 
 def scratch_im2col(k: KernelBuilder) -> int:
-    return patch_bytes(Problem.of(k.kernel.anchor), k.machine)
+    return patch_bytes(Problem.of(k.kernel.anchor))
 
 
 def lower_im2col(k: KernelBuilder) -> None:
     """conv2d with bias and a chain."""
     problem = Problem.of(k.kernel.anchor)
     x, w, *biases = k.kernel.anchor.operands
-    (matrix,) = patch_matrices(problem, k.machine)
+    (matrix,) = patch_matrices(problem)
     product = PatchProduct(matrix, k.image(x), k.image(k.kernel.anchor.result), weights_of(k, w))
 
     def body(f: Function) -> None:
@@ -159,51 +143,25 @@ def lower_im2col(k: KernelBuilder) -> None:
     clear_padding(k, problem.groups)
 
 
-def weights_of(k: KernelBuilder, value: Value) -> WeightLayout:
-    layout = k.layout(value)
-    assert isinstance(layout, WeightLayout)
-    return layout
-
-
 # Backward by the data
 
 
-def turned_filters(problem: Problem, k: KernelBuilder) -> list[WeightLayout]:
-    """The filters that each matrix is multiplied with: outputs are the input channels, rows (r, s, output channel)."""
-    own = problem.filters // problem.groups
-    block = turned_block(problem, k.machine)
-    return [
-        WeightLayout(problem.channels, ImageLayout(own, *matrix.taps, own), block, problem.groups)
-        for matrix in patch_matrices(problem, k.machine)
-    ]
-
-
 def scratch_im2col_backward_data(k: KernelBuilder) -> int:
-    problem = Problem.of(k.kernel.anchor)
-    return 4 * sum(layout.size for layout in turned_filters(problem, k)) + patch_bytes(problem, k.machine)
+    return 4 * turned_filters(k)[-1].end + scratch_im2col(k)
 
 
 def lower_im2col_backward_data(k: KernelBuilder) -> None:
-    """Turns the filters, phase by phase of the stride, then multiplies, phase by phase."""
+    """Turns the filters, then multiplies, phase by phase of the stride."""
     problem = Problem.of(k.kernel.anchor)
-    dy, w = k.kernel.anchor.operands
-    matrices, layouts = patch_matrices(problem, k.machine), turned_filters(problem, k)
-    places = [sum(layout.size for layout in layouts[:number]) for number in range(len(layouts) + 1)]
+    dy = k.kernel.anchor.operands[0]
+    turn_filters(k)
+    everything = turned_filters(k)
+    for filters in everything:
+        product = PatchProduct(filters.matrix, k.image(dy), k.image(k.kernel.anchor.result), filters.layout)
 
-    def turn(f: Function) -> None:
-        for matrix, layout, place in zip(matrices, layouts, places, strict=False):
-            into = f.address(k.scratch_pointer(), place)
-            taps = tuple(t for t, _ in matrix.down.taps), tuple(t for t, _ in matrix.across.taps)
-            if layout.size:  # a phase that no tap meets is zero
-                transpose_filters(f, k.pointer(w), weights_of(k, w), into, layout, k.machine.lanes, taps)
-
-    k.phase("turn_filters", turn)
-    for matrix, layout, place in zip(matrices, layouts, places, strict=False):
-        product = PatchProduct(matrix, k.image(dy), k.image(k.kernel.anchor.result), layout)
-
-        def body(f: Function, product: PatchProduct = product, place: int = place) -> None:
+        def body(f: Function, product: PatchProduct = product, place: int = filters.place) -> None:
             scratch = k.scratch_pointer()
-            buffers = None if in_place(problem) else f.address(scratch, places[-1])
+            buffers = None if in_place(problem) else f.address(scratch, everything[-1].end)
             product.emit(k, f, k.pointer(dy), f.address(scratch, place), None, buffers)
 
         k.phase("im2col_backward_data", body)
@@ -221,7 +179,7 @@ def lower_im2col_backward_weights(k: KernelBuilder) -> None:
     problem = Problem.of(k.kernel.anchor)
     x, dy = k.kernel.anchor.operands
     source, cotangent = k.image(x), k.image(dy)
-    (matrix,) = patch_matrices(problem, k.machine)
+    (matrix,) = patch_matrices(problem)
     gradient = weights_of(k, k.kernel.anchor.result)
     strips = matrix.shape[1] // matrix.columns
     tile = row_tile(k, min(gradient.block, gradient.columns), matrix.columns)

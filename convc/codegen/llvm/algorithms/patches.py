@@ -14,30 +14,51 @@ _UNROLL = 4
 
 def gather(
     f: Function, lanes: int, matrix: PatchMatrix, layout: ImageLayout, images: V, target: V, first: Index, count: Index,
-    filter_rows: tuple[Index, Index] | None = None,
+    filter_rows: tuple[Index, Index] | None = None, group: Index | None = None,
 ) -> None:  # fmt: skip
-    """This thread's share of `count` rows of the matrix from row `first` of all images on, of every group.
+    """This thread's share of `count` rows of the matrix from row `first` of all images on.
 
-    `filter_rows` is the range of the taps downwards that are wanted (default: all).
+    `filter_rows` is the range of the taps downwards that are wanted (default: all), `group` the group of the
+    convolution (default: one after the other, each into a place of its own).
     """
     low, high = filter_rows or (0, len(matrix.down.taps))
+    groups = (0, matrix.groups) if group is None else (group, f.add(group, 1))
     start, stop = f.share(count)
     with f.loop(start, stop) as slot:
-        number = f.add(first, slot.index)
-        image, place = f.divide(number, matrix.outputs), f.remainder(number, matrix.outputs)
-        row, column = f.divide(place, matrix.across.count), f.remainder(place, matrix.across.count)
+        image, row, column = _output(f, matrix, f.add(first, slot.index))
         line = f.add(f.multiply(row, matrix.down.stride), _first_offset(matrix.down))
         across = f.add(f.multiply(column, matrix.across.stride), _first_offset(matrix.across))
         into = f.address(target, f.multiply(slot.index, matrix.row))
-        with f.loop(0, matrix.groups) as group, f.loop(low, high) as tap:
+        with f.loop(*groups) as number, f.loop(low, high) as tap:
             here = f.add(line, f.multiply(tap.index, _step(matrix.down)))
             pixel = f.sum(f.multiply(here, layout.width), across)
-            channel = f.add(f.multiply(image, layout.size), f.multiply(group.index, matrix.channels))
+            channel = f.add(f.multiply(image, layout.size), f.multiply(number.index, matrix.channels))
             source = f.address(images, f.add(f.multiply(pixel, layout.stored), channel))
-            patch = f.add(
-                f.multiply(group.index, matrix.entry), f.multiply(f.subtract(tap.index, low), matrix.filter_row)
-            )
+            patch = f.multiply(f.subtract(tap.index, low), matrix.filter_row)
+            if group is None:
+                patch = f.add(f.multiply(number.index, matrix.entry), patch)
             _filter_row(f, lanes, matrix, source, f.address(into, patch), here, across)
+
+
+def _output(f: Function, matrix: PatchMatrix, number: Index) -> tuple[Index, Index, Index]:
+    """Image, row and column of the output, within its phase, that a row of the matrix is for."""
+    image, place = f.divide(number, matrix.outputs), f.remainder(number, matrix.outputs)
+    return image, f.divide(place, matrix.across.count), f.remainder(place, matrix.across.count)
+
+
+def is_dense(matrix: PatchMatrix) -> bool:
+    """Whether the outputs are neighbours in memory: all pixels of the result, one after the other."""
+    return matrix.down.step == matrix.across.step == 1
+
+
+def output_pixel(f: Function, matrix: PatchMatrix, target: ImageLayout, number: Index) -> tuple[Index, Index]:
+    """(image, pixel) of the result that a row of the matrix is for."""
+    if is_dense(matrix):
+        return f.divide(number, matrix.outputs), f.remainder(number, matrix.outputs)
+    image, row, column = _output(f, matrix, number)
+    line = f.add(f.multiply(row, matrix.down.step), matrix.down.first)
+    across = f.add(f.multiply(column, matrix.across.step), matrix.across.first)
+    return image, f.add(f.multiply(line, target.width), across)
 
 
 def _first_offset(axis: Axis) -> int:

@@ -11,6 +11,12 @@ from convc.codegen.llvm.algorithms.im2col import (
     scratch_im2col,
     scratch_im2col_backward_data,
 )
+from convc.codegen.llvm.algorithms.strassen import (
+    lower_strassen,
+    lower_strassen_backward_data,
+    lower_strassen_backward_weights,
+    scratch_strassen,
+)
 from convc.codegen.llvm.algorithms.transform import Transform
 from convc.codegen.llvm.algorithms.transform_convolution import (
     lower_transform_convolution,
@@ -37,6 +43,12 @@ _IM2COL: dict[type[Op], Lowering] = {
     Conv2dBackwardWeights: Lowering(lower_im2col_backward_weights, scratch_im2col),
 }
 
+_STRASSEN: dict[type[Op], Lowering] = {
+    Conv2d: Lowering(lower_strassen, scratch_strassen),
+    Conv2dBackwardData: Lowering(lower_strassen_backward_data, scratch_strassen),
+    Conv2dBackwardWeights: Lowering(lower_strassen_backward_weights, scratch_strassen),
+}
+
 
 def transformed(transform: Transform) -> dict[type[Op], Lowering]:
     """Transform convolutions in their three directions."""
@@ -57,6 +69,7 @@ TABLE: dict[str, dict[type[Op], Lowering]] = {
     "direct": _DIRECT,
     "im2col": _IM2COL,
     **{known.name: transformed(WinogradTransform(known.algorithm)) for known in WINOGRAD},
+    "strassen": _STRASSEN,
 }
 DIRECTIONS: tuple[type[Op], ...] = (Conv2d, Conv2dBackwardData, Conv2dBackwardWeights)
 

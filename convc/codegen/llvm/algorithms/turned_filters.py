@@ -1,0 +1,60 @@
+"""The filters that gradients by the data are multiplied with: turned, and cut by the phases of the stride."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from convc.codegen.llvm.direct import transpose_filters
+from convc.codegen.llvm.kernel import KernelBuilder
+from convc.codegen.llvm.vocabulary import Function
+from convc.ir.graph import Value
+from convc.passes.algorithms.patches import PatchMatrix, patch_matrices, turned_block
+from convc.passes.algorithms.problem import Problem
+from convc.passes.layout import ImageLayout, WeightLayout
+
+
+@dataclass(frozen=True)
+class TurnedFilters:
+    """Those that patches of the cotangents are multiplied with: outputs are the input channels, rows (r, s, output
+    channel) in the order of the patches. They begin `place` floats into scratch space."""
+
+    matrix: PatchMatrix
+    layout: WeightLayout
+    place: int
+
+    @property
+    def end(self) -> int:
+        return self.place + self.layout.size
+
+
+def turned_filters(k: KernelBuilder) -> tuple[TurnedFilters, ...]:
+    """One for each phase, one behind the other from the beginning of the scratch space on."""
+    problem = Problem.of(k.kernel.anchor)
+    own, block = problem.filters // problem.groups, turned_block(problem, k.machine)
+    found: list[TurnedFilters] = []
+    for matrix in patch_matrices(problem):
+        layout = WeightLayout(problem.channels, ImageLayout(own, *matrix.taps, own), block, problem.groups)
+        found.append(TurnedFilters(matrix, layout, found[-1].end if found else 0))
+    return tuple(found)
+
+
+def turn_filters(k: KernelBuilder) -> None:
+    """The phase that fills them all."""
+    w = k.kernel.anchor.operands[1]
+
+    def turn(f: Function) -> None:
+        for filters in turned_filters(k):
+            if filters.layout.size:  # a phase that no tap meets has none
+                into = f.address(k.scratch_pointer(), filters.place)
+                axes = filters.matrix.down, filters.matrix.across
+                rows, columns = (tuple(tap for tap, _ in axis.taps) for axis in axes)
+                transpose_filters(f, k.pointer(w), weights_of(k, w), into, filters.layout, (rows, columns))
+
+    k.phase("turn_filters", turn)
+
+
+def weights_of(k: KernelBuilder, value: Value) -> WeightLayout:
+    """The layout of filters, or of their gradient."""
+    layout = k.layout(value)
+    assert isinstance(layout, WeightLayout)
+    return layout
