@@ -190,6 +190,10 @@ class KernelBuilder:
 
         Each spot is finished once, and nothing else writes results: they may lie where operands of the chain do.
         """
+        if not spot.real:
+            for value in self.kernel.writes:
+                f.store(f.constant(0.0, spot.lanes), self._address(f, value, spot))
+            return
         known: dict[Value, V] = {}
         if start is not None:
             known[self.kernel.anchor.results[0]] = start

@@ -99,9 +99,13 @@ def assert_close(result: Array, exact: Array, bound: float, problem: Problem) ->
 CHAINS = ("relu", "add", "dropout", "long", "stored twice")
 
 
-def chained(direction: Direction, algorithm: str, chain: str) -> tuple[Graph, dict[str, Array]]:
-    """A convolution of 2 images with something in its epilogue; partial tiles and channels that do not fill vectors."""
-    case = Geometry((2, 5, 7, 9), (6, 5, 3, 3), (1, 1, 1, 1)).case(direction, algorithm)
+# Partial tiles, and channels that do not fill vectors.
+UNEVEN = Geometry((2, 5, 7, 9), (6, 5, 3, 3), (1, 1, 1, 1))
+
+
+def chained(direction: Direction, algorithm: str, chain: str, geometry: Geometry) -> tuple[Graph, dict[str, Array]]:
+    """A convolution with something in its epilogue."""
+    case = geometry.case(direction, algorithm)
     generator = np.random.default_rng(7)
     arrays = make_operands(case, np.float32)
     graph, builder = Graph("chained"), None
@@ -136,8 +140,8 @@ def chained(direction: Direction, algorithm: str, chain: str) -> tuple[Graph, di
     return graph, named
 
 
-def check_chain(direction: Direction, algorithm: Algorithm, chain: str) -> None:
-    graph, named = chained(direction, algorithm.name, chain)
+def check_chain(direction: Direction, algorithm: Algorithm, chain: str, geometry: Geometry = UNEVEN) -> None:
+    graph, named = chained(direction, algorithm.name, chain, geometry)
     exact = {name: a.astype(np.float64) if a.dtype == np.float32 else a for name, a in named.items()}
     expected = run_reference(graph.copy(), exact)
     # Dropout scales by less than 2; what is added is exact.
