@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convc.codegen.llvm.direct import transpose_filters
 from convc.codegen.llvm.kernel import KernelBuilder
+from convc.codegen.llvm.transposition import transpose_filters
 from convc.codegen.llvm.vocabulary import Function
 from convc.ir.graph import Value
 from convc.passes.algorithms.patches import PatchMatrix, patch_matrices, turned_block
@@ -48,7 +48,8 @@ def turn_filters(k: KernelBuilder) -> None:
                 into = f.address(k.scratch_pointer(), filters.place)
                 axes = filters.matrix.down, filters.matrix.across
                 rows, columns = (tuple(tap for tap, _ in axis.taps) for axis in axes)
-                transpose_filters(f, k.pointer(w), weights_of(k, w), into, filters.layout, (rows, columns))
+                lanes, packed = k.machine.lanes, weights_of(k, w)
+                transpose_filters(f, k.pointer(w), packed, into, filters.layout, lanes, (rows, columns))
 
     k.phase("turn_filters", turn)
 
