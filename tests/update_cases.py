@@ -1,4 +1,4 @@
-"""Op cases of what happens to parameters: optimiser updates, mean gradients, norms and bounds, masks of weights."""
+"""Op cases of what happens to parameters: updates, mean gradients, norms and bounds, masks, weights made of weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from convc.ir.ops.dropconnect import DropConnect, DropConnectTraining
 from convc.ir.ops.sweep import Accumulate, GradientNorm, MaxNorm
+from convc.ir.ops.units import ScaleWeights, SumWeights
 from convc.ir.ops.update import AdagradUpdate, AdamUpdate, AdamWUpdate, RmspropUpdate, SgdUpdate, Update
 from tests.op_case import Array, OpCase, Random, Shape, normal
 
@@ -102,4 +103,23 @@ def _masks() -> list[OpCase]:
     return [*cases, OpCase("drop_connect_training/few", few, (normal(20, 7), *key), (0,))]
 
 
-UPDATE_CASES: tuple[OpCase, ...] = (*_updates(), *_means(), *_norms(), *_masks())
+def _units() -> list[OpCase]:
+    cases: list[OpCase] = []
+    for name, shape, axis, groups in [
+        ("outputs", (5, 3, 3, 3), 0, 1),
+        ("inputs", (5, 3, 3, 3), 1, 1),
+        ("inputs_of_groups", (6, 5, 2, 3), 1, 3),
+        ("matrix", (7, 17), 0, 1),
+        ("features", (7, 17), 1, 1),
+        ("one", (1, 1), 0, 1),
+        ("wide", (50, 33), 0, 1),
+    ]:
+        units, wide = groups * shape[axis], name == "wide"
+        scaled = OpCase(
+            f"scale_weights/{name}", ScaleWeights(axis, groups), (normal(*shape), normal(units)), (0, 1), wide
+        )
+        cases += [scaled, OpCase(f"sum_weights/{name}", SumWeights(axis, groups), (normal(*shape),), (0,), wide)]
+    return cases
+
+
+UPDATE_CASES: tuple[OpCase, ...] = (*_updates(), *_means(), *_norms(), *_masks(), *_units())

@@ -35,7 +35,8 @@ def run_reference(graph: Graph, arrays: Arrays) -> dict[str, np.ndarray]:
         if not isinstance(results, tuple):
             results = (results,)
         for value, array in zip(node.results, results, strict=True):
-            array = np.asarray(array)
+            # Dense: numpy adds up products in another order where an operand is a part of a larger array.
+            array = np.asarray(array, order="C")
             # Float32 constants must not narrow a float64 run.
             values[value] = array.astype(np.float64) if double and array.dtype == np.float32 else array
             remaining[value] = len(value.users)

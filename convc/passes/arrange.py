@@ -4,8 +4,9 @@
     %2 = softmax(%1)              →      %r = relayout(%1)
                                          %2 = softmax(%r)
 
-Images are NHWC inside; the input arrives as NCHW and is rearranged first unless it has a single channel. Weights are
-packed in the order in which their layer's kernel reads them; gradients and optimiser states lie like their parameter.
+Images are NHWC inside; the input arrives as NCHW and is rearranged first, unless it has a single channel or all that
+reads it are convolutions that can take it as it is. Weights are packed in the order in which their layer's kernel reads
+them; gradients, optimiser states and weights computed from them lie like their parameter.
 
 Fully connected layers and element-wise ops read a flattened image as it lies. Who cannot reads its natural twin, made
 once, before the first reader. Booleans are never stored, so a twin of one is made from the twins of what it compares.
@@ -14,12 +15,16 @@ once, before the first reader. Booleans are never stored, so a twin of one is ma
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from convc.ir.builder import Builder
+from convc.ir.diagnostic import fail
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.ops import (
+    Concat,
+    Constant,
     Conv2d,
     Conv2dBackwardData,
     Conv2dBackwardWeights,
@@ -30,16 +35,13 @@ from convc.ir.ops import (
     Relayout,
     Unflatten,
 )
-from convc.ir.ops.dropconnect import DropConnectTraining
-from convc.ir.ops.sweep import Accumulate, MaxNorm, Sweep
-from convc.ir.ops.update import Update
 from convc.ir.printer import value_names
 from convc.ir.types import DType
 from convc.passes.base import PassLog, PlanPass
 from convc.passes.fusion import is_boolean, is_elementwise, resolve
 from convc.passes.layout import ImageLayout, Layout, PlanarLayout, ScalarLayout, VectorLayout, WeightLayout, padded
 from convc.passes.tiling import choose_tile
-from convc.passes.training import GRADIENT
+from convc.passes.weight_families import Families
 
 if TYPE_CHECKING:
     from convc.passes.plan import Plan
@@ -60,48 +62,31 @@ def pixels_collapse(op: Conv2d | Conv2dBackwardData | Conv2dBackwardWeights, ker
     return kernel == (1, 1) and op.stride == (1, 1) and op.padding == (0, 0, 0, 0)
 
 
-def _parameters_of_gradients(graph: Graph) -> dict[Value, Value]:
-    """The weights that each gradient belongs to, and each of the parts that several uses of a weight add up to."""
-    found: dict[Value, Value] = {}
-    for name, parameter in graph.parameters.items():
-        gradient = graph.outputs.get(GRADIENT + name)
-        pending = [gradient] if gradient is not None and parameter.value.type.rank > 1 else []
-        while pending:
-            related = pending.pop()
-            found[related] = parameter.value
-            masked = related.producer is not None and isinstance(related.producer.op, DropConnectTraining)
-            if related.producer is not None and (masked or is_elementwise(related.producer)):
-                pending += [o for o in related.producer.operands if o.shape == related.shape]
+def _constant_rows(graph: Graph, batched: set[Value]) -> set[Value]:
+    """Constants that have rows, because they meet what has: a graph that holds them serves its own batch only."""
+    found: set[Value] = set()
+    for node in graph.nodes:
+        if not (is_elementwise(node) or isinstance(node.op, Concat)) or batched.isdisjoint(node.operands):
+            continue
+        for operand in node.operands:
+            if operand in batched or operand.type.rank < 2:
+                continue
+            if operand.producer is None or not isinstance(operand.producer.op, Constant):
+                message = f"{node.op.name} of {node.label or graph.name} reads {operand.type} without a batch"
+                fail("verify-graph", message, node.span)
+            found.add(operand)
     return found
+
+
+def _reads_planes(node: Node, index: int) -> bool:
+    """Whether a kernel reads images channel by channel, as they are given, as well as pixel by pixel."""
+    return isinstance(node.op, Conv2d) and index == 0 and node.op.algorithm in ("auto", "direct")
 
 
 def _padding(value: Value, layout: Layout) -> int:
     """Channels that are stored beyond those that there are; element-wise results lie like what they are made of."""
     like_another = value.producer is not None and (is_elementwise(value.producer) or resolve(value) is not value)
     return 0 if like_another or not isinstance(layout, ImageLayout) else layout.stored - layout.channels
-
-
-def _source(weights: Value) -> Value:
-    """The weights as they are, where some are left out."""
-    producer = weights.producer
-    return producer.operands[0] if producer and isinstance(producer.op, DropConnectTraining) else weights
-
-
-def _readers(weights: Value) -> list[Node]:
-    """The nodes that read weights, whole or with some left out."""
-    found = [user for user, _ in _source(weights).users]
-    return found + [
-        reader for user in found if isinstance(user.op, DropConnectTraining) for reader, _ in user.result.users
-    ]
-
-
-def _related(update: Node, op: Update) -> list[Value]:
-    """What lies like the parameter of an update: states and results, the mean gradient, the bounded weights."""
-    found = [*update.operands[2 : op.tensors], *update.results]
-    mean = update.operands[1].producer
-    if mean is not None and isinstance(mean.op, Accumulate):
-        found += [mean.operands[0], mean.result]
-    return found + [user.result for user, _ in update.results[0].users if isinstance(user.op, MaxNorm)]
 
 
 @dataclass(frozen=True)
@@ -124,15 +109,17 @@ class Arrange(PlanPass):
 
 
 class _Arranger:
-    """The work of one run: `twins` are the natural twins by value, `parameters` the parameter that a gradient, or a
-    part of one, belongs to."""
+    """The work of one run: `twins` are the natural twins by value, `chosen` the layouts of families of weights."""
 
     def __init__(self, plan: Plan, log: PassLog) -> None:
         self.machine, self.graph, self.log, self.layouts = plan.machine, plan.graph, log, plan.layouts
         self.batched = plan.batched
         self.batched |= self.graph.batched()
+        self.batched |= _constant_rows(self.graph, self.batched)
         self.twins: dict[Value, Value] = {}
-        self.parameters = _parameters_of_gradients(self.graph)
+        self.families = Families(self.graph, self.batched)
+        self.chosen: dict[Value, WeightLayout] = {}
+        self.linear_readers = Counter(self.families.of(node.operands[1]) for node in self.graph.nodes_of(Linear))
 
     def run(self) -> None:
         for value in self.graph.inputs.values():
@@ -147,9 +134,10 @@ class _Arranger:
                     self.graph.set_operand(node, index, self._twin(operand, node))
             self._weights(node)
             for result in node.results:
-                if not self._awaits_reader(node):
+                if result not in self.families:
                     self.layouts[result] = self._result(node, result)
-        self._like_parameters()
+        for value in self.families:
+            self.layouts[value] = self._family_layout(value) or PlanarLayout(value.type.size)
 
     def _input(self, value: Value) -> Layout:
         if not value.shape:
@@ -167,7 +155,7 @@ class _Arranger:
         if layout == natural(operand, True):
             return False
         if isinstance(layout, PlanarLayout):
-            return True
+            return not all(_reads_planes(user, position) for user, position in operand.users)
         if is_elementwise(node):
             # Equal orders stay as they are; mixed ones meet in the natural order.
             rows = {self.layouts[o] for o in node.operands if o.shape == operand.shape}
@@ -175,9 +163,9 @@ class _Arranger:
             return len(rows) > 1 or vectors
         if isinstance(node.op, Linear):
             # Weights fit one order of features: those of several layers, which may differ, fit the natural one.
-            return sum(isinstance(user.op, Linear) for user in _readers(node.operands[1])) > 1
+            return self.linear_readers[self.families.of(node.operands[1])] > 1
         if isinstance(node.op, LinearBackwardWeights) and index == 0:
-            weights = self.layouts.get(self.parameters.get(node.result, node.result))
+            weights = self._family_layout(node.result)
             return isinstance(weights, WeightLayout) and weights.rows != layout
         return True
 
@@ -203,23 +191,27 @@ class _Arranger:
         arranged = operand not in self.batched or self.layouts[operand] == natural(operand, True)
         return operand if arranged else self._twin(operand, node)
 
-    @staticmethod
-    def _awaits_reader(node: Node) -> bool:
-        """Whether weights, some left out, get their layout when they are read: that of the weights themselves."""
-        return isinstance(node.op, DropConnectTraining) and any(isinstance(u.op, Linear) for u, _ in node.result.users)
-
     def _weights(self, node: Node) -> None:
-        """Weights take the layout that their first reader wants."""
+        """A family of weights takes the layout that the first reader of any of them wants."""
         if isinstance(node.op, (Conv2d, Conv2dBackwardData)):
             w = node.operands[1]
             images = node.result if isinstance(node.op, Conv2d) else node.operands[0]
-            self.layouts.setdefault(w, self._filters(node.op, w.shape, images))
+            self._choose(w, self._filters(node.op, w.shape, images))
         elif isinstance(node.op, (Linear, LinearBackwardData)):
             x, w = node.operands[:2]
             rows = self.layouts[x] if isinstance(node.op, Linear) else ImageLayout.of(w.shape[1:])
-            source = _source(w)
-            self.layouts.setdefault(source, self._matrix(w.shape[0], rows, x.shape[0]))
-            self.layouts[w] = self.layouts[source]
+            self._choose(w, self._matrix(w.shape[0], rows, x.shape[0]))
+        elif isinstance(node.op, Conv2dBackwardWeights):
+            self._choose(node.result, self._filters(node.op, node.result.shape, node.operands[1]))
+        elif isinstance(node.op, LinearBackwardWeights):
+            x = node.operands[0]
+            self._choose(node.result, self._matrix(node.result.shape[0], self.layouts[x], x.shape[0]))
+
+    def _choose(self, weights: Value, layout: WeightLayout) -> None:
+        self.chosen.setdefault(self.families.of(weights), layout)
+
+    def _family_layout(self, weights: Value) -> Layout | None:
+        return self.chosen.get(self.families.of(weights))
 
     def _filters(
         self, op: Conv2d | Conv2dBackwardData | Conv2dBackwardWeights, shape: tuple[int, ...], images: Value
@@ -240,38 +232,12 @@ class _Arranger:
         op, batched = node.op, result in self.batched
         if isinstance(op, _VIEWS):
             return self.layouts[node.operands[0]]
-        if isinstance(op, Conv2dBackwardWeights):
-            return self._filters(op, result.shape, node.operands[1])
-        if isinstance(op, LinearBackwardWeights):
-            x = node.operands[0]
-            return self._matrix(result.shape[0], self.layouts[x], x.shape[0])
         if isinstance(op, LinearBackwardData):
-            weights = self.layouts[node.operands[1]]
+            weights = self._family_layout(node.operands[1])
             assert isinstance(weights, WeightLayout)
             return weights.rows
-        if isinstance(op, DropConnectTraining):
-            like = self.parameters.get(result, node.operands[0])
-            return self.layouts.get(like, PlanarLayout(result.type.size))
-        if isinstance(op, (Sweep, MaxNorm)):
-            if result.type.rank < 2:
-                return natural(result, False)
-            return self.layouts.get(node.operands[0], PlanarLayout(result.type.size))
         if is_elementwise(node):
             same = [self.layouts[o] for o in node.operands if o.shape == result.shape and o in self.layouts]
             if same:
                 return same[0]
-        return natural(result, batched) if result.type.rank < 2 or batched else PlanarLayout(result.type.size)
-
-    def _like_parameters(self) -> None:
-        """Gradients, updates and states of weights take the layout of their parameter."""
-        for parameter in self.graph.parameters.values():
-            value = parameter.value
-            if value.type.rank < 2:
-                continue
-            layout = self.layouts.setdefault(value, PlanarLayout(value.type.size))
-            for update, _ in value.users:
-                if isinstance(update.op, Update) and update.operands[0] is value:
-                    for related in _related(update, update.op):
-                        self.layouts[related] = layout
-        for related, value in self.parameters.items():
-            self.layouts[related] = self.layouts[value]
+        return natural(result, batched)

@@ -5,8 +5,8 @@
     %3 = add(%1, %2)                        %2 = add(%1, %1)
 
 Equal are nodes of one op with equal attributes and the same operands, in the same order. A random draw is a function
-of its operands and its stream like any other; new values of parameters and optimiser states stay separate tensors.
-Removing leaves every number bit for bit as it was.
+of its operands and its stream like any other; gradients, and new values of parameters and optimiser states, stay
+separate tensors. Removing leaves every number bit for bit as it was.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from convc.ir.ops.sweep import Sweep
 from convc.ir.span import union
 from convc.ir.types import DType
 from convc.passes.base import Pass, PassLog
+from convc.passes.training import GRADIENT
 
 RULE = "merge"
 
@@ -36,6 +37,8 @@ class CommonSubexpressions(Pass):
 
     def run(self, graph: Graph, log: PassLog) -> None:
         updated = set(graph.updates.values())
+        # One sweep reads all gradients: each lies in the place of its parameter.
+        gradients = {value for name, value in graph.outputs.items() if name.startswith(GRADIENT)}
         groups: dict[Hashable, list[Node]] = {}
         for node in list(graph.nodes):
             # Operands are merged before their users are looked at, so equal chains have equal keys all along.
@@ -44,10 +47,15 @@ class CommonSubexpressions(Pass):
             if group and (isinstance(node.op, Sweep) or not updated.isdisjoint((*node.results, *group[0].results))):
                 log.missed(RULE, node, "the new value of a parameter, or of a state, is a tensor of its own")
                 continue
+            if group and not (gradients.isdisjoint(group[0].results) or gradients.isdisjoint(node.results)):
+                log.missed(RULE, node, "the gradient of each parameter is a tensor of its own")
+                continue
             group.append(node)
             if len(group) > 1:
                 for old, new in zip(node.results, group[0].results, strict=True):
                     graph.replace_uses(old, new)
+                    if old in gradients:
+                        gradients.add(new)
         for first, *others in groups.values():
             if others:
                 log.changed(RULE, (first, *others), (first,), "equal op, attributes and operands")

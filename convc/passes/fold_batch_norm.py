@@ -5,8 +5,9 @@
                                                   %b' = %β + (%b − %μ) · s
                                                   %2  = conv2d(%x, %w', %b')
 
-Saves one pass over the activations. Parameters keep their names and are set as before: s, %w' and %b' are computed from
-them. Equal up to rounding: a weight is rounded once more, by half a unit in its last place.
+Saves the arithmetic of the norm. Parameters keep their names and are set as before: s, %w' and %b' are computed from
+them, natively once after any was set, into memory of their own: the layer's weights take twice the space. Equal up to
+rounding: a weight is rounded once more, by half a unit in its last place.
 
 For forward graphs, before `specialize`. In training the statistics are those of the batch, and nothing can be folded.
 """
@@ -23,9 +24,10 @@ from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
 from convc.ir.ops.elementwise import Add, Divide, Multiply, Sqrt, Subtract
 from convc.ir.ops.linear import Linear
 from convc.ir.ops.norm import BatchNorm
+from convc.ir.ops.random import Dropout, Noise
+from convc.ir.ops.units import ScaleWeights
 from convc.ir.span import union
 from convc.passes.base import Pass, PassLog
-from convc.passes.scaled_weights import scale_outputs
 
 RULE = "fold"
 _LAYERS = (Conv2d, Linear, Conv2dBackwardData)
@@ -36,11 +38,7 @@ class FoldBatchNorm(Pass):
     """Folds `batch_norm` into the convolution, fully connected layer or transposed convolution that it alone reads."""
 
     name: ClassVar[str] = "fold-batch-norm"
-    # Computed weights have no packed layout yet.
-    refused: ClassVar[Mapping[str, str]] = {
-        "train": "it is for inference only",
-        "cpu": "native code cannot pack weights that are computed",
-    }
+    refused: ClassVar[Mapping[str, str]] = {"train": "it is for inference only"}
 
     def run(self, graph: Graph, log: PassLog) -> None:
         for norm in graph.nodes_of(BatchNorm):
@@ -54,17 +52,19 @@ class FoldBatchNorm(Pass):
 
 
 def _layer(graph: Graph, norm: Node) -> tuple[tuple[Node, ...], Value | None] | str:
-    """The layer that the norm reads (and the addition of its bias, where that is a node of its own), and the bias; or
-    why there is none."""
-    x = norm.operands[0]
-    layer, bias, nodes = x.producer, None, ()
-    if layer is not None and isinstance(layer.op, Add) and layer.operands[1].shape == (x.shape[1],) != x.shape:
-        nodes, bias, layer = (layer,), layer.operands[1], layer.operands[0].producer
+    """The layer that the norm reads (and what is between them: the addition of its bias, where that is a node of its
+    own, and what does nothing at inference), and the bias; or why there is none."""
+    x, bias, nodes = norm.operands[0], None, tuple[Node, ...]()
+    while x.producer is not None and isinstance(x.producer.op, (Dropout, Noise)):
+        x, nodes = x.producer.operands[0], (x.producer, *nodes)
+    if x.producer is not None and isinstance(x.producer.op, Add):
+        inner, added = x.producer.operands
+        if added.shape == (x.shape[1],) != x.shape:
+            x, bias, nodes = inner, added, (x.producer, *nodes)
+    layer = x.producer
     if layer is None or not isinstance(layer.op, _LAYERS):
-        origin = x.producer.op.name if x.producer else f"the input {x.name}"
+        origin = layer.op.name if layer is not None else f"the input {x.name}"
         return f"its input comes from {origin}, not from a convolution or fc"
-    if isinstance(layer.op, Conv2dBackwardData) and layer.op.groups > 1:
-        return f"the {layer.op.groups} groups of {layer.label or 'the deconv'} share a dimension of the weights"
     if len(layer.operands) > 2:
         if bias is not None:
             return f"{layer.label or layer.op.name} has a bias already, and another is added to it"
@@ -84,12 +84,13 @@ def _fold(graph: Graph, norm: Node, nodes: tuple[Node, ...], bias: Value | None)
     _, gamma, beta, mean, var = norm.operands
     layer = nodes[0]
     x, weight = layer.operands[:2]
+    # The outputs of a transposed convolution lie along dimension 1 of its weights.
     transposed = isinstance(layer.op, Conv2dBackwardData)
+    units = ScaleWeights(1, layer.op.groups) if isinstance(layer.op, Conv2dBackwardData) else ScaleWeights()
     b = Builder(graph, before=norm)
     with b.at(norm.location, norm.label):
         scale = b.add(Divide(), gamma, b.add(Sqrt(), b.add(Add(), var, b.constant(norm.op.eps))))
-        # The outputs of a transposed convolution lie along dimension 1 of its weights, where vectors spread.
-        scaled = b.add(Multiply(), weight, scale) if transposed else scale_outputs(b, weight, scale)
+        scaled = b.add(units, weight, scale)
         if bias is None:
             shift = b.add(Subtract(), beta, b.add(Multiply(), mean, scale))
         else:

@@ -7,6 +7,7 @@
 An element-wise node joins when everything else that it reads exists before the anchor runs. Booleans are never stored:
 the node that makes one is repeated in every kernel that reads it. A bias gradient joins the weight gradient that reads
 the same cotangent; all optimiser updates with equal settings form one sweep, and so do the means of their gradients.
+Kernels that prepare (see `sections.py`) come first.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from convc.ir.ops import (
     MaxPool,
     MaxPoolBackward,
     Pad,
+    Relayout,
     ScaleMaps,
     SliceChannels,
     SpatialSum,
@@ -73,6 +75,7 @@ EPILOGUE_ANCHORS: tuple[type[Op], ...] = (
     LocalResponseNorm,
     LocalResponseNormBackward,
     Pad,
+    Relayout,
     SliceChannels,
     ScaleMaps,
     SpatialSum,
@@ -199,6 +202,8 @@ class _Fuser:
             elif not isinstance(node.op, (Constant, *_VIEWS)) and not is_boolean(node):
                 found.append(self._grow(node))
         updates = [self._kernel(nodes[0], (), tuple(nodes[1:])) for nodes in sweeps.values()]
+        # What is prepared is there before anything else runs, so all else can read it in an epilogue.
+        found.sort(key=lambda kernel: kernel.section is not Section.PREPARE)
         return found + updates + bounds
 
     def _means(self) -> dict[Node, list[Node]]:
@@ -247,17 +252,21 @@ class _Fuser:
                 extra = self._can_join(user, anchor, shape, inside)
                 if extra is None:
                     continue
-                chain += [node for node in extra if node not in chain]
+                for node in [node for node in extra if node not in chain]:
+                    chain.append(node)
+                    if not is_boolean(node):
+                        self.taken.add(node)
+                        self.log.changed("epilogue", (anchor, node), (anchor,), "only the kernel reads it")
                 chain.append(user)
                 self.taken.add(user)
                 inside.add(user.result)
                 pending.append(user.result)
-                if user is not anchor:
-                    self.log.changed("epilogue", (anchor, user), (anchor,), "its operand is still in registers")
+                self.log.changed("epilogue", (anchor, user), (anchor,), "its operand is still in registers")
         return chain
 
     def _can_join(self, user: Node, anchor: Node, shape: tuple[int, ...], inside: set[Value]) -> list[Node] | None:
-        """The boolean nodes that `user` needs repeated before it, or None (logged) if it cannot join."""
+        """What `user` needs before it: booleans to be repeated, and nodes that nothing else reads. None (logged) if it
+        cannot join."""
         if user.result.shape != shape:
             return None
         if self.sections[user] != self.sections[anchor]:
@@ -271,7 +280,8 @@ class _Fuser:
                 continue
             producer = operand.producer
             assert producer is not None
-            if is_boolean(producer) and all(o in inside or self._exists_before(o, anchor) for o in producer.operands):
+            ready = all(o in inside or self._exists_before(o, anchor) for o in producer.operands)
+            if ready and (is_boolean(producer) or self._only_read_by(user, producer, anchor, shape)):
                 extra.append(producer)
                 continue
             self.log.missed("epilogue", user, f"it also reads {producer.op.name}, which runs later")
@@ -280,12 +290,21 @@ class _Fuser:
         extra += [o.producer for o in user.operands if o.producer is not None and is_boolean(o.producer)]
         return list(dict.fromkeys(extra))
 
+    def _only_read_by(self, user: Node, producer: Node, anchor: Node, shape: tuple[int, ...]) -> bool:
+        """Whether an element-wise node can be computed on the way, because nothing but `user` needs it."""
+        if not is_elementwise(producer) or producer in self.taken or producer.result.shape != shape:
+            return False
+        others = any(reader is not user for reader, _ in producer.result.users) or producer.result in self.kept
+        return not others and self.sections[producer] == self.sections[anchor]
+
     def _exists_before(self, value: Value, anchor: Node) -> bool:
         producer = resolve(value).producer
         if producer is None or isinstance(producer.op, Constant):
             return True
         if is_boolean(producer):
             return all(self._exists_before(operand, anchor) for operand in producer.operands)
+        if self.sections[producer] is Section.PREPARE and self.sections[anchor] is not Section.PREPARE:
+            return True
         return self.position[producer] < self.position[anchor]
 
     def _kernel(self, anchor: Node, chain: tuple[Node, ...], riders: tuple[Node, ...]) -> Kernel:

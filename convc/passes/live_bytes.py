@@ -1,7 +1,8 @@
 """How much memory a run of a graph needs, judged by the order of its nodes alone.
 
 An estimate to plan with before anything is compiled: tensors without padding or halo, element-wise results in the place
-of an operand that dies there, changes of shape for nothing. What a program really takes is in its memory report.
+of an operand that dies there, changes of shape for nothing. What is prepared once for all runs lives as long as they
+do. What a program really takes is in its memory report.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from convc.ir.ops.constant import Constant
 from convc.ir.ops.elementwise import Elementwise, Greater
 from convc.ir.ops.shape import Flatten, Unflatten
 from convc.ir.ops.sweep import MaxNorm, Sweep
+from convc.passes.sections import prepared
 
 
 def parameter_bytes(graph: Graph) -> int:
@@ -34,8 +36,15 @@ def peak_bytes(graph: Graph) -> int:
     root |= {value: value for value in graph.inputs.values()}
     birth: dict[Value, int] = dict.fromkeys(graph.inputs.values(), 0)
     death: dict[Value, int] = {value: max(0, last_use(value)) for value in graph.inputs.values()}
+    prepares = prepared(graph)
     for index, node in enumerate(graph.nodes):
         for value in node.results:
+            if node in prepares:
+                lasts = value in kept or any(user not in prepares for user, _ in value.users)
+                root[value] = value if lasts else None
+                if lasts:
+                    birth[value], death[value] = 0, end
+                continue
             place = root[value] = _place(node, value, index, root, death)
             if place is value:
                 birth[value] = index

@@ -25,6 +25,7 @@ from convc.passes.fusion import Kernel, is_immediate, resolve
 from convc.passes.in_place import in_place_pairs, report_in_place
 from convc.passes.lifetimes import Buffer, Needs, find_buffers, live_bytes
 from convc.passes.packing import Interval, aligned, pack_intervals
+from convc.passes.sections import Section
 from convc.passes.training import GRADIENT
 
 if TYPE_CHECKING:
@@ -138,6 +139,14 @@ def plan_memory(plan: Plan, in_place: bool = True) -> MemoryPlan:
     return MemoryPlan(slots, scratch, total, persistent, tuple(buffers), tuple(live_bytes(needs, buffers)))
 
 
+def prepared_values(plan: Plan) -> list[Value]:
+    """What runs find prepared; what only prepares something else need not outlive it."""
+    wanted = {value for kernel in plan.kernels if kernel.section is not Section.PREPARE for value in kernel.reads}
+    wanted |= kept_values(plan.graph)
+    made = [value for kernel in plan.kernels if kernel.section is Section.PREPARE for value in kernel.writes]
+    return [value for value in made if value in wanted]
+
+
 def lasting_slots(plan: Plan) -> tuple[dict[Value, Slot], int]:
     """The slots of what outlives a step, and their size."""
     graph, kernels, size_of = plan.graph, plan.kernels, plan.bytes_of
@@ -172,6 +181,8 @@ def lasting_slots(plan: Plan) -> tuple[dict[Value, Slot], int]:
             place(value)
     for node in graph.nodes_of(Constant):
         place(node.result)
+    for value in prepared_values(plan):
+        place(value)
     for value, parameter in home.items():
         slots[value] = slots[parameter]
     return slots, offset

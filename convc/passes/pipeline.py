@@ -6,8 +6,13 @@ from dataclasses import dataclass
 
 from convc.ir.ops.update import Update
 from convc.passes.base import Mode, Pass
+from convc.passes.canonicalize import Canonicalize
 from convc.passes.choose_algorithms import ChooseAlgorithms
+from convc.passes.common_subexpressions import CommonSubexpressions
 from convc.passes.dead_code import DeadCode
+from convc.passes.fold_batch_norm import FoldBatchNorm
+from convc.passes.fold_constants import FoldConstants
+from convc.passes.fold_input_scale import FoldInputScale
 from convc.passes.specialize import Specialize
 from convc.passes.training import Training
 
@@ -43,16 +48,27 @@ def pipeline(
     choices = () if choose is None else (choose,)
     if mode == "infer":
         return (
-            Specialize("infer"),  # first: everything after may rely on there being no loss and no dropout
+            Canonicalize(),  # first: a border within its convolution, nothing between the layers that are folded
+            FoldConstants(),  # the normalisation of the input as one number per channel
+            # Before `specialize`, which takes the layers apart that they look for: both see batch norm and loss whole.
+            FoldInputScale(),
+            FoldBatchNorm(),
+            Specialize("infer"),  # everything after may rely on there being no loss and no dropout
+            CommonSubexpressions(),  # a layer used twice is folded twice, into equal weights
             DeadCode(),  # removes what only the loss needed
             *choices,
         )
     recipe = recipe or Recipe(optimizer)
     several = recipe.accumulate > 1
     return (
-        # before differentiation: the training forms are the ones with gradients
+        Canonicalize(),  # before differentiation: what is gone has no gradient, and no mask to keep for it
+        FoldConstants(),  # likewise
+        # Before differentiation: the training forms are the ones with gradients.
         Specialize("train", several, recipe.class_weights),
         Training(recipe.optimizer, recipe.decay_bias, recipe.clip, several, recipe.max_norm),
+        # Not before: batch norm that is used twice updates its statistics twice. Gradients repeat constants and masks.
+        CommonSubexpressions(),
+        Canonicalize(),  # gradients of losses with weights begin with a multiplication by 1
         DeadCode(),  # gradients that nobody wanted: of the input, of frozen layers
         *choices,
     )

@@ -20,7 +20,6 @@ from convc.passes.planning import PLANNING
 from convc.passes.specialize import Specialize
 from convc.passes.training import Training
 
-# The first three make every program; the others are there for those who ask.
 _KINDS: tuple[type[Pass], ...] = (
     Specialize,
     Training,

@@ -22,6 +22,7 @@ from convc.passes.base import PassLog, PlanPass, describe
 from convc.passes.lifetimes import Needs, find_buffers, live_bytes
 from convc.passes.memory import arena_needs, kept_values, lasting_slots
 from convc.passes.packing import aligned
+from convc.passes.sections import Section
 
 if TYPE_CHECKING:
     from convc.passes.plan import Plan
@@ -54,16 +55,19 @@ class Schedule(PlanPass):
 
 def dependencies(plan: Plan) -> list[set[int]]:
     """For every kernel the earlier ones that it has to wait for: who writes what it reads, and who reads what it
-    updates where it lies."""
+    updates where it lies. What prepares comes first, in its order."""
     slots, _ = lasting_slots(plan)
     found: list[set[int]] = []
     writer: dict[Value, int] = {}
     readers: dict[object, set[int]] = {}
+    prepared: set[int] = set()  # the last kernel that prepares
     for index, kernel in enumerate(plan.kernels):
         waits = {writer[value] for value in kernel.reads if value in writer}
         for value in kernel.writes:
             waits |= readers.get(slots.get(value), set())
-        found.append(waits - {index})
+        found.append(waits - {index} | prepared)
+        if kernel.section is Section.PREPARE:
+            prepared = {index}
         for value in kernel.writes:
             writer[value] = index
         for value in kernel.reads:

@@ -2,6 +2,9 @@
 
 `prog(x)` runs the forward part; `value_and_grad` adds loss, gradients and running statistics; `step` adds the update,
 and where several batches make one update, their mean gradient. Each node belongs to the earliest section that needs it.
+
+What depends on constants, and on parameters that no run updates, is computed once, before the first run after one of
+these was set. Weights into which batch norm has been folded are such values.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 from enum import IntFlag
 
 from convc.ir.graph import Graph, Node, Parameter
+from convc.ir.ops.constant import Constant
 
 
 class Section(IntFlag):
@@ -19,6 +23,7 @@ class Section(IntFlag):
     STATISTICS = 4  # updates of buffers (running mean and variance)
     UPDATE = 8  # updates of parameters and optimiser states
     ACCUMULATE = 16  # the mean gradient over the batches of an update
+    PREPARE = 32  # what changes only when somebody sets a parameter; back ends add it when that has happened
 
 
 # What every batch needs, and what the last batch of an update does besides.
@@ -47,4 +52,18 @@ def assign_sections(graph: Graph) -> dict[Node, Section]:
     for section, values in targets.items():
         for node in graph.ancestors(values):
             sections.setdefault(node, section)
-    return sections
+    return sections | {node: Section.PREPARE for node in prepared(graph) if node in sections}
+
+
+def prepared(graph: Graph) -> set[Node]:
+    """The nodes that depend on constants and on parameters that no run updates, constants themselves left out."""
+    given = {parameter.value for name, parameter in graph.parameters.items() if name not in graph.updates}
+    written = set(graph.updates.values())
+    found: set[Node] = set()
+    for node in graph.nodes:
+        if isinstance(node.op, Constant):
+            given.add(node.result)
+        elif given.issuperset(node.operands) and written.isdisjoint(node.results):
+            found.add(node)
+            given.update(node.results)
+    return found

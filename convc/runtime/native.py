@@ -83,7 +83,9 @@ class NativeExecutor:
         self._entry = self.step.library["step"]
         for node in graph.nodes_of(Constant):
             if not is_immediate(node.result):
-                self.stored(node.result)[:] = pack(self.plan.layouts[node.result], _constant(node.result))
+                self._store(node.result, _constant(node.result))
+        self._prepares = any(kernel.section is Section.PREPARE for kernel in self.plan.kernels)
+        self._stale = self._prepares  # whether a parameter has been set since this was done last
         self._loss, self._correct = (self._scalar(graph.outputs.get(name)) for name in ("loss", "correct"))
 
     # Memory
@@ -111,15 +113,19 @@ class NativeExecutor:
         return self._unpack(self.graph.parameters[name].value)
 
     def write(self, name: str, array: np.ndarray) -> None:
-        value = self.graph.parameters[name].value
-        self.stored(value)[:] = pack(self.plan.layouts[value], array)
+        self._store(self.graph.parameters[name].value, array)
+        self._stale = self._prepares
 
     def write_input(self, name: str, array: np.ndarray) -> None:
         """Set an input other than `x` and `labels`: fewer rows than the batch are allowed."""
-        value = self.graph.inputs[name]
-        layout = self.plan.layouts[value]
-        rows = self.stored(value).reshape(self.batch, -1)
-        rows[: len(array)] = np.stack([pack(layout, row) for row in array])
+        self._store(self.graph.inputs[name], array)
+
+    def _store(self, value: Value, array: np.ndarray) -> None:
+        layout, stored = self.plan.layouts[value], self.stored(value)
+        if value in self.plan.batched:
+            stored.reshape(self.batch, -1)[: len(array)] = np.stack([pack(layout, row) for row in array])
+        else:
+            stored[:] = pack(layout, array)
 
     def output(self, name: str, rows: int) -> np.ndarray:
         """Any output of the last run, a fresh array; of a batched one the first `rows` rows."""
@@ -151,6 +157,7 @@ class NativeExecutor:
         """Run the sections on the rows of x (float32, contiguous, at most `batch` rows)."""
         rows = self._bind(sections, x, labels, lr, step, seed, seen)
         self._pool.launch(self._entry, self._address)
+        self._stale = False
         loss = correct = None
         if sections & Section.GRADIENT:
             loss, correct = (self._number(value) for value in (self._loss, self._correct))
@@ -171,7 +178,7 @@ class NativeExecutor:
         seen: int = 0,
     ) -> int:
         context = self._context
-        context[SECTIONS], context[ROWS] = int(sections), len(x)
+        context[SECTIONS], context[ROWS] = int(sections | (Section.PREPARE if self._stale else 0)), len(x)
         self._given = x  # `output` may be asked for it
         context[INPUT] = x.ctypes.data
         context[LABELS] = 0 if labels is None else labels.ctypes.data
@@ -193,7 +200,10 @@ class NativeExecutor:
         return result.reshape(shape)
 
     def profile(self, x: np.ndarray, labels: np.ndarray | None, rounds: int = 15) -> Profile:
-        """Time every kernel of a whole step. Parameters, buffers and states are afterwards what they were before."""
+        """Time every kernel of a whole step, but for those that run only when a parameter was set.
+
+        Parameters, buffers and states are afterwards what they were before.
+        """
         before = self._persistent.copy()
         self._bind(EVERYTHING, x, labels, 0.0, 1, 0)
 
@@ -204,7 +214,12 @@ class NativeExecutor:
             return time.perf_counter() - started
 
         run(0, _ALL_PHASES)
-        phases = [(phase.kernel, phase.function) for phase in self.step.phases]
+        self._context[SECTIONS] = int(EVERYTHING)
+        phases = [
+            (number, phase.kernel, phase.function)
+            for number, phase in enumerate(self.step.phases)
+            if phase.kernel.section is not Section.PREPARE
+        ]
         profile = make_profile(phases, rounds, run, _ALL_PHASES)
         self._persistent[:] = before
         return profile

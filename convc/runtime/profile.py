@@ -66,9 +66,10 @@ def cost_of(kernel: Kernel) -> Cost:
 
 
 def make_profile(
-    phases: list[tuple[Kernel, str]], rounds: int, run: Callable[[int, int], float], everything: int
+    phases: list[tuple[int, Kernel, str]], rounds: int, run: Callable[[int, int], float], everything: int
 ) -> Profile:
-    """Time the phases of a step one by one, in order, `rounds` times: each finds the caches as in a step.
+    """Time the phases of a step (number, kernel, function) one by one, in order, `rounds` times: each finds the caches
+    as in a step.
 
     `run(first, last)` runs a range of phases and gives its seconds; an empty range gives what a launch costs, which is
     not the kernels' time.
@@ -79,16 +80,16 @@ def make_profile(
     for _ in range(rounds):
         walls.append(run(0, everything))
         launches.append(run(0, 0))
-        for number, sample in enumerate(samples):
+        for (number, _, _), sample in zip(phases, samples, strict=True):
             sample.append(run(number, number + 1))
     # The smallest: right after a whole step an empty launch is late by what the threads still had to finish.
     launch, wall = min(launches), median(walls)
     times = [median(sample) - launch for sample in samples]
     kernels: list[KernelTime] = []
-    for kernel in dict.fromkeys(kernel for kernel, _ in phases):
-        own = [number for number, (other, _) in enumerate(phases) if other is kernel]
+    for kernel in dict.fromkeys(kernel for _, kernel, _ in phases):
+        own = [index for index, (_, other, _) in enumerate(phases) if other is kernel]
         cost = cost_of(kernel)
-        names = tuple(phases[number][1] for number in own)
-        seconds = max(0.0, sum(times[number] for number in own))
+        names = tuple(phases[index][2] for index in own)
+        seconds = max(0.0, sum(times[index] for index in own))
         kernels.append(KernelTime(kernel.name, kernel.label, kernel.location, names, seconds, cost.flops, cost.bytes))
     return Profile(tuple(kernels), wall)

@@ -25,8 +25,10 @@ from convc.ir.ops import (
     MeanSquaredErrorBackward,
     NoiseTraining,
     Relu,
+    ScaleWeights,
     Select,
     SoftmaxCrossEntropyBackward,
+    SumWeights,
 )
 from convc.ir.ops.random import Draw
 from convc.ir.ops.sweep import Accumulate, Sweep
@@ -54,6 +56,8 @@ _BATCHED: dict[type[Op], tuple[int, ...]] = {
     DropConnectTraining: (),
     GradientNorm: (),
     MaxNorm: (),
+    ScaleWeights: (),
+    SumWeights: (),
 }
 _SCALARS = ("lr", "step", "seed", "rows", "seen")
 

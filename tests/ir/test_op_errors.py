@@ -29,6 +29,7 @@ from convc.ir.ops.reduce import ChannelSum
 from convc.ir.ops.resample import Upsample, UpsampleBackward
 from convc.ir.ops.shape import Flatten, Unflatten
 from convc.ir.ops.sweep import Accumulate, GradientNorm, MaxNorm
+from convc.ir.ops.units import ScaleWeights, SumWeights
 from convc.ir.ops.update import AdamUpdate, RmspropUpdate, SgdUpdate, Update
 from convc.ir.types import DType, TensorType, f32
 from tests.op_cases import CASES, OpCase, operand_types
@@ -142,6 +143,12 @@ ERRORS: list[tuple[Op, tuple[TensorType, ...], list[str]]] = [
     (MaxNorm(0.0), (f32(3, 2),), ["positive", "0.0"]),
     (MaxNorm(1.0, 2), (f32(3, 2),), ["axis 0 or 1", "2"]),
     (MaxNorm(1.0, 1, 2), (f32(3, 2),), ["2 groups", "f32[3,2]"]),
+    (ScaleWeights(), (f32(3), f32(3)), ["f32[3]"]),
+    (ScaleWeights(2), (f32(3, 2), f32(2)), ["axis 0 or 1", "2"]),
+    (ScaleWeights(0, 3), (f32(3, 2), f32(3)), ["3 groups", "f32[3,2]"]),
+    (ScaleWeights(), (f32(3, 2), f32(2)), ["3 units", "f32[2]"]),
+    (ScaleWeights(1, 3), (f32(3, 2), f32(2)), ["6 units", "f32[2]"]),
+    (SumWeights(1, 2), (f32(3, 2),), ["2 groups", "f32[3,2]"]),
     (DropConnect(1.0), (f32(3, 2),), ["[0, 1)", "1.0"]),
     (DropConnectTraining(-0.5), (f32(3, 2), i32(), i32()), ["[0, 1)", "-0.5"]),
     (DropConnectTraining(), (f32(3, 2), i32(2), i32()), ["scalars", "i32[2]"]),

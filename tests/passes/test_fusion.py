@@ -105,9 +105,15 @@ def test_a_chain_of_activations_rides_along() -> None:
     assert names(fused(graph)[0])[:2] == ["conv1 conv2d", "bn1 batch_norm_training+relu+dropout_training"]
 
 
-def test_batch_norm_at_inference_rides_in_the_convolution() -> None:
-    kernels, _ = fused(lowered(Net(3, 6, 6).conv(4, 3).bn().relu().build(), "infer"))
-    assert names(kernels) == ["bn1 add+sqrt+div+mul+sub", "conv1 conv2d+mul+add+relu"]
+def test_batch_norm_at_inference_is_prepared() -> None:
+    kernels, _ = fused(lowered(Net(3, 6, 6).conv(4, 3).bn().relu().bn().build(), "infer"))
+    assert names(kernels) == [
+        "bn1 2 add+sqrt+div+sub+mul",
+        "bn1 scale_weights",
+        "bn2 add+sqrt+div+mul+sub",
+        "conv1 conv2d+relu+mul+add",
+    ]
+    assert [kernel.section for kernel in kernels] == [Section.PREPARE] * 3 + [Section.FORWARD]
 
 
 @pytest.mark.parametrize(
@@ -130,9 +136,37 @@ def test_vectors_that_are_made_later_stay_out() -> None:
     y = conv(graph, x, "conv1")
     vector = builder.add(Relu(), graph.add_parameter("v", f32(y.shape[1])))
     graph.outputs["logits"] = builder.add(Add(), y, vector)
+    graph.updates["v"] = graph.parameters["v"].value  # another one after every run
     kernels, log = fused(graph)
     assert len(kernels) == 3
     assert any("it also reads relu, which runs later" in line for line in lines(log, "missed"))
+
+
+def test_vectors_that_are_prepared_exist_before_everything_else() -> None:
+    graph, builder, x = image()
+    y = conv(graph, x, "conv1")
+    vector = builder.add(Relu(), graph.add_parameter("v", f32(y.shape[1])))
+    graph.outputs["logits"] = builder.add(Add(), y, vector)
+    kernels, log = fused(graph)
+    assert [(kernel.section, kernel.name) for kernel in kernels] == [
+        (Section.PREPARE, "relu"),
+        (Section.FORWARD, "conv2d+add"),
+    ]
+    assert log.of("missed") == []
+
+
+def test_what_only_the_chain_reads_is_computed_on_the_way() -> None:
+    graph, builder, x = image()
+    y = conv(graph, x, "conv1")
+    scaled = builder.add(Multiply(), x, builder.constant(2.0))
+    graph.outputs["logits"] = builder.add(Add(), y, scaled)
+    kernels, log = fused(graph)
+    assert names(kernels) == ["conv1 conv2d+mul+add"]
+    assert "conv2d(conv1), mul: only the kernel reads it" in lines(log, "changed")
+    graph.outputs["scaled"] = scaled
+    kernels, log = fused(graph)
+    assert [kernel.name for kernel in kernels] == ["conv2d", "mul+add"]
+    assert "add: it also reads mul, which runs later" in lines(log, "missed")
 
 
 def test_only_the_end_of_a_chain_is_stored() -> None:
@@ -260,7 +294,7 @@ def test_a_bias_gradient_rides_with_the_weight_gradient() -> None:
     ]
 
 
-def test_a_layer_used_twice_on_one_cotangent_has_two_bias_gradients() -> None:
+def test_a_layer_used_twice_on_one_cotangent_has_one_bias_gradient() -> None:
     net = Net(4, batch=2)
     x = net.value
     left = net.fc(4).value
@@ -270,8 +304,9 @@ def test_a_layer_used_twice_on_one_cotangent_has_two_bias_gradients() -> None:
     net.value = add(net.graph, left, right)
     kernels, _ = fused(lowered(net.build(), "train"))
     assert [kernel.name for kernel in kernels if "weights" in kernel.name] == [
-        "linear_backward_weights+channel_sum"
-    ] * 2
+        "linear_backward_weights+channel_sum",
+        "linear_backward_weights",
+    ]
 
 
 def test_equal_updates_form_one_sweep_and_others_another() -> None:

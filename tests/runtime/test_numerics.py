@@ -37,12 +37,12 @@ def run(graph: Graph, *passes: Pass) -> NumericsCheck:
 
 def test_the_usual_passes_agree() -> None:
     check = run(graph_of("relu"), *pipeline("train"))
-    assert [found.name for found in check.comparisons] == ["specialize", "training", "dead-code"]
+    assert [found.name for found in check.comparisons] == [step.name for step in pipeline("train")]
     for found in check.comparisons:
         assert found.error is not None
         assert found.error <= 1e-12
         assert {"logits", "loss", GRADIENT + "conv1.weight"} <= set(found.outputs)
-    check = run(graph_of("bn -> relu"), Specialize("infer"), DeadCode())
+    check = run(graph_of("bn -> relu"), *pipeline("infer"))
     assert all(found.right and found.error is not None for found in check.comparisons)
     assert "GRADIENT" not in check.lines()[0]
 
@@ -57,8 +57,8 @@ def test_what_is_meant_to_change_is_not_compared(body: str, why: str) -> None:
 
 def test_lines_for_people() -> None:
     lines = verify_passes(loads(NET.replace("BODY", "noise 0.1")), "train")
-    assert lines[0] == "specialize: not compared: training draws masks and noise"
-    assert lines[1].startswith("training: 3 outputs and 4 gradients agree, error ")
+    assert "specialize: not compared: training draws masks and noise" in lines
+    assert any(line.startswith("training: 3 outputs and 4 gradients agree, error ") for line in lines)
     assert verify_passes(loads(NET.replace("BODY", "relu")), "infer", ["specialize"])[0].startswith(
         "specialize: 1 output"
     )

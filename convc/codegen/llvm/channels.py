@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from convc.codegen.llvm.kernel import KernelBuilder, Spot
 from convc.codegen.llvm.vocabulary import Function, Index, V
@@ -58,8 +58,11 @@ def masked(f: Function, value: V, real: int) -> V:
 _WRITTEN_OUT = 4
 
 
-def each_channel(f: Function, layout: ImageLayout, pixel: V, move: Callable[[Index], None]) -> None:
-    """Call `move(channel)` for the channels of a pixel, one number at a time, and put zeros behind them."""
+def each_channel(f: Function, layout: ImageLayout, pixels: Sequence[V], move: Callable[[Index], None]) -> None:
+    """Call `move(channel)` for the channels of a pixel, one number at a time, and put zeros behind them.
+
+    `pixels` are where the pixel lies in each of the tensors that are written.
+    """
     if layout.channels <= _WRITTEN_OUT:
         for channel in range(layout.channels):
             move(channel)
@@ -67,4 +70,5 @@ def each_channel(f: Function, layout: ImageLayout, pixel: V, move: Callable[[Ind
         with f.loop(0, layout.channels) as channel:
             move(channel.index)
     for lane in range(layout.channels, layout.stored):
-        f.store(f.constant(0.0), f.address(pixel, lane))
+        for pixel in pixels:
+            f.store(f.constant(0.0), f.address(pixel, lane))

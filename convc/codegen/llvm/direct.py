@@ -24,7 +24,8 @@ from convc.ir.graph import Value
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
 from convc.passes.algorithms.axes import Axis, backward_axes, forward_axis
 from convc.passes.arrange import pixels_collapse
-from convc.passes.layout import ImageLayout, WeightLayout
+from convc.passes.fusion import resolve
+from convc.passes.layout import ImageLayout, Layout, PlanarLayout, WeightLayout
 from convc.passes.tiling import choose_tile, even_split, most_rows
 
 # Weights up to this size stay in the second-level cache, so that all column blocks may be done row by row.
@@ -59,12 +60,30 @@ def tile_runs(axis: Axis, most: int) -> list[Run]:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Images as they are read: how far apart neighbouring rows, pixels and channels lie, and one image and the next."""
+
+    size: int
+    row: int
+    pixel: int
+    channel: int
+
+    @classmethod
+    def of(cls, layout: Layout, height: int, width: int) -> Source:
+        """Of images so large. The input may lie channel by channel, everything else lies pixel by pixel."""
+        if isinstance(layout, PlanarLayout):
+            return cls(layout.size, width, 1, height * width)
+        assert isinstance(layout, ImageLayout)
+        return cls(layout.size, width * layout.stored, layout.stored, 1)
+
+
+@dataclass(frozen=True)
 class Direct:
     """One phase of one group (a loop runs over the groups): geometry, layouts, which channels are read and written."""
 
     rows: Axis
     columns: Axis
-    source: ImageLayout
+    source: Source
     target: ImageLayout
     weights: WeightLayout
     group: Index
@@ -81,14 +100,15 @@ def lower_conv2d(k: KernelBuilder) -> None:
     x, w = k.kernel.anchor.operands[:2]
     bias = k.kernel.anchor.operands[2] if len(k.kernel.anchor.operands) == 3 else None
     y = k.kernel.anchor.result
-    source, target, weights = k.image(x), k.image(y), k.layout(w)
+    target, weights = k.image(y), k.layout(w)
     assert isinstance(weights, WeightLayout)
-    kernel = (w.shape[2], w.shape[3])
+    kernel, (height, width) = (w.shape[2], w.shape[3]), x.shape[2:]
     if pixels_collapse(op, kernel):
-        source, target = _as_row(source), _as_row(target)
+        target, (height, width) = _as_row(target), (1, height * width)
+    source = Source.of(k.layout(resolve(x)), height, width)
     top, left = op.padding[:2]
-    rows = forward_axis(source.height, target.height, kernel[0], op.stride[0], top, op.dilation[0])
-    columns = forward_axis(source.width, target.width, kernel[1], op.stride[1], left, op.dilation[1])
+    rows = forward_axis(height, target.height, kernel[0], op.stride[0], top, op.dilation[0])
+    columns = forward_axis(width, target.width, kernel[1], op.stride[1], left, op.dilation[1])
 
     def body(f: Function) -> None:
         with f.loop(0, op.groups) as group:
@@ -127,13 +147,14 @@ def lower_conv2d_backward_data(k: KernelBuilder) -> None:
         transpose_filters(f, k.pointer(w), packed, k.scratch_pointer(), transposed, k.machine.lanes)
 
     k.phase("transpose_filters", transpose)
-    source, target = k.image(dy), k.image(dx)
-    kernel = (w.shape[2], w.shape[3])
+    target = k.image(dx)
+    kernel, (height, width) = (w.shape[2], w.shape[3]), dy.shape[2:]
     if pixels_collapse(op, kernel):
-        source, target = _as_row(source), _as_row(target)
+        target, (height, width) = _as_row(target), (1, height * width)
+    source = Source.of(k.image(dy), height, width)
     top, left = op.padding[:2]
-    down = list(backward_axes(target.height, source.height, kernel[0], op.stride[0], top, op.dilation[0]))
-    across = list(backward_axes(target.width, source.width, kernel[1], op.stride[1], left, op.dilation[1]))
+    down = list(backward_axes(target.height, height, kernel[0], op.stride[0], top, op.dilation[0]))
+    across = list(backward_axes(target.width, width, kernel[1], op.stride[1], left, op.dilation[1]))
 
     def body(f: Function) -> None:
         for rows in down:
@@ -176,7 +197,7 @@ class _Emitter:
         own = d.weights.outputs // d.weights.groups
         self.first_channel = f.multiply(d.group, own)
         self.own_channels = own
-        self.source_channel = f.multiply(d.group, d.channels)
+        self.source_channel = f.multiply(d.group, d.channels * d.source.channel)
         vectors = len(column_pieces(min(d.weights.block, d.weights.columns), k.machine.lanes))
         self.runs = tile_runs(d.columns, min(most_rows(k.machine, vectors), _MOST_PIXELS))
 
@@ -235,8 +256,8 @@ class _Emitter:
         pixel = f.add(
             f.multiply(image, d.source.size),
             f.add(
-                f.multiply(f.multiply(row, d.rows.stride), d.source.width * d.source.stored),
-                f.add(f.multiply(f.multiply(first, d.columns.stride), d.source.stored), self.source_channel),
+                f.multiply(f.multiply(row, d.rows.stride), d.source.row),
+                f.add(f.multiply(f.multiply(first, d.columns.stride), d.source.pixel), self.source_channel),
             ),
         )
         corner = f.address(self.source, pixel)
@@ -254,7 +275,7 @@ class _Emitter:
             low, high = 0, len(taps)
         else:
             low, high = self._inside(row, first_offset, offset_step, len(taps))
-        line = d.source.width * d.source.stored
+        line = d.source.row
         filter_row = d.weights.rows.width * d.channels * width
         with f.loop(low, high, carried=sums.flat) as tap:
             sums.flat = tap.carried
@@ -284,7 +305,8 @@ class _Emitter:
         everyone = tuple(range(run.pixels))
         taps = d.columns.taps
         adjacent = all(t[1] - taps[0][1] == t[0] - taps[0][0] == i for i, t in enumerate(taps))
-        if adjacent and d.channels == d.source.stored and all(active == everyone for active in run.active):
+        in_one_run = d.source.channel == 1 and d.channels == d.source.pixel
+        if adjacent and in_one_run and all(active == everyone for active in run.active):
             # Neighbouring taps are neighbours in memory, too: the filter row is one run of taps x channels.
             self._channels(source, taps[0][1], filters, taps[0][0], len(taps) * d.channels, everyone, sums, width)
             return
@@ -296,17 +318,21 @@ class _Emitter:
         self, source: V, offset: int, filters: V, tap: int, count: int, active: tuple[int, ...], sums: Sums, width: int
     ) -> None:
         f, d = self.f, self.d
-        pixel = d.columns.stride * d.source.stored
-        start, columns = offset * d.source.stored, tap * d.channels * width
+        pixel, channel = d.columns.stride * d.source.pixel, d.source.channel
+        start, columns = offset * d.source.pixel, tap * d.channels * width
         short = count * len(active) <= 64
         unroll = count if short else unroll_factor(count, 5 if len(active) * len(sums.pieces) <= 16 else 4)
         with f.loop(0, count, unroll, carried=sums.flat) as loop:
             sums.flat = loop.carried
-            scalars = f.address(source, f.add(loop.index, 0))
+            scalars = f.address(source, f.multiply(loop.index, channel))
             rows = f.address(filters, f.multiply(loop.index, width))
             for step in range(unroll):
                 sums.multiply_add(
-                    f, rows, columns + step * width, lambda m, step=step: (scalars, start + m * pixel + step), active
+                    f,
+                    rows,
+                    columns + step * width,
+                    lambda m, step=step: (scalars, start + m * pixel + step * channel),
+                    active,
                 )
             loop.carried = sums.flat
         sums.flat = loop.carried

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from convc.codegen.llvm.kernel import SEED, STEP, KernelBuilder, context_word
 from convc.codegen.llvm.mathematics import philox_words
-from convc.codegen.llvm.register_tile import column_pieces
+from convc.codegen.llvm.units import each_row
 from convc.codegen.llvm.vocabulary import Function, Index, V, ref
 from convc.ir.ops.dropconnect import DropConnectTraining
 from convc.passes.fusion import resolve
@@ -29,24 +29,16 @@ def lower_drop_connect(k: KernelBuilder) -> None:
         f.store(f.select(kept, scaled, f.constant(0.0, lanes)), f.address(k.pointer(result), place))
 
     def packed(f: Function) -> None:
-        """Blocks of outputs, in a block one row per feature. Padding is zero, and stays so whatever is drawn for it."""
+        """Padding is zero, and stays so whatever is drawn for it."""
         assert isinstance(layout, WeightLayout)
-        assert layout.groups == 1, "fully connected layers have no groups"
         rows, features = layout.rows, layout.rows.channels * layout.rows.pixels
-        full, rest = divmod(layout.columns, layout.block)
-        for first, count, width in ((0, full, layout.block), (full, 1 if rest else 0, rest)):
-            if not count:
-                continue
-            start, stop = f.share(count * rows.size)
-            with f.loop(start, stop) as unit:
-                block, row = f.add(first, f.divide(unit.index, rows.size)), f.remainder(unit.index, rows.size)
-                pixel, channel = f.divide(row, rows.stored), f.remainder(row, rows.stored)
-                feature = f.add(f.multiply(channel, rows.pixels), pixel)
-                output = f.multiply(block, layout.block)
-                panel = f.add(f.multiply(output, rows.size), f.multiply(row, width))
-                for piece in column_pieces(width, k.machine.lanes):
-                    element = f.add(f.multiply(f.add(output, piece.offset), features), feature)
-                    move(f, f.add(panel, piece.offset), element, features, piece.lanes)
+
+        def visit(output: Index, row: Index, place: Index, lanes: int) -> None:
+            pixel, channel = f.divide(row, rows.stored), f.remainder(row, rows.stored)
+            feature = f.add(f.multiply(channel, rows.pixels), pixel)
+            move(f, place, f.add(f.multiply(output, features), feature), features, lanes)
+
+        each_row(f, layout, k.machine.lanes, visit)
 
     def plain(f: Function) -> None:
         """Weights in logical order."""

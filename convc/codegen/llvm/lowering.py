@@ -17,6 +17,7 @@ from convc.codegen.llvm.classification import (
     lower_softmax_cross_entropy,
     lower_softmax_cross_entropy_backward,
 )
+from convc.codegen.llvm.computed_weights import lower_scale_weights, lower_sum_weights
 from convc.codegen.llvm.dropconnect import lower_drop_connect
 from convc.codegen.llvm.feature_maps import lower_spatial_sum, lower_spread_maps
 from convc.codegen.llvm.folding import scratch_per_pixel
@@ -97,6 +98,8 @@ LOWERINGS: dict[type[Op], Lowering] = {
     ops.Accumulate: Lowering(lower_accumulate),
     ops.GradientNorm: Lowering(lower_gradient_norm, scratch_gradient_norm),
     ops.MaxNorm: Lowering(lower_max_norm),
+    ops.ScaleWeights: Lowering(lower_scale_weights),
+    ops.SumWeights: Lowering(lower_sum_weights),
     ops.SgdUpdate: Lowering(lower_update),
     ops.AdagradUpdate: Lowering(lower_update),
     ops.RmspropUpdate: Lowering(lower_update),

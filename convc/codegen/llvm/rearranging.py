@@ -72,7 +72,7 @@ def lower_rearrange(k: KernelBuilder) -> None:
                     place = f.add(f.multiply(inside, source.stored), own)
                 f.store(f.load(f.address(base, place)), f.address(into, channel))
 
-            each_channel(f, target, into, move)
+            each_channel(f, target, [into], move)
 
     k.phase("rearrange", body)
 

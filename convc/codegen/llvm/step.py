@@ -3,7 +3,8 @@
     void step(ptr context, i64 rank, i64 parties)
 
 Each phase is guarded by the sections and the range of phases that the caller asks for. A barrier stands before a phase
-only if it touches memory that an earlier one, since the last barrier, has written (or read, if it writes).
+only if it touches memory that an earlier one, since the last barrier, has written (or read, if it writes). The phases
+that prepare stand in front, in a block of their own: most runs pass by it, and by its barriers.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from convc.codegen.llvm.vocabulary import Function
 from convc.passes.fusion import Kernel
 from convc.passes.memory import Slot
 from convc.passes.plan import Plan
+from convc.passes.sections import Section
 
 
 @dataclass(frozen=True)
@@ -56,21 +58,36 @@ def make_step(plan: Plan, calls: list[Call]) -> Function:
     first, last = context_word(f, FIRST), context_word(f, LAST)
     bases = {region: context_word(f, word, "ptr") for region, word in REGION_WORDS.items()}
     slots, scratch = plan.memory.slots, plan.memory.scratch
-    hazards, previous = _Hazards(), None
-    for number, call in enumerate(calls):
-        kernel = call.kernel
-        reads = [slots[value] for value in kernel.reads if value in slots]
-        writes = [slots[value] for value in kernel.writes] + ([scratch[kernel]] if kernel in scratch else [])
-        # Phases of one kernel talk through scratch space and results, in ways that only the kernel knows.
-        if kernel is previous or hazards.conflict(reads, writes):
-            f.do(f"call void @{BARRIER}(ptr {control.ref})")
-            hazards = _Hazards()
-        hazards.add(reads, writes)
-        previous = kernel
-        wanted = f.emit("i64", f"and i64 {sections.ref}, {int(kernel.section)}")
-        enabled = f.binary("and", f.less(0, wanted), f.less(first, number + 1))
-        with f.when(f.binary("and", enabled, f.less(number, last))):
-            pointers = [f.address(bases[slot.region], slot.offset, "i8") for slot in call.arguments]
-            text = "".join(f", ptr {pointer.ref}" for pointer in pointers)
-            f.do(f"call void @{call.function.name}(ptr %context, i64 %rank, i64 %parties{text})")
+
+    def barrier() -> None:
+        f.do(f"call void @{BARRIER}(ptr {control.ref})")
+
+    def emit(numbered: list[tuple[int, Call]]) -> None:
+        hazards, previous = _Hazards(), None
+        for number, call in numbered:
+            kernel = call.kernel
+            reads = [slots[value] for value in kernel.reads if value in slots]
+            writes = [slots[value] for value in kernel.writes] + ([scratch[kernel]] if kernel in scratch else [])
+            # Phases of one kernel talk through scratch space and results, in ways that only the kernel knows.
+            if kernel is previous or hazards.conflict(reads, writes):
+                barrier()
+                hazards = _Hazards()
+            hazards.add(reads, writes)
+            previous = kernel
+            wanted = f.emit("i64", f"and i64 {sections.ref}, {int(kernel.section)}")
+            enabled = f.binary("and", f.less(0, wanted), f.less(first, number + 1))
+            with f.when(f.binary("and", enabled, f.less(number, last))):
+                pointers = [f.address(bases[slot.region], slot.offset, "i8") for slot in call.arguments]
+                text = "".join(f", ptr {pointer.ref}" for pointer in pointers)
+                f.do(f"call void @{call.function.name}(ptr %context, i64 %rank, i64 %parties{text})")
+
+    numbered = list(enumerate(calls))
+    preparing = [entry for entry in numbered if entry[1].kernel.section is Section.PREPARE]
+    assert preparing == numbered[: len(preparing)], "what prepares comes first"
+    if preparing:
+        wanted = f.emit("i64", f"and i64 {sections.ref}, {int(Section.PREPARE)}")
+        with f.when(f.less(0, wanted)):
+            emit(preparing)
+            barrier()
+    emit(numbered[len(preparing) :])
     return f

@@ -51,7 +51,16 @@ def lower_elementwise(k: KernelBuilder) -> None:
                 with f.loop(first, size) as element:
                     k.finish(f, spot(element.index, 1), None)
 
-    k.phase("elementwise", pixels if by_pixel else flat)
+    def vector(f: Function) -> None:
+        """Numbers per channel, few of them; the padding stays zero whatever a chain makes of zeros."""
+        assert isinstance(layout, VectorLayout)
+        with f.when(f.equal(f.rank, 0)):
+            for channel, lanes, real in channel_vectors(f, ImageLayout.of((layout.channels,)), k.machine.lanes):
+                base, extra = (0, channel) if isinstance(channel, int) else (channel, 0)
+                k.finish(f, Spot(0, 0, channel, base, extra, lanes, real), None)
+
+    body = pixels if by_pixel else vector if isinstance(layout, VectorLayout) and padded else flat
+    k.phase("elementwise", body)
 
 
 def lower_channel_sum(k: KernelBuilder) -> None:
@@ -110,7 +119,7 @@ def lower_sum(k: KernelBuilder) -> None:
 
 
 def lower_relayout(k: KernelBuilder) -> None:
-    """Any layout of a batched value to the natural one."""
+    """Any layout of a batched value to the natural one, with a chain."""
     (x,) = k.kernel.anchor.operands
     source, target = k.layout(resolve(x)), k.image(k.kernel.anchor.result)
 
@@ -119,12 +128,14 @@ def lower_relayout(k: KernelBuilder) -> None:
         with f.loop(start, stop) as unit:
             row, pixel = f.divide(unit.index, target.pixels), f.remainder(unit.index, target.pixels)
             base = f.address(k.pointer(x), f.multiply(row, source.size))
-            into = f.address(k.pointer(k.kernel.anchor.result), f.multiply(unit.index, target.stored))
+            first = f.multiply(unit.index, target.stored)
+            pixels = [f.address(k.pointer(value), first) for value in k.kernel.writes]
 
             def move(channel: Index) -> None:
-                f.store(f.load(f.address(base, _place(f, source, target, channel, pixel))), f.address(into, channel))
+                value = f.load(f.address(base, _place(f, source, target, channel, pixel)))
+                k.finish(f, spot_at(f, target, row, pixel, channel, 1, 1), value)
 
-            each_channel(f, target, into, move)
+            each_channel(f, target, pixels, move)
 
     k.phase("relayout", body)
 

@@ -52,6 +52,7 @@ from convc.ir.ops.reduce import ChannelSum, Sum
 from convc.ir.ops.resample import Upsample, UpsampleBackward
 from convc.ir.ops.shape import Flatten, Relayout, Unflatten
 from convc.ir.ops.sweep import Accumulate, GradientNorm, MaxNorm
+from convc.ir.ops.units import ScaleWeights, SumWeights
 from convc.ir.ops.update import AdagradUpdate, AdamUpdate, AdamWUpdate, RmspropUpdate, SgdUpdate
 
 _ALL: tuple[type[Op], ...] = (
@@ -76,7 +77,7 @@ _ALL: tuple[type[Op], ...] = (
     ChannelSum, Sum,
     SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward, CountCorrect,
     Hinge, HingeBackward, MeanSquaredError, MeanSquaredErrorBackward,
-    Accumulate, GradientNorm, MaxNorm,
+    Accumulate, GradientNorm, MaxNorm, ScaleWeights, SumWeights,
     SgdUpdate, AdagradUpdate, RmspropUpdate, AdamUpdate, AdamWUpdate,
 )  # fmt: skip
 

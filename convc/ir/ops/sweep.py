@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from convc.ir.op import Array, Cost, Op, require, traffic
+from convc.ir.ops.units import check_units, unit_parts
 from convc.ir.types import TensorType
 
 
@@ -80,8 +81,7 @@ class GradientNorm(Op):
 class MaxNorm(Op):
     """w -> w, the weights of every unit scaled down where their L2 norm exceeds `bound` (Srebro & Shraibman 2005).
 
-    A unit is an index of dimension `axis`; with axis 1 (transposed convolutions: inputs, outputs/groups, …) each of
-    the `groups` of inputs has units of its own.
+    Units as `units.py` has them; the outputs of transposed convolutions lie along axis 1.
     """
 
     name: ClassVar[str] = "max_norm"
@@ -90,16 +90,12 @@ class MaxNorm(Op):
     groups: int = 1
 
     def infer(self, w: TensorType) -> TensorType:
-        require(w.rank >= 2, "units have weights of two or more dimensions, not {}", w)
-        require(self.axis in (0, 1), "the units of weights lie along axis 0 or 1, not {}", self.axis)
-        fits = self.groups >= 1 and (self.groups == 1 or (self.axis == 1 and w.shape[0] % self.groups == 0))
-        require(fits, "{} groups do not divide {} along axis {}", self.groups, w, self.axis)
+        check_units(w, self.axis, self.groups)
         require(self.bound > 0, "the largest norm is positive, not {}", self.bound)
         return w.with_shape(w.shape)
 
     def reference(self, w: Array) -> Array:
-        # (groups, inputs of a group, outputs, the rest): a unit is a group and an output, or an output alone.
-        parts = w.reshape(self.groups, w.shape[0] // self.groups, w.shape[1], -1)
+        parts = unit_parts(w, self.groups)
         squares = np.square(parts.astype(np.float64)).sum((2, 3) if self.axis == 0 else (1, 3), keepdims=True)
         norms = np.sqrt(squares)
         factor = np.where(norms > self.bound, self.bound / np.maximum(norms, np.finfo(np.float64).tiny), 1.0)
