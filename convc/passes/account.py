@@ -33,6 +33,8 @@ class Account:
             _defect(f"the pass `{name}` changed the graph and did not log it")
         if logged and not changed and not decides:
             _defect(f"the pass `{name}` logged changes that it did not make")
+        if not rewrites:
+            return
         try:
             verify(self._graph)
         except CompileError as error:

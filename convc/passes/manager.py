@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from convc.ir.graph import Graph
 from convc.passes.account import Account
 from convc.passes.base import Pass, PassLog
+from convc.passes.collection import no_collection
 from convc.passes.dump import Dump
 
 
@@ -39,6 +40,7 @@ class PassManager:
         self.dump = dump
         self.watch = watch
 
+    @no_collection()
     def run(self, graph: Graph) -> list[PassReport]:
         reports: list[PassReport] = []
         if self.dump is not None:

@@ -9,6 +9,7 @@ from convc.ir.graph import Graph
 from convc.passes.account import Account
 from convc.passes.arrange import Arrange
 from convc.passes.base import PassLog, PlanPass
+from convc.passes.collection import no_collection
 from convc.passes.dump import Dump
 from convc.passes.fusion import Fuse, Kernel
 from convc.passes.machine import Machine
@@ -25,6 +26,7 @@ PLANNING: tuple[PlanPass, ...] = (
 )
 
 
+@no_collection()
 def make_plan(
     graph: Graph,
     machine: Machine,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Callable
@@ -129,7 +130,7 @@ def test_the_honest_pass(step: Pass | PlanPass) -> None:
     assert judged(step) == []
 
 
-@pytest.mark.parametrize("step", [Says(lost_use), Decides(lost_use)])
+@pytest.mark.parametrize("step", [Says(lost_use), Rewrites(lost_use)])
 def test_who_breaks_the_graph_is_named(step: Pass | PlanPass) -> None:
     (found,) = judged(step)
     assert found.code == "verify-graph"
@@ -156,3 +157,16 @@ def test_the_check_is_no_assertion() -> None:
     )
     run = subprocess.run([sys.executable, "-O", "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["verify-pass", "False"]
+
+
+def test_collection_is_as_it_was() -> None:
+    """Python collects again when the passes are done, also when one fails, unless nobody wanted it to."""
+    assert gc.isenabled()
+    judged(Says(other_op))
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        judged(Says(nothing))
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
