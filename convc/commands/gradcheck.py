@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from convc.commands.options import add_batch, add_json, add_net_options, add_target, open_net
+from convc.commands.options import (
+    add_algorithms,
+    add_batch,
+    add_json,
+    add_net_options,
+    add_passes,
+    add_precision,
+    add_target,
+    algorithm_arguments,
+    open_net,
+)
 from convc.commands.output import format_table, print_json
 from convc.commands.parser import positive, whole
 
@@ -18,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_net_options(parser)
     add_batch(parser, "4")
     add_target(parser)
+    add_precision(parser)
+    text = "check the graph that all passes of a training program have left; -p, --passes and --algo imply it"
+    parser.add_argument("--after-passes", action="store_true", help=text)
+    add_passes(parser)
+    add_algorithms(parser)
     parser.add_argument(
         "--samples", type=positive, default=8, metavar="N", help="elements to check per parameter (default: 8)"
     )
@@ -26,15 +41,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from convc.runtime.algorithms import AlgorithmOptions
     from convc.runtime.gradcheck import as_json, gradcheck
 
     net = open_net(arguments)
+    algorithms = AlgorithmOptions(**algorithm_arguments(arguments))
     report = gradcheck(
         net,
         batch=arguments.batch or 4,
         samples=arguments.samples,
         seed=arguments.seed,
         target=arguments.target,
+        precision=arguments.precision,
+        after_passes=arguments.after_passes,
+        passes=arguments.passes,
+        algorithms=None if algorithms == AlgorithmOptions() else algorithms,
     )
     if arguments.json:
         print_json(as_json(report))
@@ -65,6 +86,7 @@ def _as_text(report: GradientReport) -> str:
         (
             f"{report.net}, batch {report.batch}: numeric against analytic gradients in float64"
             + (f", and those of target {report.target} in float32" if report.target != "reference" else ""),
+            *((f"after {', '.join(report.passes)}",) if report.passes else ()),
             "",
             format_table(header, rows, left=(0, 1, 7)),
             "",

@@ -133,7 +133,7 @@ def build(
     dump = None if dump_dir is None else Dump(dump_dir)
     chosen = choose_passes(mode, recipe, passes, target, algorithms.chooser(target, threads))
     reports = PassManager(chosen.graph, dump=dump).run(forward)
-    _require_decided(forward, target)
+    require_decided(forward, target)
     executor = make_executor(
         forward,
         target,
@@ -200,7 +200,7 @@ def choose_passes(
     return Order(over_graph or usual, tuple(given.get(step.name, step) for step in PLANNING))
 
 
-def _require_decided(graph: Graph, target: str) -> None:
+def require_decided(graph: Graph, target: str) -> None:
     """Refuse (`missing-pass`) a family of algorithms that no pass has made an algorithm of."""
     for node in graph.nodes_of(*CONVOLUTIONS):
         assert isinstance(node.op, CONVOLUTIONS)

@@ -17,6 +17,8 @@ from convc.runtime.program import Rate
 
 TARGETS = ("cpu", "reference")
 PRECISIONS = ("fp32",)
+# Words of the language that this version refuses.
+COMING_PRECISIONS = ("fp16", "bf16")
 # Settings that change what a compiled step computes; the others concern the trainer alone.
 STEP_WORDS = ("optim", "clip", "maxnorm", "class_weights")
 
@@ -48,7 +50,7 @@ def choose_precision(asked: str | None, settings: TrainSettings) -> str:
     """The element type of the arithmetic. Error: `unavailable-precision`."""
     precision = asked or settings.precision.kind
     if precision not in PRECISIONS:
-        known = precision in ("fp16", "bf16")
+        known = precision in COMING_PRECISIONS
         reason = "is not available in this version" if known else "is not fp32, fp16 or bf16"
         fail(
             "unavailable-precision", f"precision `{precision}` {reason}", settings.precision.span if not asked else None

@@ -23,7 +23,7 @@ from convc.passes.pipeline import Recipe
 from convc.passes.training import GRADIENT
 from convc.runtime.build import choose_passes
 from convc.runtime.configuration import make_recipe
-from convc.runtime.gradcheck import random_point
+from convc.runtime.random_point import random_point
 
 if TYPE_CHECKING:
     from convc.frontend.net import Net

@@ -16,7 +16,8 @@ from convc.ir.printer import print_ir
 from convc.passes.base import PassLog
 from convc.passes.manager import PassManager
 from convc.passes.training import GRADIENT
-from convc.runtime.gradcheck import check_gradients, random_point
+from convc.runtime.gradcheck import check_gradients
+from convc.runtime.random_point import random_point
 from tests.passes.cases import FOLDER, PASSES, UNCHANGED, Case, read_cases, write_cases
 
 UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))

@@ -16,7 +16,8 @@ from convc.passes.sections import Section
 from convc.passes.training import GRADIENT
 from convc.runtime.executor import ReferenceExecutor, Result
 from convc.runtime.finite_differences import LossProbe
-from convc.runtime.gradcheck import as_json, check_gradients, random_point, training_graph
+from convc.runtime.gradcheck import as_json, check_gradients, training_graph
+from convc.runtime.random_point import random_point
 from tests.passes.nets import Net
 
 
