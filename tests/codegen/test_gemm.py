@@ -214,3 +214,24 @@ def test_a_range_of_units_is_all_that_is_done() -> None:
     expected[3:, :4] = 2  # two of the three tiles of rows of the first block, two of the second
     expected[:6, 4:] = 2
     np.testing.assert_array_equal(c, expected)
+
+
+def test_parts_of_packed_matrices() -> None:
+    """Some rows of the blocks of B, into some rows of the blocks of C."""
+    target = host_target()
+    tile = Tile(4, 1, 4)
+    rows, columns, depth, height_b, height_c = 7, 12, 5, 9, 11
+    draw = np.random.default_rng(2)
+    a, b = (draw.standard_normal(shape).astype(np.float32) for shape in ((rows, depth), (1, height_b, columns)))
+    c = np.full((1, height_c, columns), np.nan, np.float32)
+
+    def body(f: Function) -> None:
+        left = Matrices(f.pointers[0], depth)
+        right = Matrices(f.pointers[1], height_b, packed=True, first=context_word(f, 0))
+        result = Matrices(f.pointers[2], height_c, packed=True, first=3)
+        multiply(f, machine_of(target), Product(rows, columns, depth, tile), left, right, result)
+
+    stored = _pack(c, 4)
+    SinglePhase(target, 3, body).run([a, _pack(b, 4), stored], [2])
+    c[0, 3 : 3 + rows] = a.astype(np.float64) @ b[0, 2 : 2 + depth]
+    np.testing.assert_allclose(stored, _pack(c, 4), atol=1e-5)

@@ -69,6 +69,15 @@ def test_chunks_of_patches_and_fewer_images_than_the_batch(name: str, direction:
     check(case, ALGORITHM, rows=2, threads=(2, 3))
 
 
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_no_tap_meets_any_pixel(direction: Direction) -> None:
+    """The only column is padding away from every tap: nothing but zeros."""
+    check(
+        Geometry((2, 6, 18, 1), (9, 2, 1, 1), (2, 2, 1, 3), groups=3, stride=(3, 3)).case(direction, "im2col"),
+        ALGORITHM,
+    )
+
+
 @pytest.mark.parametrize("chain", CHAINS)
 @pytest.mark.parametrize("direction", DIRECTIONS[:2])
 def test_chain(direction: Direction, chain: str) -> None:

@@ -153,13 +153,17 @@ def scratch_im2col_backward_data(k: KernelBuilder) -> int:
 def lower_im2col_backward_data(k: KernelBuilder) -> None:
     """Turns the filters, then multiplies, phase by phase of the stride."""
     problem = Problem.of(k.kernel.anchor)
-    dy = k.kernel.anchor.operands[0]
-    turn_filters(k)
+    dy, w = k.kernel.anchor.operands
     everything = turned_filters(k)
+    if everything[-1].end:
+        turn_filters(k)
     for filters in everything:
         product = PatchProduct(filters.matrix, k.image(dy), k.image(k.kernel.anchor.result), filters.layout)
 
         def body(f: Function, product: PatchProduct = product, place: int = filters.place) -> None:
+            if not product.filters.size:  # no tap meets this phase: sums of nothing, that read nothing
+                product.emit(k, f, k.pointer(dy), k.pointer(w), None, None)
+                return
             scratch = k.scratch_pointer()
             buffers = None if in_place(problem) else f.address(scratch, everything[-1].end)
             product.emit(k, f, k.pointer(dy), f.address(scratch, place), None, buffers)
