@@ -49,10 +49,11 @@ def test_only_large_kernels_are_compared_unless_named() -> None:
 
 
 def test_the_first_that_nothing_speaks_against_is_recommended() -> None:
-    found = analysis("conv 32 k=1 -> conv 32 k=5 pad=2", "factorize:order=vertical", "factorize", batch=8)["conv2"]
+    # With a stride, that is: without, the 5x5 kernel is done by Fourier transforms, faster than the two others.
+    found = analysis("conv 32 k=1 -> conv 32 k=5 s=2 pad=2", "factorize:order=vertical", "factorize", batch=8)["conv2"]
     assert found.recommended is found.variants[0]
     assert found.recommended is not None
-    assert found.reason.startswith("60 % fewer weights, 2.50 times fewer multiply-adds, predicted ")
+    assert found.reason.startswith("60 % fewer weights, 1.67 times fewer multiply-adds, predicted ")
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ class Function:
         self.name = name
         self.comment = comment
         self.lines: list[str] = []
+        self.locals: dict[str, int] = {}
         self.declarations: dict[str, str] = {}
         self.most = MOST_INSTRUCTIONS
         self._count = 0
@@ -126,7 +127,8 @@ class Function:
         )
         linkage = "" if exported else "internal "
         head = f"; {self.comment}\ndefine {linkage}void @{self.name}({arguments}) nounwind noinline {{\nentry:"
-        return "\n".join([head, *self.lines, "  ret void", "}"])
+        places = [f"  %{name} = alloca [{floats} x float], align 64" for name, floats in self.locals.items()]
+        return "\n".join([head, *places, *self.lines, "  ret void", "}"])
 
     # Indices: 64-bit integers, folded while they are constants
 
@@ -253,6 +255,11 @@ class Function:
         if index == 0:
             return pointer
         return self.emit("ptr", f"getelementptr {element}, ptr {pointer.ref}, i64 {ref(index)}")
+
+    def local(self, name: str, floats: int) -> V:
+        """Memory of this thread alone, which holds nothing from one use of it to the next; the same for equal names."""
+        self.locals[name] = max(floats, self.locals.get(name, 0))
+        return V(f"%{name}", "ptr")
 
     def load(self, pointer: V, lanes: int = 1, element: str = "float") -> V:
         type = vector(element, lanes)

@@ -30,10 +30,12 @@ _Number = tuple[Term | None, Term | None]
 _Part = TypeVar("_Part")
 Sign = Literal[-1, 1]
 """That of the exponent."""
+Positions = tuple[int, ...]
+"""Where numbers may differ from zero."""
 
 
 @lru_cache
-def complex_transform(size: int, positions: tuple[int, ...], sign: Sign = -1) -> StraightLine:
+def complex_transform(size: int, positions: Positions, sign: Sign = -1) -> StraightLine:
     """Transform of `size` complex numbers (a power of two) of which those not at `positions` are zero.
 
     Inputs: real and imaginary part of the others, in their order. Outputs: those of X_0 … X_(size−1).
@@ -48,7 +50,7 @@ def complex_transform(size: int, positions: tuple[int, ...], sign: Sign = -1) ->
 
 
 @lru_cache
-def real_transform(size: int, positions: tuple[int, ...], sign: Sign = -1) -> StraightLine:
+def real_transform(size: int, positions: Positions, sign: Sign = -1) -> StraightLine:
     """Transform of `size` real numbers (a power of two, 2 or more) of which those not at `positions` are zero.
 
     Outputs: X_0 and X_(size/2), which are real, then real and imaginary parts of X_1 … X_(size/2−1).

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from convc.ir.window import Pair
 from convc.passes.algorithms.problem import Problem
@@ -22,41 +23,39 @@ from convc.passes.machine import Machine
 from convc.passes.tiling import Tile, choose_tile, even_split, most_rows
 
 _MOST_ROWS = 14
+# So many registers of a machine for each vector of outputs, which is two registers wide.
+_REGISTERS_OF_COMPLEX = 16
 _CHANNELS_OF_LINE = 16  # floats in a cache line
 
 
 @dataclass(frozen=True)
 class Products:
-    """`entries` products of equal form. Each operand of one has `parts` numbers: 1, or 2 where they are complex."""
+    """`entries` products of equal form, of numbers that have `parts` parts: 1, or 2 where they are complex."""
 
     entries: int
-    parts: int = 1
+    parts: Literal[1, 2] = 1
 
 
 @dataclass(frozen=True)
 class Form:
-    """The size of a bilinear algorithm on tiles: (rows, columns) of outputs and of filter taps, and its products.
-
-    The transform of a tile of the image has Σ entries·parts values. That of a filter has Σ entries·parts²: the matrices
-    by which operands, as rows of parts, are multiplied.
-    """
+    """The size of a bilinear algorithm on tiles: (rows, columns) of outputs, `extent` of what they are computed from,
+    and its products, by which a transformed tile, or filter, is Σ entries·parts values."""
 
     outputs: Pair
-    taps: Pair
+    extent: Pair
     products: tuple[Products, ...]
-
-    @property
-    def extent(self) -> Pair:
-        """Rows and columns of the image that a tile reads."""
-        return self.outputs[0] + self.taps[0] - 1, self.outputs[1] + self.taps[1] - 1
 
     @property
     def values(self) -> int:
         return sum(p.entries * p.parts for p in self.products)
 
-    @property
-    def filter_values(self) -> int:
-        return sum(p.entries * p.parts**2 for p in self.products)
+
+def summed_terms(problem: Problem, form: Form) -> int:
+    """How many products are added up: those of channels, or in the gradient by the filters those of all tiles."""
+    if problem.direction == "backward_weights":
+        rows, columns = (-(-size // step) for size, step in zip(problem.output, form.outputs, strict=True))
+        return problem.batch * rows * columns
+    return (problem.channels if problem.direction == "forward" else problem.filters) // problem.groups
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class TransformPlan:
 
     @classmethod
     def of(cls, problem: Problem, machine: Machine, form: Form) -> TransformPlan:
-        """The plan of a convolution with stride and dilation 1.
+        """The plan of a convolution with stride 1.
 
         Backward by the data the roles of images and results are exchanged, and the padding is what the other side of
         the filter reaches.
@@ -111,7 +110,8 @@ class TransformPlan:
         image, grid, before = problem.size, problem.output, (problem.padding[0], problem.padding[1])
         if problem.direction == "backward_data":
             inner, outputs, image, grid = outputs, inner, grid, image
-            before = (form.taps[0] - 1 - before[0], form.taps[1] - 1 - before[1])
+            reach = (form.extent[0] - form.outputs[0], form.extent[1] - form.outputs[1])
+            before = (reach[0] - before[0], reach[1] - before[1])
         columns = padded(outputs) if problem.groups == 1 else outputs
         return cls(problem, machine, form, inner, outputs, columns, image, grid, before)
 
@@ -154,15 +154,24 @@ class TransformPlan:
         """
         cache = self.machine.l2_bytes
         room = min(max(4 * cache, 2 * self.filter_floats), 16 * cache)
-        tile = 4 * (self.form.values * self.result_row + sum(p.entries * self.image_row(p) for p in self.form.products))
+        tile = 4 * sum(p.entries * (self.image_row(p) + self.result_row(p)) for p in self.form.products)
         total = self.problem.batch * self.tiles
         count = -(-total // max(_MOST_ROWS, room // tile))
         return -(-total // count)
 
-    def product_tile(self, block: int, rows: int) -> Tile:
-        """The register tile of products with `rows` rows and blocks of `block` columns."""
+    def product_block(self, products: Products, block: int) -> int:
+        """Columns of a register tile, given the `block` of the layout of filters. Complex numbers fill registers twice,
+        so it is divided."""
+        if products.parts == 1:
+            return block
         vectors = -(-block // self.machine.lanes)
-        most = min(most_rows(self.machine, vectors), _MOST_ROWS)
+        most = max(1, self.machine.registers // _REGISTERS_OF_COMPLEX)
+        return self.machine.lanes * max(v for v in range(1, most + 1) if vectors % v == 0)
+
+    def product_tile(self, products: Products, block: int, rows: int) -> Tile:
+        """The register tile of products with `rows` rows, given the `block` of the layout of filters."""
+        vectors = -(-self.product_block(products, block) // self.machine.lanes)
+        most = min(most_rows(self.machine, products.parts * vectors), _MOST_ROWS)
         return Tile(max(even_split(rows, most)), vectors, self.machine.lanes)
 
     # Scratch space
@@ -171,29 +180,24 @@ class TransformPlan:
     def inner_stored(self) -> int:
         return padded(self.inner) if self.problem.groups == 1 else self.inner
 
-    def depth(self, products: Products) -> int:
-        """Numbers that a product sums over: with several parts the padding between them counts, too."""
-        return self.inner if products.parts == 1 else products.parts * self.inner_stored
-
     def image_row(self, products: Products) -> int:
         return _padded_row(products.parts * self.inner_stored)
 
-    @property
-    def result_row(self) -> int:
-        return _padded_row(self.columns)
+    def result_row(self, products: Products) -> int:
+        return _padded_row(products.parts * self.columns)
 
     def image_entry(self, products: Products) -> int:
         """From one entry of V to the next."""
         return self.chunk * self.image_row(products) + _CHANNELS_OF_LINE
 
-    @property
-    def result_entry(self) -> int:
-        """From one value of M, or of P, to the next."""
-        return self.chunk * self.result_row + _CHANNELS_OF_LINE
+    def result_entry(self, products: Products) -> int:
+        """From one entry of M, or of P, to the next."""
+        return self.chunk * self.result_row(products) + _CHANNELS_OF_LINE
 
     def filter_entry(self, products: Products) -> int:
-        """From one entry of U, or of S, to the next: a matrix for each part of the results."""
-        return products.parts * self.depth(products) * self.columns
+        """From one entry of U, or of S, to the next: a matrix, and a cache line, lest equal places of neighbours fall
+        into the same sets of caches."""
+        return products.parts * self.inner * self.columns + _CHANNELS_OF_LINE
 
     @property
     def image_floats(self) -> int:
@@ -201,7 +205,7 @@ class TransformPlan:
 
     @property
     def result_floats(self) -> int:
-        return self.form.values * self.result_entry
+        return sum(p.entries * self.result_entry(p) for p in self.form.products)
 
     @property
     def filter_floats(self) -> int:

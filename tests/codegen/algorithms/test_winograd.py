@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import pytest
 
-from convc.codegen.llvm.algorithms.table import TABLE, transformed
-from convc.codegen.llvm.algorithms.transform import Tile
-from convc.codegen.llvm.algorithms.winograd import WinogradTransform
 from convc.codegen.llvm.program import compile_step
 from convc.codegen.llvm.target import host_target
-from convc.codegen.llvm.vocabulary import Function, V
-from convc.ir.ops import conv
 from convc.passes.algorithms.problem import CONVOLUTIONS, Direction
-from convc.passes.algorithms.toom_cook import toom_cook
-from convc.passes.algorithms.transform_plan import Form, Products, TransformPlan
+from convc.passes.algorithms.transform_plan import TransformPlan
 from convc.passes.algorithms.winograd import WINOGRAD, Winograd
 from convc.passes.machine import MACHINES
 from tests.codegen.algorithms.convolutions import (
@@ -109,33 +100,3 @@ def test_scratch_space_is_what_the_chooser_is_told(algorithm: Winograd, directio
     (kernel,) = (kernel for kernel in step.plan.kernels if isinstance(kernel.anchor.op, CONVOLUTIONS))
     assert step.plan.memory.scratch[kernel].bytes == algorithm.scratch_bytes(problem, step.plan.machine)
     step.library.close()
-
-
-@dataclass(frozen=True)
-class Paired(WinogradTransform):
-    """The same algorithm as if its numbers were complex: two values are the parts of one, multiplied part by part."""
-
-    @property
-    def form(self) -> Form:
-        plain = super().form
-        return Form(plain.outputs, plain.taps, (Products(4), Products((plain.values - 4) // 2, parts=2)))
-
-    def filter(self, f: Function, taps: Tile) -> list[V]:
-        plain = super().filter(f, taps)
-        zero = f.constant(0.0, plain[0].lanes)
-        values = plain[:4]
-        for first, second in zip(plain[4::2], plain[5::2], strict=True):
-            values += [first, zero, zero, second]
-        return values
-
-    def filter_gradient(self, f: Function, values: Sequence[V]) -> list[list[V]]:
-        diagonal = [value for place, value in enumerate(values[4:]) if place % 4 in (0, 3)]
-        return super().filter_gradient(f, [*values[:4], *diagonal])
-
-
-@pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("geometry", ["first_layer", "wide", "groups"])
-def test_products_of_two_parts(geometry: str, direction: Direction, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conv, "ALGORITHM_WORDS", {*conv.ALGORITHM_WORDS, "paired"})
-    monkeypatch.setitem(TABLE, "paired", transformed(Paired(toom_cook(4, 3))))
-    check(GEOMETRIES[geometry].case(direction, "paired"), WINOGRAD[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from convc.codegen.llvm.algorithms.fourier import FourierTransform
 from convc.codegen.llvm.algorithms.im2col import (
     lower_im2col,
     lower_im2col_backward_data,
@@ -17,8 +18,8 @@ from convc.codegen.llvm.algorithms.strassen import (
     lower_strassen_backward_weights,
     scratch_strassen,
 )
-from convc.codegen.llvm.algorithms.transform import Transform
 from convc.codegen.llvm.algorithms.transform_convolution import (
+    Kind,
     lower_transform_convolution,
     scratch_transform_convolution,
 )
@@ -29,7 +30,8 @@ from convc.codegen.llvm.kernel import KernelBuilder, Lowering
 from convc.codegen.llvm.weight_gradient import lower_conv2d_backward_weights, scratch_backward_weights
 from convc.ir.op import Op
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
-from convc.passes.algorithms.winograd import WINOGRAD
+from convc.passes.algorithms.fft import FFT
+from convc.passes.algorithms.winograd import WINOGRAD, Winograd
 
 _DIRECT: dict[type[Op], Lowering] = {
     Conv2d: Lowering(lower_conv2d),
@@ -50,17 +52,21 @@ _STRASSEN: dict[type[Op], Lowering] = {
 }
 
 
-def transformed(transform: Transform) -> dict[type[Op], Lowering]:
+def transformed(kind: Kind) -> dict[type[Op], Lowering]:
     """Transform convolutions in their three directions."""
     images = Lowering(
-        partial(lower_transform_convolution, transform=transform),
-        partial(scratch_transform_convolution, transform=transform),
+        partial(lower_transform_convolution, kind=kind),
+        partial(scratch_transform_convolution, kind=kind),
     )
     weights = Lowering(
-        partial(lower_transform_weight_gradient, transform=transform),
-        partial(scratch_transform_convolution, transform=transform),
+        partial(lower_transform_weight_gradient, kind=kind),
+        partial(scratch_transform_convolution, kind=kind),
     )
     return {Conv2d: images, Conv2dBackwardData: images, Conv2dBackwardWeights: weights}
+
+
+def _winograd(known: Winograd) -> Kind:
+    return lambda problem: WinogradTransform(known.algorithm)
 
 
 # Keyed by the names of convc/passes/algorithms/table.py; `auto` is what no pass has decided.
@@ -68,7 +74,8 @@ TABLE: dict[str, dict[type[Op], Lowering]] = {
     "auto": _DIRECT,
     "direct": _DIRECT,
     "im2col": _IM2COL,
-    **{known.name: transformed(WinogradTransform(known.algorithm)) for known in WINOGRAD},
+    **{known.name: transformed(_winograd(known)) for known in WINOGRAD},
+    **{known.name: transformed(partial(FourierTransform.of, known.size)) for known in FFT},
     "strassen": _STRASSEN,
 }
 DIRECTIONS: tuple[type[Op], ...] = (Conv2d, Conv2dBackwardData, Conv2dBackwardWeights)

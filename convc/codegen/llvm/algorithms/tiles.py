@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from convc.codegen.llvm.algorithms.transform import Rows
 from convc.codegen.llvm.channels import channel_vectors
 from convc.codegen.llvm.vocabulary import Function, Index, V, ref
 from convc.ir.window import Pair
@@ -48,6 +49,12 @@ class TileView:
         """Elements from a tile's first pixel to another one of it."""
         return (row * self.layout.width + column) * self.layout.stored
 
+    def line(self, f: Function, first: V, row: Index) -> tuple[V, int]:
+        """The address of the first pixel of a row, given that of the tile's: a part to compute, and a constant."""
+        if isinstance(row, int):
+            return first, self.beyond(row, 0)
+        return f.address(first, f.multiply(row, self.beyond(1, 0))), 0
+
     def cases(self, f: Function, place: TilePlace) -> Iterator[bool]:
         """True in code for tiles all of whose pixels exist, then False in code for the others, if there are any."""
         everyone = all(len(axis.inside) == axis.count for axis in (self.rows, self.columns))
@@ -82,44 +89,68 @@ def each_tile(f: Function, grid: Pair, first: Index, count: Index) -> Iterator[T
 
 
 def read_tile(
-    f: Function, view: TileView, place: TilePlace, images: V, zeros: V, channels: ImageLayout, lanes: int
-) -> Iterator[tuple[list[list[V]], Index]]:
-    """(tile, channel) for every vector of channels (those of `channels`) of a tile.
+    f: Function, view: TileView, place: TilePlace, images: V, zeros: V, channels: ImageLayout, lanes: int,
+    in_registers: bool,
+) -> Iterator[tuple[Rows, Index, int]]:  # fmt: skip
+    """(rows of the tile, channel, lanes) for every vector of channels (those of `channels`) of a tile.
 
     `images` is the address of the first channel of all images, `zeros` that of as many zeros as a pixel has channels:
-    there tiles read what lies beyond the borders.
+    there tiles read what lies beyond the borders. `in_registers` as in `Transform`.
     """
     corner = f.address(images, view.offset(f, place))
     for whole in view.cases(f, place):
-        pixels = None if whole else _pixels(f, view, place, corner, zeros)
+        pixels = _Inside(f, view, corner) if whole else _Border(f, view, place, corner, zeros, in_registers)
         for channel, width, _ in channel_vectors(f, channels, lanes):
-            # Away from the borders constants tell pixels apart; near them, each has an address of its own.
-            base = f.address(corner, channel)
-            tile = [
-                [
-                    f.load(
-                        f.address(base, view.beyond(i, j)) if pixels is None else f.address(pixels[i][j], channel),
-                        width,
-                    )
-                    for j in range(view.extent[1])
-                ]
-                for i in range(view.extent[0])
-            ]
-            yield tile, channel
+            yield pixels.vectors(channel, width), channel, width
 
 
-def _pixels(f: Function, view: TileView, place: TilePlace, corner: V, zeros: V) -> list[list[V]]:
-    """The addresses of a tile's pixels, or of zeros where there are none."""
-    exists: list[list[V]] = []
-    for axis, tile in ((view.rows, place.row), (view.columns, place.column)):
-        first = view.corner(f, axis, tile)
-        positions = [f.add(first, offset) for offset in range(axis.extent)]
+class _Inside:
+    """A tile all of whose pixels exist: constants tell them apart."""
+
+    def __init__(self, f: Function, view: TileView, corner: V) -> None:
+        self.f, self.view, self.corner = f, view, corner
+
+    def vectors(self, channel: Index, lanes: int) -> Rows:
+        f, view = self.f, self.view
+        first = f.address(self.corner, channel)
+
+        def row(i: Index) -> list[V]:
+            line, offset = view.line(f, first, i)
+            return [f.load(f.address(line, offset + view.beyond(0, j)), lanes) for j in range(view.columns.extent)]
+
+        return row
+
+
+class _Border:
+    """A tile that reaches beyond the image: each of its pixels has an address of its own."""
+
+    def __init__(
+        self, f: Function, view: TileView, place: TilePlace, corner: V, zeros: V, in_registers: bool
+    ) -> None:  # fmt: skip
+        self.f, self.view, self.corner, self.zeros = f, view, corner, zeros
+        self.top = view.corner(f, view.rows, place.row)
+        left = view.corner(f, view.columns, place.column)
+        self.across = [self._exists(f.add(left, j), view.columns.size) for j in range(view.columns.extent)]
+        # The same addresses serve all channels.
+        self.known = {i: self._pixels(i) for i in range(view.rows.extent)} if in_registers else {}
+
+    def _exists(self, position: Index, size: int) -> V:
         # Unsigned, so that positions before the first are beyond the last.
-        exists.append([f.emit("i1", f"icmp ult i64 {ref(position)}, {axis.size}") for position in positions])
-    return [
-        [
-            f.select(f.binary("and", down, across), f.address(corner, view.beyond(i, j)), zeros)
-            for j, across in enumerate(exists[1])
+        return self.f.emit("i1", f"icmp ult i64 {ref(position)}, {size}")
+
+    def _pixels(self, i: Index) -> list[V]:
+        """The addresses of the pixels of a row, or of zeros where there are none."""
+        f, view = self.f, self.view
+        line, offset = view.line(f, self.corner, i)
+        down = self._exists(f.add(self.top, i), view.rows.size)
+        return [
+            f.select(f.binary("and", down, across), f.address(line, offset + view.beyond(0, j)), self.zeros)
+            for j, across in enumerate(self.across)
         ]
-        for i, down in enumerate(exists[0])
-    ]
+
+    def vectors(self, channel: Index, lanes: int) -> Rows:
+        def row(i: Index) -> list[V]:
+            pixels = self.known[i] if isinstance(i, int) and self.known else self._pixels(i)
+            return [self.f.load(self.f.address(pixel, channel), lanes) for pixel in pixels]
+
+        return row

@@ -2,41 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
-from convc.codegen.llvm.vocabulary import Function, V
+from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.passes.algorithms.transform_plan import Form
 
-Tile = Sequence[Sequence[V]]  # rows of vectors
+Rows = Callable[[Index], list[V]]
+"""Loads a row of a tile of pixels, or of taps."""
+
+
+@dataclass(frozen=True)
+class EntryPlaces:
+    """Where the entries of products lie: `first`, and how far it is to the next entry, and to the next part."""
+
+    first: V
+    entry: int
+    part: int
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of a tile or of a filter in memory, of each a vector of `lanes` channels; `places` by products."""
+
+    places: tuple[EntryPlaces, ...]
+    lanes: int
+
+    def _address(self, f: Function, products: int, entry: Index, part: int) -> V:
+        place = self.places[products]
+        return f.address(f.address(place.first, f.multiply(entry, place.entry)), part * place.part)
+
+    def load(self, f: Function, products: int, entry: Index, part: int = 0) -> V:
+        return f.load(self._address(f, products, entry, part), self.lanes)
+
+    def store(self, f: Function, products: int, entry: Index, part: int, value: V) -> None:
+        f.store(value, self._address(f, products, entry, part))
 
 
 class Transform(Protocol):
     """A bilinear algorithm on tiles of the sizes in `form`.
 
-    The values of a tile are numbered by products, entry and part; those of a filter by products, entry, part of the
-    result and part of the image.
+    `in_registers`: a tile is held as a whole, and its rows are asked for and given out one by one by numbers that are
+    known while code is written; otherwise this happens in loops.
     """
 
     @property
     def form(self) -> Form: ...
 
-    def image(self, f: Function, tile: Tile) -> list[V]:
-        """extent pixels → values."""
+    @property
+    def in_registers(self) -> bool: ...
+
+    def image(self, f: Function, rows: Rows, values: Values) -> None:
+        """A tile of the image → values."""
         ...
 
-    def filter(self, f: Function, taps: Tile) -> list[V]:
-        """Taps → filter values."""
+    def filter(self, f: Function, rows: Rows, values: Values) -> None:
+        """Taps → values."""
         ...
 
-    def output(self, f: Function, values: Sequence[V]) -> list[list[V]]:
-        """Values of a product → outputs."""
+    def output(self, f: Function, values: Values) -> Iterator[tuple[Index, list[V]]]:
+        """Values of products → rows of outputs with their numbers."""
         ...
 
-    def cotangent(self, f: Function, tile: Tile) -> list[V]:
-        """Cotangents of outputs → values: `output` transposed."""
+    def cotangent(self, f: Function, rows: Rows, values: Values) -> None:
+        """Cotangents of outputs → values by which those of the image are multiplied."""
         ...
 
-    def filter_gradient(self, f: Function, values: Sequence[V]) -> list[list[V]]:
-        """Filter values, sums over tiles of an image's value times a cotangent's, → taps: `filter` transposed."""
+    def filter_gradient(self, f: Function, values: Values) -> Iterator[tuple[Index, list[V]]]:
+        """Sums over tiles of such products → rows of taps."""
         ...

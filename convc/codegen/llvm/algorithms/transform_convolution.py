@@ -13,11 +13,12 @@ Backward by the data the cotangents are the images, and the filters are turned b
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from convc.codegen.llvm.algorithms.tiles import TilePlace, TileView, each_tile, read_tile
-from convc.codegen.llvm.algorithms.transform import Transform
-from convc.codegen.llvm.algorithms.transform_filters import clear_padding_channels, each_filter
+from convc.codegen.llvm.algorithms.transform import EntryPlaces, Transform, Values
+from convc.codegen.llvm.algorithms.transform_filters import FilterPlace, each_filter
 from convc.codegen.llvm.channels import channel_vectors
 from convc.codegen.llvm.direct import clear_padding
 from convc.codegen.llvm.gemm import Matrices, Product, multiply
@@ -33,18 +34,22 @@ from convc.passes.layout import ImageLayout, WeightLayout
 # Chains up to this length are written out for every pixel of a whole tile; longer ones are code in a loop over pixels.
 _LONGEST_WRITTEN_OUT = 4
 
+Kind = Callable[[Problem], Transform]
+"""A kind of transform convolution: its transforms for the kernel of a problem."""
+
 
 def plan_of(k: KernelBuilder, transform: Transform) -> TransformPlan:
     return TransformPlan.of(Problem.of(k.kernel.anchor), k.machine, transform.form)
 
 
-def scratch_transform_convolution(k: KernelBuilder, transform: Transform) -> int:
-    return 4 * plan_of(k, transform).places.end
+def scratch_transform_convolution(k: KernelBuilder, kind: Kind) -> int:
+    return 4 * plan_of(k, kind(Problem.of(k.kernel.anchor))).places.end
 
 
-def lower_transform_convolution(k: KernelBuilder, transform: Transform) -> None:
+def lower_transform_convolution(k: KernelBuilder, kind: Kind) -> None:
     """conv2d or its gradient by the images, with bias and a chain."""
     op = k.op(Conv2d, Conv2dBackwardData)
+    transform = kind(Problem.of(k.kernel.anchor))
     plan = plan_of(k, transform)
     images, weights = k.kernel.anchor.operands[:2]
     packed = k.layout(weights)
@@ -76,8 +81,7 @@ def lower_transform_convolution(k: KernelBuilder, transform: Transform) -> None:
 
 def turned_layout(plan: TransformPlan) -> WeightLayout:
     """The layout of the filters with channels exchanged: outputs are the input channels."""
-    taps = plan.form.taps
-    rows = ImageLayout(plan.inner, *taps, plan.inner)
+    rows = ImageLayout(plan.inner, *plan.problem.kernel, plan.inner)
     return WeightLayout(plan.outputs * plan.problem.groups, rows, plan.block, plan.problem.groups)
 
 
@@ -86,16 +90,15 @@ def transform_filters(
 ) -> None:
     """U of all filters, and the zeros that tiles read beyond the borders."""
     clear(f, scratch, plan.zeros)
-    target = f.address(scratch, plan.places.filters)
-    order = -1 if turned else 1
-    for place in each_filter(f, plan, layout):
-        taps = [
-            [f.load(place.tap(f, source, r, s), place.lanes) for s in range(plan.form.taps[1])[::order]]
-            for r in range(plan.form.taps[0])[::order]
-        ]
-        for number, value in enumerate(transform.filter(f, taps)):
-            f.store(value, place.value(f, target, number))
-    clear_padding_channels(f, plan, layout, target)
+    height, width = plan.problem.kernel
+    for place in each_filter(f, plan, layout, source, f.address(scratch, plan.places.filters)):
+
+        def row(i: Index, place: FilterPlace = place) -> list[V]:
+            if turned:
+                return [f.load(place.tap(f, f.subtract(height - 1, i), s), place.lanes) for s in reversed(range(width))]
+            return [f.load(place.tap(f, i, s), place.lanes) for s in range(width)]
+
+        transform.filter(f, row, place.values)
 
 
 def clear(f: Function, target: V, count: int) -> None:
@@ -141,93 +144,113 @@ class _Emitter:
                 self._inverse_tile(place, group.index)
 
     def _transform_tile(self, place: TilePlace, group: Index) -> None:
-        f, plan = self.f, self.plan
+        f, plan, transform = self.f, self.plan, self.transform
         images = f.address(self.images, f.multiply(group, plan.inner))
-        for tile, channel in read_tile(f, self.source, place, images, self.zeros, self.inner, self.k.machine.lanes):
-            store_values(f, plan, self.values, place.slot, channel, self.transform.image(f, tile))
+        for rows, channel, lanes in read_tile(
+            f, self.source, place, images, self.zeros, self.inner, self.k.machine.lanes, transform.in_registers
+        ):
+            transform.image(f, rows, image_values(f, plan, self.values, place.slot, channel, lanes))
 
     def _multiply(self, group: Index, count: Index) -> None:
         f, plan = self.f, self.plan
-        tile = plan.product_tile(self.layout.block, plan.chunk)
         filters = f.address(self.filters, f.multiply(group, plan.filter_floats))
-        value, image, matrix = 0, 0, 0
+        image, matrix, result = 0, 0, 0
         for products in plan.form.products:
-            depth = plan.depth(products)
-            product = Product(count, plan.columns, depth, tile, products.entries, real=plan.outputs)
-            with f.loop(0, products.parts) as part:
-                multiply(
-                    f, plan.machine, product,
-                    Matrices(f.address(self.values, image), plan.image_row(products), plan.image_entry(products)),
-                    Matrices(
-                        f.address(filters, f.add(matrix, f.multiply(part.index, depth * plan.columns))),
-                        0, plan.filter_entry(products), packed=True,
-                    ),
-                    Matrices(
-                        f.address(self.results, f.add(value, f.multiply(part.index, plan.result_entry))),
-                        plan.result_row, products.parts * plan.result_entry,
-                    ),
-                )  # fmt: skip
-            value += products.entries * products.parts * plan.result_entry
+            tile = plan.product_tile(products, self.layout.block, plan.chunk)
+            product = Product(
+                count, plan.columns, plan.inner, tile, products.entries, real=plan.outputs, parts=products.parts
+            )
+            multiply(
+                f, plan.machine, product,
+                Matrices(
+                    f.address(self.values, image), plan.image_row(products), plan.image_entry(products),
+                    imaginary=plan.inner_stored,
+                ),
+                Matrices(f.address(filters, matrix), 0, plan.filter_entry(products), packed=True),
+                Matrices(
+                    f.address(self.results, result), plan.result_row(products), plan.result_entry(products),
+                    imaginary=plan.columns,
+                ),
+            )  # fmt: skip
             image += products.entries * plan.image_entry(products)
             matrix += products.entries * plan.filter_entry(products)
+            result += products.entries * plan.result_entry(products)
 
     def _inverse_tile(self, place: TilePlace, group: Index) -> None:
         f, plan = self.f, self.plan
         first_channel = f.multiply(group, plan.outputs)
-        written_out = not self.k.needs_position and len(self.k.kernel.chain) <= _LONGEST_WRITTEN_OUT
+        short = not self.k.needs_position and len(self.k.kernel.chain) <= _LONGEST_WRITTEN_OUT
         base = self.target.offset(f, place)
-        for whole in self.target.cases(f, place) if written_out else (False,):
+        for whole in self.target.cases(f, place) if short and self.transform.in_registers else (False,):
             for channel, lanes, real in channel_vectors(f, self.outer, self.k.machine.lanes):
-                slots = [self._result(place.slot, channel, number) for number in range(plan.form.values)]
-                tile = self.transform.output(f, [f.load(slot, lanes) for slot in slots])
+                values = result_values(f, plan, self.results, place.slot, channel, lanes)
                 channel = f.add(first_channel, channel)
-                if self.bias is not None:
-                    bias = f.load(f.address(self.bias, channel), lanes)
-                    tile = [[f.binary("fadd", value, bias) for value in row] for row in tile]
                 spot = Spot(place.image, 0, channel, f.add(base, channel), 0, lanes, real)
                 if whole:
-                    self._finish_whole(spot, tile)
+                    self._finish_whole(spot, self._outputs(values, channel))
                 else:
-                    self._finish_partial(place, spot, tile, slots)
+                    self._finish_partial(place, spot, self._outputs(values, channel))
 
-    def _result(self, slot: Index, channel: Index, number: int) -> V:
-        f, plan = self.f, self.plan
-        place = f.address(self.results, f.add(f.multiply(slot, plan.result_row), channel))
-        return f.address(place, number * plan.result_entry)
+    def _outputs(self, values: Values, channel: Index) -> Iterator[tuple[Index, list[V]]]:
+        """Rows of outputs with their bias."""
+        f = self.f
+        bias = None if self.bias is None else f.load(f.address(self.bias, channel), values.lanes)
+        for i, row in self.transform.output(f, values):
+            yield i, row if bias is None else [f.binary("fadd", value, bias) for value in row]
 
-    def _finish_whole(self, spot: Spot, tile: list[list[V]]) -> None:
-        for i, row in enumerate(tile):
+    def _finish_whole(self, spot: Spot, rows: Iterable[tuple[Index, list[V]]]) -> None:
+        for i, row in rows:
+            assert isinstance(i, int)
             for j, value in enumerate(row):
                 self.k.finish(self.f, replace(spot, extra=self.target.beyond(i, j)), value)
 
-    def _finish_partial(self, place: TilePlace, spot: Spot, tile: list[list[V]], slots: list[V]) -> None:
-        """The outputs that exist, one by one: they wait where the products were, which nobody needs any more."""
-        f, (rows, columns) = self.f, (self.target.rows, self.target.columns)
-        for slot, value in zip(slots, (value for row in tile for value in row), strict=False):
-            f.store(value, slot)
-        top, left = self.target.corner(f, rows, place.row), self.target.corner(f, columns, place.column)
-        down = f.minimum(f.subtract(rows.size, top), rows.extent)
-        across = f.minimum(f.subtract(columns.size, left), columns.extent)
-        with f.loop(0, down) as i, f.loop(0, across) as j:
-            number = f.add(f.multiply(i.index, columns.extent), j.index)
-            value = f.load(f.address(slots[0], f.multiply(number, self.plan.result_entry)), spot.lanes)
-            beyond = f.add(f.multiply(i.index, columns.size), j.index)
-            pixel = f.sum(f.multiply(top, columns.size), left, beyond)
-            base = f.add(spot.base, f.multiply(beyond, self.target.layout.stored))
-            self.k.finish(f, replace(spot, pixel=pixel, base=base), value)
+    def _finish_partial(self, place: TilePlace, spot: Spot, rows: Iterable[tuple[Index, list[V]]]) -> None:
+        """The outputs that exist, one by one in a loop: they wait in memory."""
+        f, view = self.f, self.target
+        together = self.transform.in_registers
+        row_floats = view.columns.extent * spot.lanes
+        waiting = f.local("outputs", (view.rows.extent if together else 1) * row_floats)
+        top, left = view.corner(f, view.rows, place.row), view.corner(f, view.columns, place.column)
+        down, across = f.subtract(view.rows.size, top), f.subtract(view.columns.size, left)
+        pixel = f.add(f.multiply(top, view.columns.size), left)
+        across = f.minimum(across, view.columns.extent)
+        for i, row in rows:
+            line = f.address(waiting, f.multiply(i, row_floats)) if together else waiting
+            for j, value in enumerate(row):
+                f.store(value, f.address(line, j * spot.lanes))
+            if not together:
+                with f.when(f.less(i, down)):
+                    self._finish_row(line, replace(spot, pixel=pixel), i, across)
+        if together:
+            with f.loop(0, f.minimum(down, view.rows.extent)) as row:
+                line = f.address(waiting, f.multiply(row.index, row_floats))
+                self._finish_row(line, replace(spot, pixel=pixel), row.index, across)
+
+    def _finish_row(self, line: V, spot: Spot, i: Index, count: Index) -> None:
+        """`count` outputs of row `i` of a tile, which lie at `line`; `spot` is the tile's first pixel."""
+        f, view = self.f, self.target
+        with f.loop(0, count) as j:
+            beyond = f.add(f.multiply(i, view.columns.size), j.index)
+            base = f.add(spot.base, f.multiply(beyond, view.layout.stored))
+            value = f.load(f.address(line, f.multiply(j.index, spot.lanes)), spot.lanes)
+            self.k.finish(f, replace(spot, pixel=f.add(spot.pixel, beyond), base=base), value)
 
 
-def store_values(
-    f: Function, plan: TransformPlan, values: V, slot: Index, channel: Index, transformed: list[V]
-) -> None:
-    """A vector of channels of a tile's values into V."""
-    vectors = iter(transformed)
-    first = 0
+def image_values(f: Function, plan: TransformPlan, values: V, slot: Index, channel: Index, lanes: int) -> Values:
+    """Where a tile's values lie in V."""
+    places: list[EntryPlaces] = []
     for products in plan.form.products:
-        row = f.address(values, f.add(f.multiply(slot, plan.image_row(products)), channel))
-        for entry in range(products.entries):
-            for part in range(products.parts):
-                f.store(
-                    next(vectors), f.address(row, first + entry * plan.image_entry(products) + part * plan.inner_stored)
-                )
-        first += products.entries * plan.image_entry(products)
+        first = f.address(values, f.add(f.multiply(slot, plan.image_row(products)), channel))
+        places.append(EntryPlaces(first, plan.image_entry(products), plan.inner_stored))
+        values = f.address(values, products.entries * plan.image_entry(products))
+    return Values(tuple(places), lanes)
+
+
+def result_values(f: Function, plan: TransformPlan, values: V, slot: Index, channel: Index, lanes: int) -> Values:
+    """Where a tile's values lie in M, or in P."""
+    places: list[EntryPlaces] = []
+    for products in plan.form.products:
+        first = f.address(values, f.add(f.multiply(slot, plan.result_row(products)), channel))
+        places.append(EntryPlaces(first, plan.result_entry(products), plan.columns))
+        values = f.address(values, products.entries * plan.result_entry(products))
+    return Values(tuple(places), lanes)

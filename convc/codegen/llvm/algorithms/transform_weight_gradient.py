@@ -11,24 +11,23 @@ thread, in the order of the tiles.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from convc.codegen.llvm.algorithms.tiles import TilePlace, TileView, each_tile, read_tile
 from convc.codegen.llvm.algorithms.transform import Transform
-from convc.codegen.llvm.algorithms.transform_convolution import clear, plan_of, store_values
+from convc.codegen.llvm.algorithms.transform_convolution import Kind, clear, image_values, plan_of, result_values
 from convc.codegen.llvm.algorithms.transform_filters import each_filter
-from convc.codegen.llvm.gemm import Matrices, Place, Product, multiply_with
+from convc.codegen.llvm.gemm import Matrices, Product, multiply
 from convc.codegen.llvm.kernel import KernelBuilder
-from convc.codegen.llvm.register_tile import Sums
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.ops.conv import Conv2dBackwardWeights
+from convc.passes.algorithms.problem import Problem
 from convc.passes.algorithms.transform_plan import TransformPlan
 from convc.passes.layout import ImageLayout, WeightLayout
 
 
-def lower_transform_weight_gradient(k: KernelBuilder, transform: Transform) -> None:
+def lower_transform_weight_gradient(k: KernelBuilder, kind: Kind) -> None:
     """conv2d's gradient by its filters."""
     op = k.op(Conv2dBackwardWeights)
+    transform = kind(Problem.of(k.kernel.anchor))
     plan = plan_of(k, transform)
     target = k.kernel.anchor.result
     layout = k.layout(target)
@@ -38,11 +37,10 @@ def lower_transform_weight_gradient(k: KernelBuilder, transform: Transform) -> N
 
     def gradients(f: Function) -> None:
         sums = f.address(k.scratch_pointer(), plan.places.filters)
-        for place in each_filter(f, plan, layout):
-            values = [f.load(place.value(f, sums, n), place.lanes) for n in range(plan.form.filter_values)]
-            for r, row in enumerate(transform.filter_gradient(f, values)):
+        for place in each_filter(f, plan, layout, k.pointer(target), sums):
+            for r, row in transform.filter_gradient(f, place.values):
                 for s, value in enumerate(row):
-                    f.store(value, place.tap(f, k.pointer(target), r, s))
+                    f.store(value, place.tap(f, r, s))
 
     k.phase("filter_gradients", gradients)
 
@@ -73,77 +71,43 @@ class _Emitter:
             for place in each_tile(f, plan.grid, chunk.index, count):
                 self._transform_tile(place, group.index)
             self.k.barrier(f)
-            self._multiply(group.index, count, f.equal(chunk.index, 0))
+            self._multiply(group.index, count, f.less(0, chunk.index))
             self.k.barrier(f)
 
     def _transform_tile(self, place: TilePlace, group: Index) -> None:
-        f, plan, lanes = self.f, self.plan, self.k.machine.lanes
+        f, plan, transform = self.f, self.plan, self.transform
+        lanes, whole = self.k.machine.lanes, transform.in_registers
         images = f.address(self.images, f.multiply(group, plan.inner))
-        for tile, channel in read_tile(f, self.source, place, images, self.zeros, self.inner, lanes):
-            store_values(f, plan, self.values, place.slot, channel, self.transform.image(f, tile))
+        for rows, channel, width in read_tile(f, self.source, place, images, self.zeros, self.inner, lanes, whole):
+            transform.image(f, rows, image_values(f, plan, self.values, place.slot, channel, width))
         cotangents = f.address(self.cotangents, f.multiply(group, plan.outputs))
-        for tile, channel in read_tile(f, self.cotangent, place, cotangents, self.zeros, self.outer, lanes):
-            row = f.address(self.others, f.add(f.multiply(place.slot, plan.result_row), channel))
-            for number, value in enumerate(self.transform.cotangent(f, tile)):
-                f.store(value, f.address(row, number * plan.result_entry))
+        for rows, channel, width in read_tile(
+            f, self.cotangent, place, cotangents, self.zeros, self.outer, lanes, whole
+        ):
+            transform.cotangent(f, rows, result_values(f, plan, self.others, place.slot, channel, width))
 
-    def _multiply(self, group: Index, count: Index, fresh: V) -> None:
+    def _multiply(self, group: Index, count: Index, later: V) -> None:
+        """`later`: sums over earlier chunks are there."""
         f, plan = self.f, self.plan
-        tile = plan.product_tile(self.layout.block, plan.inner)
+        sums = f.address(self.sums, f.multiply(group, plan.filter_floats))
         image, cotangent, matrix = 0, 0, 0
         for products in plan.form.products:
-            product = Product(plan.inner, plan.columns, count, tile, products.entries, real=plan.outputs)
-            with f.loop(0, products.parts) as other, f.loop(0, products.parts) as part:
-                panel = f.multiply(other.index, plan.depth(products) * plan.columns)
-                sums = f.address(self.sums, f.sum(f.multiply(group, plan.filter_floats), panel, matrix))
-                target = _Sums(f, sums, plan.filter_entry(products), plan.depth(products), fresh)
-                first = f.multiply(part.index, plan.inner_stored)
-                multiply_with(
-                    f, plan.machine, product,
-                    Matrices(
-                        f.address(self.values, f.add(first, image)), plan.image_row(products),
-                        plan.image_entry(products), transposed=True,
-                    ),
-                    Matrices(
-                        f.address(self.others, f.add(f.multiply(other.index, plan.result_entry), cotangent)),
-                        plan.result_row, products.parts * plan.result_entry,
-                    ),
-                    lambda place, sums, target=target, first=first: target.store(place, first, sums),
-                    lambda place, target=target, first=first: target.load(place, first),
-                )  # fmt: skip
+            tile = plan.product_tile(products, self.layout.block, plan.inner)
+            product = Product(
+                plan.inner, plan.columns, count, tile, products.entries, later, plan.outputs, products.parts
+            )
+            multiply(
+                f, plan.machine, product,
+                Matrices(
+                    f.address(self.values, image), plan.image_row(products), plan.image_entry(products),
+                    transposed=True, imaginary=plan.inner_stored,
+                ),
+                Matrices(
+                    f.address(self.others, cotangent), plan.result_row(products), plan.result_entry(products),
+                    imaginary=plan.columns,
+                ),
+                Matrices(f.address(sums, matrix), 0, plan.filter_entry(products), packed=True),
+            )  # fmt: skip
             image += products.entries * plan.image_entry(products)
-            cotangent += products.entries * products.parts * plan.result_entry
+            cotangent += products.entries * plan.result_entry(products)
             matrix += products.entries * plan.filter_entry(products)
-
-
-class _Sums:
-    """S in memory, packed like U: the tiles of the sums over earlier chunks, or zeros where there are none yet."""
-
-    def __init__(self, f: Function, base: V, entry: int, depth: int, fresh: V) -> None:
-        self.f, self.base, self.entry, self.depth, self.fresh = f, base, entry, depth, fresh
-
-    def _places(self, place: Place, first: Index) -> list[tuple[V, int]]:
-        """(address, lanes) of the tile's vectors, row by row; `first` is the row of the matrix that is row 0."""
-        f = self.f
-        width = sum(piece.lanes for piece in place.pieces)
-        row = f.multiply(f.add(place.row, first), width)
-        corner = f.address(
-            self.base, f.sum(f.multiply(place.entry, self.entry), f.multiply(place.column, self.depth), row)
-        )
-        return [
-            (f.address(corner, m * width + piece.offset), piece.lanes)
-            for m in range(place.rows)
-            for piece in place.pieces
-        ]
-
-    def load(self, place: Place, first: Index) -> Sequence[V]:
-        f = self.f
-        # The first chunk starts from zero, whatever the memory holds.
-        return [
-            f.select(self.fresh, f.constant(0.0, lanes), f.load(address, lanes))
-            for address, lanes in self._places(place, first)
-        ]
-
-    def store(self, place: Place, first: Index, sums: Sums) -> None:
-        for (address, _), value in zip(self._places(place, first), sums.flat, strict=True):
-            self.f.store(value, address)
