@@ -28,7 +28,7 @@ PRODUCTS = 7
 # Halves smaller than this do not fill register tiles.
 _LEAST_HALF = 16
 # Two levels only where the quarters are this large: additions then cost little.
-_LARGE_QUARTER = 256
+_LARGE_QUARTER = 512
 
 
 def _programs() -> tuple[StraightLine, StraightLine, StraightLine]:

@@ -88,7 +88,7 @@ def test_obstacles(changes: dict[str, object], reason: dict[str, str] | None, di
 def test_each_level_saves_an_eighth(direction: Direction, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = replace(POINTWISE, direction=direction)
     for levels in (1, 2):
-        monkeypatch.setattr(strassen, "_LARGE_QUARTER", 16 if levels == 2 else 256)
+        monkeypatch.setattr(strassen, "_LARGE_QUARTER", 16 if levels == 2 else 512)
         assert levels_of(problem) == levels
         products = [
             sum(stage.flops for stage in algorithm.stages(problem, MACHINE) if stage.kind == "product")
@@ -100,7 +100,8 @@ def test_each_level_saves_an_eighth(direction: Direction, monkeypatch: pytest.Mo
 
 
 def test_two_levels_only_for_large_matrices() -> None:
-    assert [levels_of(replace(POINTWISE, channels=c, filters=c)) for c in (16, 32, 512, 1024)] == [0, 1, 1, 2]
+    assert levels_of(replace(POINTWISE, channels=2048, filters=2048)) == 2
+    assert [levels_of(replace(POINTWISE, batch=1, channels=c, filters=c)) for c in (16, 32, 1024, 2048)] == [0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -112,5 +113,5 @@ def test_scratch_space_does_not_grow_with_the_images(direction: Direction) -> No
 
 def test_errors_grow_with_levels() -> None:
     assert Strassen().max_rel_error(PROBLEM) == pytest.approx(2 * Im2col().max_rel_error(PROBLEM))
-    large = replace(POINTWISE, channels=1024, filters=1024)
-    assert Strassen().max_rel_error(large) == pytest.approx(4e-7 * math.sqrt(16 + 1024))
+    large = replace(POINTWISE, channels=2048, filters=2048)
+    assert Strassen().max_rel_error(large) == pytest.approx(4e-7 * math.sqrt(16 + 2048))
