@@ -39,7 +39,7 @@ def test_op_cases(case: OpCase) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tier", lower_tiers())
-@pytest.mark.parametrize("case", CASES[::2], ids=str)
+@pytest.mark.parametrize("case", CASES[::4], ids=str)
 def test_lower_tiers(case: OpCase, tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONVC_CPU", tier)
     check(by_im2col(case), ALGORITHM)
