@@ -26,7 +26,7 @@ class Machine:
 
 # The tiers on x86-64; what another architecture's baseline has is known where code is generated.
 MACHINES: dict[Tier, Machine] = {
-    "avx512": Machine("avx512", 16, 32, broadcast_operand=True),
+    "avx512": Machine("avx512", 16, 32, broadcast_operand=True, l2_bytes=1 << 20),
     "avx2": Machine("avx2", 8, 16),
     "baseline": Machine("baseline", 4, 16),
 }

@@ -26,6 +26,7 @@ _MOST_ROWS = 14
 # So many registers of a machine for each vector of outputs, which is two registers wide.
 _REGISTERS_OF_COMPLEX = 16
 _CHANNELS_OF_LINE = 16  # floats in a cache line
+_MOST_CACHES = 16  # bytes of a chunk, in second-level caches
 
 
 @dataclass(frozen=True)
@@ -149,11 +150,11 @@ class TransformPlan:
     def chunk(self) -> int:
         """Tiles that are transformed before the products begin.
 
-        As many as the second-level caches of a few cores hold; more where the filters are large, because all of them
-        pass by once for each chunk.
+        As many as the second-level cache holds; where the filters are larger than that as many as are as large as they
+        are, within bounds, because all of them pass by once for each chunk (docs/performance-log.md).
         """
         cache = self.machine.l2_bytes
-        room = min(max(4 * cache, 2 * self.filter_floats), 16 * cache)
+        room = min(max(cache, 4 * self.filter_floats), _MOST_CACHES * cache)
         tile = 4 * sum(p.entries * (self.image_row(p) + self.result_row(p)) for p in self.form.products)
         total = self.problem.batch * self.tiles
         count = -(-total // max(_MOST_ROWS, room // tile))

@@ -47,15 +47,19 @@ def transform_stages(plan: TransformPlan, flops: TransformFlops) -> tuple[Stage,
             images,
             flops.stage("transform cotangents", tiles * plan.columns * flops.cotangent, written),
             values,
-            Stage("multiply", "product", products, 2 * chunks * filters, resident, efficiency),
+            # What is not in the cache is waited for: nothing is fetched ahead of the products.
+            Stage("read and write sums", "copy", 0, 2 * chunks * filters, resident),
+            Stage("multiply", "product", products, 0, efficiency=efficiency),
             flops.stage("transform sums", gradients, filters + problem.weight_bytes, resident),
         )
     efficiency = tile_efficiency(machine, plan.chunk, plan.outputs, plan.inner)
     stages = (
-        flops.stage("transform filters", matrices * flops.filter, filters + problem.weight_bytes, resident),
+        # Memory that is written is read first.
+        flops.stage("transform filters", matrices * flops.filter, 2 * filters + problem.weight_bytes, resident),
         images,
         values,
-        Stage("multiply", "product", products, chunks * filters, resident, efficiency),
+        Stage("read filters", "copy", 0, chunks * filters, resident),
+        Stage("multiply", "product", products, 0, efficiency=efficiency),
         flops.stage("transform outputs", tiles * plan.columns * flops.output, written),
     )
     if problem.direction == "backward_data":

@@ -50,7 +50,9 @@ class Winograd(Algorithm):
     def stages(self, problem: Problem, machine: Machine) -> tuple[Stage, ...]:
         one = self.algorithm
         programs = one.image, one.filter, one.output, one.cotangent, one.filter_gradient
-        flops = TransformFlops(*(_flops(program) for program in programs))
+        # A tile is held in registers as a whole; what they do not hold is stored and loaded again.
+        efficiency = min(1.0, machine.registers / one.points**2)
+        flops = TransformFlops(*(_flops(program) for program in programs), efficiency=efficiency)
         return transform_stages(TransformPlan.of(problem, machine, self.form), flops)
 
     def scratch_bytes(self, problem: Problem, machine: Machine) -> int:
