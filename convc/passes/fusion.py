@@ -13,7 +13,6 @@ Kernels that prepare (see `sections.py`) come first.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -26,6 +25,7 @@ from convc.ir.ops import (
     BatchNormBackward,
     BatchNormTraining,
     ChannelSum,
+    Concat,
     Constant,
     Conv2d,
     Conv2dBackwardData,
@@ -74,6 +74,7 @@ EPILOGUE_ANCHORS: tuple[type[Op], ...] = (
     BatchNormBackward,
     LocalResponseNorm,
     LocalResponseNormBackward,
+    Concat,
     Pad,
     Relayout,
     SliceChannels,
@@ -183,8 +184,18 @@ class _Fuser:
         self.position = {node: index for index, node in enumerate(graph.nodes)}
         self.taken: set[Node] = set()
         self.kept = {resolve(v) for v in (*graph.outputs.values(), *graph.updates.values())}
+        self.obstacles: dict[Node, str] = {}  # why a node did not join a kernel that it might have joined
 
     def kernels(self) -> list[Kernel]:
+        found = self._grown()
+        # What is not in the first kernel that it reads from may be in a later one.
+        alone = {kernel.anchor for kernel in found if kernel.anchor in kernel.chain}
+        for node, why in self.obstacles.items():
+            if node in alone:
+                self.log.missed("epilogue", node, why)
+        return found
+
+    def _grown(self) -> list[Kernel]:
         found: list[Kernel] = []
         sweeps: dict[Op, list[Node]] = {}
         means, bounds = self._means(), list[Kernel]()
@@ -247,7 +258,7 @@ class _Fuser:
                 if user in self.taken or not is_elementwise(user) or is_boolean(user) or user not in self.sections:
                     continue
                 if len(chain) >= self.depth:
-                    self.log.missed("epilogue", user, f"the kernel has {len(chain)} operations already")
+                    self.obstacles[user] = f"the kernel has {len(chain)} operations already"
                     continue
                 extra = self._can_join(user, anchor, shape, inside)
                 if extra is None:
@@ -265,14 +276,12 @@ class _Fuser:
         return chain
 
     def _can_join(self, user: Node, anchor: Node, shape: tuple[int, ...], inside: set[Value]) -> list[Node] | None:
-        """What `user` needs before it: booleans to be repeated, and nodes that nothing else reads. None (logged) if it
-        cannot join."""
+        """What `user` needs before it: booleans to be repeated, and nodes that nothing else reads. None if it cannot
+        join: why is among the obstacles then."""
         if user.result.shape != shape:
             return None
         if self.sections[user] != self.sections[anchor]:
-            self.log.missed(
-                "epilogue", user, f"it runs in another part of the step than {anchor.label or anchor.op.name}"
-            )
+            self.obstacles[user] = f"it runs in another part of the step than {anchor.label or anchor.op.name}"
             return None
         extra: list[Node] = []
         for operand in user.operands:
@@ -284,11 +293,11 @@ class _Fuser:
             if ready and (is_boolean(producer) or self._only_read_by(user, producer, anchor, shape)):
                 extra.append(producer)
                 continue
-            self.log.missed("epilogue", user, f"it also reads {producer.op.name}, which runs later")
+            self.obstacles[user] = f"it also reads {producer.op.name}, which runs later"
             return None
         # Booleans made before the anchor are repeated inside as well, because they are never stored.
-        extra += [o.producer for o in user.operands if o.producer is not None and is_boolean(o.producer)]
-        return list(dict.fromkeys(extra))
+        masks = [mask for node in (*extra, user) for mask in self._with_booleans(node)]
+        return list(dict.fromkeys((*masks, *extra)))
 
     def _only_read_by(self, user: Node, producer: Node, anchor: Node, shape: tuple[int, ...]) -> bool:
         """Whether an element-wise node can be computed on the way, because nothing but `user` needs it."""
@@ -320,8 +329,9 @@ class _Fuser:
         ]
         return Kernel(anchor, chain, riders, self.sections[anchor], tuple(reads), tuple(writes))
 
-    def _with_booleans(self, anchor: Node) -> Iterable[Node]:
-        return [o.producer for o in anchor.operands if o.producer is not None and is_boolean(o.producer)]
+    @staticmethod
+    def _with_booleans(node: Node) -> list[Node]:
+        return [o.producer for o in node.operands if o.producer is not None and is_boolean(o.producer)]
 
     def _stored(self, value: Value, nodes: tuple[Node, ...]) -> bool:
         """Whether somebody outside the kernel reads the value (through views, and through repeated booleans)."""

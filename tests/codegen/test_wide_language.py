@@ -21,6 +21,8 @@ NETS = {
     "squeeze_and_excite": """net n { input 3x6x5
         conv 6 k=3 -> relu as x -> pool avg global -> conv 3 k=1 -> relu -> conv in*2 k=1 -> sigmoid as g
         from x -> mul g -> relu -> fc 5 -> loss hinge margin=0.7 }""",
+    "dense": """net n { input 3x6x5 -> conv 5 k=3 pad=1 -> relu as x[0] -> conv 18 k=1 -> concat x[0] as x[1]
+        bn -> relu -> conv 7 k=3 pad=1 -> concat x[1] -> sigmoid -> bn -> fc 4 -> loss softmax }""",
     "normalised": """net n { input 3x9x7
         conv 10 k=3 -> relu -> lrn 5 alpha=0.3 k=2 -> noise 0.1 -> upsample 2 mode=bilinear -> conv 5 k=3 s=2
         upsample 2 -> lrn 4 alpha=1 -> fc 6 -> concat_rows -> fc 3 -> loss mse weight=2 }

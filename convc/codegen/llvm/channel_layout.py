@@ -6,11 +6,14 @@ that the padding of one may be stored where the next one then lies: a rest of ch
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from convc.codegen.llvm.channels import channel_vectors, each_pixel, spot_at
 from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.ops.join import InsertChannels, SliceChannels
 from convc.passes.layout import ImageLayout
+from convc.passes.machine import split_lanes
 
 
 def _copy(f: Function, layout: ImageLayout, lanes: int, source: V, target: V, room: int) -> None:
@@ -36,23 +39,44 @@ def _clear(f: Function, target: V, start: int, stop: int, lanes: int) -> None:
 
 
 def lower_concat(k: KernelBuilder) -> None:
-    """The parts one after the other, pixel by pixel."""
-    parts, result = k.kernel.anchor.operands, k.kernel.anchor.result
-    target = k.image(result)
+    """The parts one after the other, pixel by pixel, with a chain.
+
+    A chain may write over what it reads, so that with one nothing is stored where a later part lies.
+    """
+    parts, target = k.kernel.anchor.operands, k.image(k.kernel.anchor.result)
 
     def body(f: Function) -> None:
         start, stop = f.share(f.multiply(k.rows(f), target.pixels))
-        with f.loop(start, stop) as pixel:
-            into = f.address(k.pointer(result), f.multiply(pixel.index, target.stored))
+        with f.loop(start, stop) as unit:
+            pixels = [f.address(k.pointer(value), f.multiply(unit.index, target.stored)) for value in k.kernel.writes]
+            row, pixel = f.divide(unit.index, target.pixels), f.remainder(unit.index, target.pixels)
             first = 0
             for part in parts:
                 source = k.image(part)
-                base = f.address(k.pointer(part), f.multiply(pixel.index, source.stored))
-                _copy(f, source, k.machine.lanes, base, f.address(into, first), target.stored - first)
+                base = f.address(k.pointer(part), f.multiply(unit.index, source.stored))
+                if k.has_chain:
+                    for channel, lanes in _exact_vectors(f, source.channels, k.machine.lanes):
+                        spot = spot_at(f, target, row, pixel, f.add(channel, first), lanes, lanes)
+                        k.finish(f, spot, f.load(f.address(base, channel), lanes))
+                else:
+                    _copy(f, source, k.machine.lanes, base, f.address(pixels[0], first), target.stored - first)
                 first += source.channels
-            _clear(f, into, target.channels, target.stored, k.machine.lanes)
+            for place in pixels:
+                _clear(f, place, target.channels, target.stored, k.machine.lanes)
 
     k.phase("concat", body)
+
+
+def _exact_vectors(f: Function, channels: int, lanes: int) -> Iterator[tuple[Index, int]]:
+    """(first channel, lanes) of vectors that cover so many channels and no more."""
+    full = channels // lanes
+    if full:
+        with f.loop(0, full) as group:
+            yield f.multiply(group.index, lanes), lanes
+    first = full * lanes
+    for piece in split_lanes(channels - first, lanes):
+        yield first, piece
+        first += piece
 
 
 def lower_insert_channels(k: KernelBuilder) -> None:
