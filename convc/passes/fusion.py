@@ -22,6 +22,7 @@ from convc.ir.op import Op
 from convc.ir.ops import (
     AvgPool,
     AvgPoolBackward,
+    BatchNorm,
     BatchNormBackward,
     BatchNormTraining,
     ChannelSum,
@@ -55,7 +56,7 @@ from convc.ir.ops.update import Update
 from convc.ir.span import Location, union
 from convc.ir.types import DType
 from convc.passes.base import PassLog, PlanPass
-from convc.passes.sections import Section, assign_sections
+from convc.passes.sections import Section, assign_sections, backward_start
 
 if TYPE_CHECKING:
     from convc.passes.plan import Plan
@@ -70,6 +71,7 @@ EPILOGUE_ANCHORS: tuple[type[Op], ...] = (
     MaxPoolBackward,
     AvgPool,
     AvgPoolBackward,
+    BatchNorm,
     BatchNormTraining,
     BatchNormBackward,
     LocalResponseNorm,
@@ -182,6 +184,7 @@ class _Fuser:
         self.depth = depth
         self.sections = assign_sections(graph)
         self.position = {node: index for index, node in enumerate(graph.nodes)}
+        self.backward = backward_start(graph)
         self.taken: set[Node] = set()
         self.kept = {resolve(v) for v in (*graph.outputs.values(), *graph.updates.values())}
         self.obstacles: dict[Node, str] = {}  # why a node did not join a kernel that it might have joined
@@ -282,6 +285,9 @@ class _Fuser:
             return None
         if self.sections[user] != self.sections[anchor]:
             self.obstacles[user] = f"it runs in another part of the step than {anchor.label or anchor.op.name}"
+            return None
+        if self.position[anchor] < self.backward <= self.position[user]:
+            self.log.missed("epilogue", user, "it is there for the backward pass, and would be kept until then")
             return None
         extra: list[Node] = []
         for operand in user.operands:

@@ -30,7 +30,7 @@ from convc.passes.lifetimes import Buffer
 
 # Positions of the operands of which a kernel, storing an element, reads that element for the last time. (The last
 # phase of batch norm; the pixel, image or window of the others has been read by then.)
-_LAST_READ_IN_PLACE: Mapping[type[Op], tuple[int, ...]] = {
+LAST_READ_IN_PLACE: Mapping[type[Op], tuple[int, ...]] = {
     BatchNorm: (0,),
     BatchNormTraining: (0,),
     BatchNormBackward: (0, 1),
@@ -60,7 +60,7 @@ def elementwise_operands(kernel: Kernel) -> set[Value]:
     chain = {resolve(operand) for node in kernel.chain for operand in node.operands}
     if kernel.anchor in kernel.chain:
         return chain
-    free = _LAST_READ_IN_PLACE.get(type(kernel.anchor.op), ())
+    free = LAST_READ_IN_PLACE.get(type(kernel.anchor.op), ())
     own = [resolve(operand) for operand in kernel.anchor.operands]
     spread = {value for position, value in enumerate(own) if position not in free}
     riding = {resolve(operand) for node in kernel.riders for operand in node.operands}

@@ -17,6 +17,7 @@ from convc.passes.fold_constants import FoldConstants
 from convc.passes.fold_input_scale import FoldInputScale
 from convc.passes.options import BadOption, UnknownOption, known, read_options
 from convc.passes.planning import PLANNING
+from convc.passes.recompute import Recompute
 from convc.passes.specialize import Specialize
 from convc.passes.training import Training
 
@@ -30,6 +31,7 @@ _KINDS: tuple[type[Pass], ...] = (
     FoldBatchNorm,
     FoldInputScale,
     ChooseAlgorithms,
+    Recompute,
 )
 PASSES: dict[str, type[Pass]] = {kind.name: kind for kind in _KINDS}
 PLAN_PASSES: dict[str, type[PlanPass]] = {step.name: type(step) for step in PLANNING}

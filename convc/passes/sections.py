@@ -67,3 +67,12 @@ def prepared(graph: Graph) -> set[Node]:
             found.add(node)
             given.update(node.results)
     return found
+
+
+def backward_start(graph: Graph) -> int:
+    """The position of the first node of the backward pass: behind all that the loss and the logits depend on. In an
+    inference graph the number of nodes."""
+    if "loss" not in graph.outputs:
+        return len(graph.nodes)
+    ahead = graph.ancestors(graph.outputs[name] for name in ("logits", "loss", "correct") if name in graph.outputs)
+    return 1 + max((number for number, node in enumerate(graph.nodes) if node in ahead), default=-1)

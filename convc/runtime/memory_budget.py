@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from convc.ir.diagnostic import fail
 from convc.ir.graph import Graph
+from convc.ir.sizes import format_bytes
 from convc.passes.live_bytes import parameter_bytes
-from convc.runtime.data.memory import available_bytes, format_bytes
+from convc.runtime.data.memory import available_bytes
 
 
 def least_bytes(graph: Graph) -> int:

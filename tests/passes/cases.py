@@ -30,12 +30,13 @@ from convc.passes.dead_code import DeadCode
 from convc.passes.fold_batch_norm import FoldBatchNorm
 from convc.passes.fold_constants import FoldConstants
 from convc.passes.fold_input_scale import FoldInputScale
+from convc.passes.recompute import Recompute
 from convc.passes.specialize import Specialize
 from convc.passes.training import Training
 
 FOLDER = Path(__file__).parent / "golden"
 CLEAN_UPS = (FoldConstants, CommonSubexpressions, Canonicalize, FoldBatchNorm, FoldInputScale)
-PASSES: dict[str, type[Pass]] = {kind.name: kind for kind in (DeadCode, Specialize, Training, *CLEAN_UPS)}
+PASSES: dict[str, type[Pass]] = {kind.name: kind for kind in (DeadCode, Specialize, Training, Recompute, *CLEAN_UPS)}
 UNCHANGED = "unchanged\n"
 
 

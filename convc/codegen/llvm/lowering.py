@@ -31,9 +31,11 @@ from convc.codegen.llvm.linear import (
 from convc.codegen.llvm.local_response import lower_local_response, scratch_local_response
 from convc.codegen.llvm.losses import lower_hinge, lower_hinge_backward, lower_mse, lower_mse_backward
 from convc.codegen.llvm.normalization import (
+    lower_batch_norm,
     lower_batch_norm_backward,
     lower_batch_norm_training,
     scratch_batch_norm,
+    scratch_batch_norm_again,
 )
 from convc.codegen.llvm.norms import lower_gradient_norm, lower_max_norm, scratch_gradient_norm
 from convc.codegen.llvm.pooling import lower_pool, lower_pool_backward, scratch_pool_backward
@@ -64,6 +66,7 @@ LOWERINGS: dict[type[Op], Lowering] = {
     ops.AvgPool: Lowering(lower_pool),
     ops.MaxPoolBackward: Lowering(lower_pool_backward, scratch_pool_backward),
     ops.AvgPoolBackward: Lowering(lower_pool_backward, scratch_pool_backward),
+    ops.BatchNorm: Lowering(lower_batch_norm, scratch_batch_norm_again),
     ops.BatchNormTraining: Lowering(lower_batch_norm_training, scratch_batch_norm),
     ops.BatchNormBackward: Lowering(lower_batch_norm_backward, scratch_batch_norm),
     ops.Softmax: Lowering(lower_softmax),
@@ -109,7 +112,7 @@ LOWERINGS: dict[type[Op], Lowering] = {
 
 # Not kernels: views, constants, and what `specialize` has replaced by the time code is generated.
 DECOMPOSED: frozenset[type[Op]] = frozenset(
-    {ops.Constant, ops.Flatten, ops.Unflatten, ops.BatchNorm, ops.Dropout, ops.Noise, ops.DropConnect}
+    {ops.Constant, ops.Flatten, ops.Unflatten, ops.Dropout, ops.Noise, ops.DropConnect}
 )
 
 

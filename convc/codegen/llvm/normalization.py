@@ -13,7 +13,7 @@ from convc.codegen.llvm.channels import channel_vectors, each_pixel, spot_at
 from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.graph import Value
-from convc.ir.ops.norm import BatchNormBackward, BatchNormTraining
+from convc.ir.ops.norm import BatchNorm, BatchNormBackward, BatchNormTraining
 from convc.passes.layout import ImageLayout
 
 # One round of a loop over pixels: offset of the pixel, sums so far -> sums.
@@ -105,26 +105,54 @@ def lower_batch_norm_training(k: KernelBuilder) -> None:
             f.store(centre, f.address(k.pointer(mean), channel))
             f.store(variance, f.address(k.pointer(var), channel))
             f.store(f.binary("fmul", variance, correction), f.address(k.pointer(unbiased), channel))
-            # y = x·scale + shift would cancel; (x − mean)·scale + beta does not.
-            scale = _inverse_deviation(f, variance, op.eps)
-            scale = f.binary("fmul", scale, _load(f, k.pointer(gamma), channel, lanes))
+            scale = _scale(k, f, variance, gamma, channel, op.eps)
             f.store(scale, f.address(_coefficients(k, f, stored), channel))
 
     def normalise(f: Function) -> None:
-        coefficients = _coefficients(k, f, stored)
-
-        def visit(row: Index, pixel: Index, channel: Index, lanes: int, real: int) -> None:
-            spot = spot_at(f, layout, row, pixel, channel, lanes, real)
-            value = f.load(f.address(f.address(k.pointer(x), spot.base), spot.extra), lanes)
-            centred = f.binary("fsub", value, _load(f, k.pointer(mean), channel, lanes))
-            scale = _load(f, coefficients, channel, lanes)
-            k.finish(f, spot, f.fma(centred, scale, _load(f, k.pointer(beta), channel, lanes)))
-
-        each_pixel(k, f, layout, visit)
+        _normalise(k, f, _coefficients(k, f, stored), x, mean, beta)
 
     k.phase("batch_statistics", statistics)
     k.phase("combine_statistics", combine)
     k.phase("batch_norm_training", normalise)
+
+
+def scratch_batch_norm_again(k: KernelBuilder) -> int:
+    """A number per channel."""
+    return 4 * k.image(k.kernel.anchor.results[0]).stored
+
+
+def lower_batch_norm(k: KernelBuilder) -> None:
+    """Statistics that are known: the same arithmetic as in training, so that it may be done again with equal bits."""
+    op = k.op(BatchNorm)
+    x, gamma, beta, mean, var = k.kernel.anchor.operands
+    layout = k.image(x)
+
+    def scales(f: Function) -> None:
+        for channel, lanes in _shared_vectors(k, f, layout):
+            scale = _scale(k, f, _load(f, k.pointer(var), channel, lanes), gamma, channel, op.eps)
+            f.store(scale, f.address(k.scratch_pointer(), channel))
+
+    k.phase("batch_norm_scales", scales)
+    k.phase("batch_norm", lambda f: _normalise(k, f, k.scratch_pointer(), x, mean, beta))
+
+
+def _scale(k: KernelBuilder, f: Function, variance: V, gamma: Value, channel: Index, eps: float) -> V:
+    """γ/√(σ² + ε) of the channels of a vector."""
+    return f.binary("fmul", _inverse_deviation(f, variance, eps), _load(f, k.pointer(gamma), channel, variance.lanes))
+
+
+def _normalise(k: KernelBuilder, f: Function, scales: V, x: Value, mean: Value, beta: Value) -> None:
+    """(x − mean)·scale + beta, and the chain. (x·scale + shift would cancel.)"""
+    layout = k.image(x)
+
+    def visit(row: Index, pixel: Index, channel: Index, lanes: int, real: int) -> None:
+        spot = spot_at(f, layout, row, pixel, channel, lanes, real)
+        value = f.load(f.address(f.address(k.pointer(x), spot.base), spot.extra), lanes)
+        centred = f.binary("fsub", value, _load(f, k.pointer(mean), channel, lanes))
+        scale = _load(f, scales, channel, lanes)
+        k.finish(f, spot, f.fma(centred, scale, _load(f, k.pointer(beta), channel, lanes)))
+
+    each_pixel(k, f, layout, visit)
 
 
 def _inverse_deviation(f: Function, variance: V, eps: float) -> V:

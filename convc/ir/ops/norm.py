@@ -33,10 +33,17 @@ def _axes(x: Array) -> tuple[int, ...]:
     return (0, *range(2, x.ndim))
 
 
+def _normalise(x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> Array:
+    """γ·(x − μ)/√(σ² + ε) + β."""
+    normalised = (x - spread(mean, x.ndim)) / spread(np.sqrt(var + np.asarray(eps, var.dtype)), x.ndim)
+    return normalised * spread(gamma, x.ndim) + spread(beta, x.ndim)
+
+
 @dataclass(frozen=True)
 class BatchNorm(Op):
     """x, gamma, beta, running mean, running variance -> y; the meaning here is that of inference.
 
+    In a training step it stands where `batch_norm_training` is done again with the statistics that it has found.
     `frozen` layers keep and use their running statistics in training, too.
     """
 
@@ -51,8 +58,10 @@ class BatchNorm(Op):
         return _check(x, gamma, beta, mean, var)
 
     def reference(self, x: Array, gamma: Array, beta: Array, mean: Array, var: Array) -> Array:
-        scale = gamma / np.sqrt(var + np.asarray(self.eps, var.dtype))
-        return x * spread(scale, x.ndim) + spread(beta - mean * scale, x.ndim)
+        return _normalise(x, gamma, beta, mean, var, self.eps)
+
+    def cost(self, *operands: TensorType) -> Cost:
+        return Cost(flops=3 * operands[0].size, bytes=traffic(*operands, operands[0]))
 
 
 @dataclass(frozen=True)
@@ -76,8 +85,7 @@ class BatchNormTraining(Op):
     def reference(self, x: Array, gamma: Array, beta: Array) -> tuple[Array, ...]:
         mean, var = x.mean(_axes(x)), x.var(_axes(x))
         count = x.size // x.shape[1]
-        normalised = (x - spread(mean, x.ndim)) / spread(np.sqrt(var + np.asarray(self.eps, var.dtype)), x.ndim)
-        y = normalised * spread(gamma, x.ndim) + spread(beta, x.ndim)
+        y = _normalise(x, gamma, beta, mean, var, self.eps)
         # A single value has no unbiased variance; its biased one (0) is used.
         return y, mean, var, var * (count / max(count - 1, 1))
 

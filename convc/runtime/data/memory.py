@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from convc.ir.diagnostic import fail
+from convc.ir.sizes import format_bytes
 
 _UNKNOWN = 1 << 40  # where the system does not tell, only absurd sizes are refused
 
@@ -25,18 +26,6 @@ def require_memory(needed: int, what: str, hint: str | None = None) -> None:
             f"{what} needs {format_bytes(needed)} of memory, {format_bytes(available)} are available",
             hint=hint or "use fewer images (train=N) or smaller ones",
         )
-
-
-def format_bytes(count: int) -> str:
-    """`count` in the largest binary unit that leaves at least 1: 1536 is "1.5 KiB"."""
-    if count < 1024:
-        return f"{count} bytes"
-    amount = float(count)
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        amount /= 1024
-        if amount < 1024:
-            return f"{amount:.1f} {unit}"
-    return f"{amount / 1024:.1f} PiB" if amount < 1 << 30 else "more than a ZiB"
 
 
 def _machine_bytes() -> int:
