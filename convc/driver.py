@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from convc.frontend.limits import Limits
     from convc.frontend.net import Net
     from convc.runtime.algorithms import Tune
+    from convc.runtime.build import Planned
     from convc.runtime.program import Program
 
 
@@ -52,6 +53,8 @@ def compile(
     max_error: float | None = None,
     tune: Tune | None = None,
     constants: str = "table",
+    memory: int | None = None,
+    planned: Planned | None = None,
 ) -> Program:
     """Make a program of a net. None means the file's value, else batch 64, fp32, seed 0, all threads there are.
 
@@ -66,6 +69,10 @@ def compile(
     "conv1=fft,conv3_*=direct" by layer; it comes before what the file says. `scratch` bounds the bytes of scratch space
     of each, `max_error` the relative error (1e-4), `tune` measures contenders for that many seconds, or "full".
     `constants` of the cost model are those of the "table", or those "measured" by `convc doctor --measure`.
+
+    `memory` bounds the bytes that the program takes. A training step then computes as much of its forward pass again as
+    it has to, with the same results bit by bit. Error: `budget-memory`, with the least that it can take. `planned` is
+    called with the plan, and with what the passes over the graph did, before anything is compiled or allocated.
     """
     from convc.runtime.algorithms import AlgorithmOptions
     from convc.runtime.build import build_net
@@ -84,6 +91,8 @@ def compile(
         seed=seed,
         start=start.values if start is not None else dict,
         passes=passes,
+        memory=memory,
+        planned=planned,
     )
 
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from convc.commands.options import (
     add_batch,
     add_html,
     add_json,
+    add_memory,
     add_net_options,
     add_passes,
     add_precision,
@@ -21,14 +23,19 @@ from convc.commands.options import (
     add_threads,
     add_verify_numerics,
     algorithm_arguments,
+    check_memory,
     open_net,
     write_html,
 )
 from convc.commands.output import format_count, print_json, refuse_input
 from convc.commands.parser import OneOf, UsageError, similar
-from convc.commands.reports import REPORTS
+from convc.commands.reports import REPORTS, memory_text
 
 if TYPE_CHECKING:
+    from convc.frontend.net import Net
+    from convc.passes.manager import PassReport
+    from convc.passes.plan import Plan
+    from convc.runtime.fitting_batch import FittingBatch
     from convc.runtime.program import Program
 
 _SUFFIXES = {"ir": ".ir", "llvm": ".ll", "asm": ".s", "obj": ".o"}
@@ -40,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_net_options(parser)
     parser.add_argument("--mode", type=OneOf("train", "infer"), default="infer", help="train or infer (the default)")
     add_batch(parser, "the file's, else 64")
+    add_memory(parser)
     add_precision(parser)
     add_target(parser)
     add_threads(parser)
@@ -71,19 +79,24 @@ def run(arguments: argparse.Namespace) -> int:
 
         for line in verify_passes(net, arguments.mode, arguments.passes, bisect=arguments.bisect):
             print(line, file=sys.stderr)
+    fitting = _fitting(arguments, net)
+    # What a program takes is told before it takes it.
+    early = "memory" in arguments.report and not arguments.json and arguments.target == "cpu"
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         # What a pass left is known from its dump.
         dump = arguments.dump_dir or (Path(scratch) if arguments.print_after else None)
         with convc.compile(
             net,
-            batch=arguments.batch,
+            batch=fitting.batch if fitting is not None else arguments.batch,
             mode=arguments.mode,
             target=arguments.target,
             precision=arguments.precision,
             threads=arguments.threads,
             passes=arguments.passes,
             dump_dir=dump,
+            memory=arguments.memory,
+            planned=_print_memory if early else None,
             **algorithm_arguments(arguments),
         ) as program:
             seconds = time.perf_counter() - started
@@ -95,14 +108,41 @@ def run(arguments: argparse.Namespace) -> int:
                 write_html(arguments, net, program)
                 written.append(arguments.html)
             if arguments.json:
-                print_json(_as_json(program, seconds, written, arguments.report))
+                fit = {} if fitting is None else {"fit": asdict(fitting)}
+                print_json(_as_json(program, seconds, written, arguments.report) | fit)
             else:
                 quiet = arguments.print_after or arguments.emit
-                _print(program, seconds, written, arguments.report, brief=not quiet)
+                reports = [name for name in arguments.report if not (early and name == "memory")]
+                _print(program, seconds, written, reports, brief=not quiet)
     return 0
 
 
+def _fitting(arguments: argparse.Namespace, net: Net) -> FittingBatch | None:
+    """The batch that `--fit` asks for."""
+    if arguments.fit is None:
+        return None
+    from convc.runtime.algorithms import AlgorithmOptions
+    from convc.runtime.fitting_batch import fitting_batch
+
+    found = fitting_batch(
+        net,
+        arguments.fit,
+        mode=arguments.mode,
+        threads=arguments.threads,
+        passes=arguments.passes,
+        algorithms=AlgorithmOptions(**algorithm_arguments(arguments)),
+    )
+    if not arguments.json:
+        print(f"batch {found.batch}: {found}")
+    return found
+
+
+def _print_memory(plan: Plan, passes: list[PassReport]) -> None:
+    print(memory_text(plan, passes), end="\n\n", flush=True)
+
+
 def _check(arguments: argparse.Namespace) -> None:
+    check_memory(arguments)
     if arguments.output and not arguments.emit:
         raise UsageError("-o needs --emit", f"--emit {','.join(_SUFFIXES)}")
     homeless = [kind for kind in arguments.emit if not (arguments.output or arguments.dump_dir)]

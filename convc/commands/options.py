@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convc.commands.parser import OneOf, fraction, positive, size, tuning
+from convc.commands.parser import OneOf, UsageError, fraction, positive, size, tuning
 
 if TYPE_CHECKING:
     from convc.frontend.limits import Limits
@@ -44,6 +44,30 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
 
 def add_batch(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--batch", type=positive, metavar="N", help=f"images at a time (default: {default})")
+
+
+def add_memory(parser: argparse.ArgumentParser) -> None:
+    """`--memory` and `--fit`: what a program may take."""
+    parser.add_argument(
+        "--memory",
+        type=size,
+        metavar="SIZE",
+        help="most memory of the program (500MiB): a training step computes activations again rather than keep them",
+    )
+    parser.add_argument(
+        "--fit", type=size, metavar="SIZE", help="take the largest batch for which the program fits into SIZE (2GiB)"
+    )
+
+
+def check_memory(arguments: argparse.Namespace) -> None:
+    """Refuse combinations of `--memory`, `--fit`, `--batch` and `--target` that make no sense."""
+    if arguments.fit is not None and arguments.batch is not None:
+        raise UsageError("--fit chooses the batch, and --batch says it", "leave one of them out")
+    if arguments.fit is not None and arguments.memory is not None:
+        raise UsageError("--fit chooses a batch that needs no --memory", "leave one of them out")
+    for name in ("fit", "memory"):
+        if getattr(arguments, name) is not None and arguments.target != "cpu":
+            raise UsageError(f"--{name} works with plans, and the target {arguments.target} makes none", "--target cpu")
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,20 +70,26 @@ def _kernels_text(program: Program) -> str:
 def _memory_text(program: Program) -> str:
     from convc.runtime.artifacts import plan_of
 
-    return memory_text(plan_of(program))
+    return memory_text(plan_of(program), program.reports)
 
 
-def memory_text(plan: Plan) -> str:
+def memory_text(plan: Plan, passes: Iterable[PassReport]) -> str:
     """What a plan takes, what lives at the worst moment, and how much while each kernel runs."""
     from convc.passes.plan_report import kernel_rows, memory_report
 
-    report = memory_report(plan)
+    report = memory_report(plan, passes)
     lines = [
         f"arena {format_bytes(report.arena_bytes)}, of which {format_bytes(report.bound_bytes)} live at the peak",
         f"parameters, gradients and states {format_bytes(report.persistent_bytes)}",
     ]
     if report.in_place:
         lines.append(f"{len(report.in_place)} results lie in the place of an operand (--report passes lists them)")
+    if report.recomputed:
+        flops = sum(value.flops for value in report.recomputed)
+        kept = format_bytes(sum(value.bytes for value in report.recomputed))
+        lines.append(
+            f"{len(report.recomputed)} values, {kept}, are computed again in the backward pass: {flops / 1e9:.2f} Gflop"
+        )
     if report.peak_kernel is not None:
         row = report.peak_kernel
         place = f", line {row.line}" if row.line else ""
@@ -142,7 +148,7 @@ def _memory(program: Program) -> dict[str, Any]:
     from convc.passes.plan_report import memory_report
     from convc.runtime.artifacts import plan_of
 
-    return asdict(memory_report(plan_of(program)))
+    return asdict(memory_report(plan_of(program), program.reports))
 
 
 REPORTS = {

@@ -9,11 +9,13 @@ from convc.commands.options import (
     add_algorithms,
     add_batch,
     add_html,
+    add_memory,
     add_net_options,
     add_precision,
     add_target,
     add_threads,
     algorithm_arguments,
+    check_memory,
     open_net,
     write_html,
 )
@@ -27,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="SPEC", help="train on this instead: mnist, 'idx \"dir/\" train=5000'")
     parser.add_argument("--epochs", type=positive, metavar="N", help="passes over the training images")
     add_batch(parser, "the file's, else 64")
+    add_memory(parser)
     add_precision(parser)
     add_target(parser)
     add_threads(parser)
@@ -47,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import convc
 
+    check_memory(arguments)
     if arguments.html:
         refuse_input(arguments.file, arguments.html)
     net = open_net(arguments)
@@ -61,6 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
         out=arguments.out,
         resume=arguments.resume,
         init=arguments.init,
+        memory=arguments.memory,
+        fit_bytes=arguments.fit,
         **algorithm_arguments(arguments),
         inspect=(lambda program: write_html(arguments, net, program)) if arguments.html else None,
         report="json" if arguments.json else "quiet" if arguments.quiet else "auto",

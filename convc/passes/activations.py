@@ -7,7 +7,7 @@ program really takes is told by its memory plan.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -80,10 +80,10 @@ class Choice:
 class Activations:
     """The values of a training graph that have memory of their own within a step, by the sizes of their types.
 
-    `start` is the position of the first node of the backward pass.
+    `start` is the position of the first node of the backward pass. `scratch` tells what a node takes while it runs.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, scratch: Callable[[Node], int] = lambda node: 0) -> None:
         self.nodes = list(graph.nodes)
         self.position = {node: number for number, node in enumerate(self.nodes)}
         self.start = backward_start(graph)
@@ -113,8 +113,11 @@ class Activations:
         # wanted to compute it again.
         forward = [value for value in self.readers if self.birth[value] < self.start]
         self._backwards = sorted(forward, key=lambda value: (-self.birth[value], value.index))
-        # What the backward pass makes is not chosen from.
+        # What the backward pass makes is not chosen from, and neither is scratch space.
         self._always = [0] * (len(self.nodes) + 1)
+        for number, node in enumerate(self.nodes):
+            self._always[number] += scratch(node)
+            self._always[number + 1] -= scratch(node)
         for value, numbers in self.readers.items():
             if self.birth[value] >= self.start:
                 self._occupy(self._always, value, self.birth[value], max(numbers, default=self.birth[value]))

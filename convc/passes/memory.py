@@ -17,9 +17,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from convc.ir.diagnostic import fail
 from convc.ir.graph import Graph, Value
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.sweep import MaxNorm, Sweep
+from convc.ir.sizes import format_bytes
 from convc.passes.base import PassLog, PlanPass
 from convc.passes.fusion import Kernel, is_immediate, resolve
 from convc.passes.in_place import in_place_pairs, report_in_place
@@ -31,6 +33,9 @@ from convc.passes.training import GRADIENT
 if TYPE_CHECKING:
     from convc.passes.plan import Plan
 
+SMALLER_BATCH = (
+    "a smaller batch takes less (`--fit` finds the largest), and so does less scratch space (`--scratch 16MiB`)"
+)
 Region = Literal["arena", "persistent", "input", "labels"]
 
 
@@ -74,13 +79,25 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class PlanMemory(PlanPass):
-    """Places every value that kernels read or write; with `in_place`, results over operands that die."""
+    """Places every value that kernels read or write; with `in_place`, results over operands that die.
+
+    Error: `budget-memory` for a program that takes more than `limit` bytes (0: no limit).
+    """
 
     name: ClassVar[str] = "memory"
     in_place: bool = True
+    limit: int = 0
 
     def run(self, plan: Plan, log: PassLog) -> None:
         plan.memory = plan_memory(plan, self.in_place)
+        if self.limit and plan.memory.total_bytes > self.limit:
+            within, lasting = format_bytes(plan.memory.arena_bytes), format_bytes(plan.memory.persistent_bytes)
+            fail(
+                "budget-memory",
+                f"the program of {plan.graph.name} takes {format_bytes(plan.memory.total_bytes)}, {within} of them for "
+                f"what lives within a run and {lasting} for what outlives it; the budget is {format_bytes(self.limit)}",
+                hint=SMALLER_BATCH,
+            )
         report_in_place(plan.kernels, plan.memory.buffers, plan.lies_like, log)
         sizes = plan.memory
         log.metrics |= {

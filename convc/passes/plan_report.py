@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 from convc.ir.graph import Value
 from convc.passes.fusion import Kernel
 from convc.passes.lifetimes import Buffer
+from convc.passes.manager import PassReport
 from convc.passes.plan import Plan
+from convc.passes.recompute import Recomputation
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class MemoryReport:
     """`arena_bytes` is what a step takes, `bound_bytes` what lives at the peak, `persistent_bytes` outlives steps.
 
     `timeline` has the bytes that live during each kernel. `in_place` are the results that lie in the place of an
-    operand, each as `layer <- layer of the operand`.
+    operand, each as `layer <- layer of the operand`; `recomputed` the values that the backward pass makes again.
     """
 
     arena_bytes: int
@@ -50,6 +53,7 @@ class MemoryReport:
     live: tuple[LiveTensor, ...]
     timeline: tuple[int, ...] = ()
     in_place: tuple[str, ...] = ()
+    recomputed: tuple[Recomputation, ...] = ()
 
 
 def kernel_rows(plan: Plan) -> tuple[KernelRow, ...]:
@@ -57,8 +61,11 @@ def kernel_rows(plan: Plan) -> tuple[KernelRow, ...]:
     return tuple(_row(plan, number) for number in range(len(plan.kernels)))
 
 
-def memory_report(plan: Plan) -> MemoryReport:
-    """Sizes, and the tensors that live during the kernel with the most of them, largest first."""
+def memory_report(plan: Plan, passes: Iterable[PassReport] = ()) -> MemoryReport:
+    """Sizes, and the tensors that live during the kernel with the most of them, largest first.
+
+    `passes` are the reports of those that made the graph.
+    """
     memory = plan.memory
     if not plan.kernels:
         return MemoryReport(memory.arena_bytes, memory.bound_bytes, memory.persistent_bytes, None, ())
@@ -79,6 +86,7 @@ def memory_report(plan: Plan) -> MemoryReport:
             for buffer in memory.buffers
             for before, after in pairwise(buffer.values)
         ),
+        tuple(finding for report in passes for finding in report.log.findings if isinstance(finding, Recomputation)),
     )
 
 

@@ -22,8 +22,12 @@ from convc.ir.diagnostic import fail
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.sizes import format_bytes
 from convc.passes.activations import PRODUCTS, TRANSPARENT, Activations, Choice, again
+from convc.passes.algorithms.problem import CONVOLUTIONS, Problem
+from convc.passes.algorithms.table import BY_NAME
 from convc.passes.base import Pass, PassLog
 from convc.passes.live_bytes import parameter_bytes
+from convc.passes.machine import MACHINES, Machine, Tier
+from convc.passes.memory import SMALLER_BATCH
 from convc.passes.training import GRADIENT
 
 _TRIES = 8
@@ -52,10 +56,10 @@ class Recomputation:
 
 @dataclass(frozen=True)
 class Recompute(Pass):
-    """Brings a training step down to `memory` bytes (0: nothing to do). `products` says whether convolutions and fully
-    connected layers are done again, too: where nothing else suffices, always, or never. `measure` tells what a graph
-    takes.
+    """Brings a training step down to `memory` bytes (0: nothing to do).
 
+    `products` says whether convolutions and fully connected layers are done again, too: where nothing else suffices,
+    always, or never. `tier` is the processor that the step is for, `measure` tells what a graph takes.
     Leaves a `Recomputation` for each value among the log's findings. Error: `budget-memory`.
     """
 
@@ -66,13 +70,14 @@ class Recompute(Pass):
     }
     memory: int = 0
     products: Literal["needed", "always", "never"] = "needed"
+    tier: Tier = "avx512"
     measure: Callable[[Graph], int] = estimate
 
     def run(self, graph: Graph, log: PassLog) -> None:
         if not self.memory:
             return
         before = after = self.measure(graph.copy())
-        activations = Activations(graph)
+        activations = Activations(graph, lambda node: _scratch(node, MACHINES[self.tier]))
         chosen: list[Value] = []
         if before > self.memory:
             chosen, after = self._fit(graph, activations, before)
@@ -95,11 +100,12 @@ class Recompute(Pass):
             if totals[-1] <= self.memory:
                 return self._fewest(graph, activations, chosen, few, totals[-1])
             few = len(chosen)
+        least = min(totals)
         fail(
             "budget-memory",
-            f"a training step of {graph.name} takes {format_bytes(min(totals))} at least, however much is computed "
-            f"again; the budget is {format_bytes(self.memory)}",
-            hint="a smaller batch takes less: `--fit` finds the largest that a budget allows",
+            f"a training step of {graph.name} takes {format_bytes(least)} ({least} bytes) at least, however much is "
+            f"computed again; the budget is {format_bytes(self.memory)}",
+            hint=SMALLER_BATCH,
         )
 
     def _fewest(
@@ -159,6 +165,14 @@ def _choices(activations: Activations, stages: Sequence[bool]) -> Iterator[Seque
         # Plans take time: some of the choices have to do, the last of them always.
         step = max(1, -(-len(found) // _TRIES))
         yield from (choice.values for choice in found[(len(found) - 1) % step :: step])
+
+
+def _scratch(node: Node, machine: Machine) -> int:
+    """What a convolution takes beside its operands and its result."""
+    if not isinstance(node.op, CONVOLUTIONS):
+        return 0
+    algorithm = BY_NAME.get(node.op.algorithm, BY_NAME["direct"])
+    return algorithm.scratch_bytes(Problem.of(node), machine)
 
 
 def _producer(value: Value) -> Node:

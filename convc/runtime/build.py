@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +20,12 @@ from convc.passes.algorithms.table import BY_NAME
 from convc.passes.base import Mode, Pass, PlanPass
 from convc.passes.choose_algorithms import AUTO, ChooseAlgorithms
 from convc.passes.dump import Dump
-from convc.passes.manager import PassManager
+from convc.passes.manager import PassManager, PassReport
+from convc.passes.memory import PlanMemory
 from convc.passes.pipeline import Recipe, pipeline
+from convc.passes.plan import Plan
 from convc.passes.planning import PLANNING
+from convc.passes.recompute import Recompute
 from convc.passes.registry import parse_pass
 from convc.passes.specialize import Specialize
 from convc.passes.training import Training
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
     from convc.frontend.settings import TrainSettings
 
 
+# Told what the passes have done before a program is made: its plan, and the reports of the passes over the graph.
+Planned = Callable[[Plan, list[PassReport]], None]
 _PLAIN = Recipe()
 _AUTOMATIC = AlgorithmOptions()
 
@@ -65,12 +70,18 @@ def build_net(
     rate: Rate | None = None,
     start: Callable[[], Mapping[str, np.ndarray]] = dict,
     passes: Sequence[str] | None = None,
+    memory: int | None = None,
+    planned: Planned | None = None,
 ) -> Program:
-    """`convc.compile`; `settings` and `rate` replace the net's own. `start` gives weights to start from."""
+    """`convc.compile`; `settings` and `rate` replace the net's own. `start` gives weights to start from. `planned` is
+    called with the plan and what the passes did before anything is compiled or allocated."""
     settings = settings or net.settings
     if mode not in ("infer", "train"):
         fail("value-mode", f"mode={mode!r} is neither 'infer' nor 'train'")
     check_target(target)
+    if memory is not None:
+        memory = positive(memory, "memory")
+        require_plans(target)
     choose_precision(precision, settings)
     batch = settings.batch if batch is None else positive(batch, "batch")
     seed = settings.seed if seed is None else seed_number(seed)
@@ -98,6 +109,8 @@ def build_net(
         most_instructions=net.limits.instructions,
         passes=passes,
         algorithms=algorithms,
+        memory=memory,
+        planned=planned,
     )
 
 
@@ -118,10 +131,12 @@ def build(
     most_instructions: int = DEFAULT_LIMITS.instructions,
     passes: Sequence[str] | None = None,
     algorithms: AlgorithmOptions = _AUTOMATIC,
+    memory: int | None = None,
+    planned: Planned | None = None,
 ) -> Program:
     """Make a program of `forward`, which is rewritten in place; `remake` makes another one like it.
 
-    See `convc.compile` for the other arguments.
+    See `convc.compile` and `build_net` for the other arguments.
     """
     if mode == "train" and "loss" not in forward.outputs:
         fail(
@@ -131,7 +146,7 @@ def build(
         )
     loss = main_loss(forward)
     dump = None if dump_dir is None else Dump(dump_dir)
-    chosen = choose_passes(mode, recipe, passes, target, algorithms.chooser(target, threads))
+    chosen = choose_passes(mode, recipe, passes, target, algorithms.chooser(target, threads), memory)
     reports = PassManager(chosen.graph, dump=dump).run(forward)
     require_decided(forward, target)
     executor = make_executor(
@@ -142,6 +157,7 @@ def build(
         most_instructions=most_instructions,
         passes=chosen.plan,
         dump=dump,
+        planned=None if planned is None else lambda plan: planned(plan, reports),
     )
     return Program(
         forward,
@@ -173,11 +189,13 @@ def choose_passes(
     chosen: Sequence[str] | None,
     target: str = "cpu",
     choose: ChooseAlgorithms | None = None,
+    memory: int | None = None,
 ) -> Order:
     """The usual passes, or those that were chosen, with the options of the usual ones.
 
     Whoever names passes over the graph names all of them. Those over the plan are needed anyway; naming one, at the
-    end, gives it options. Errors: `missing-pass`, `unavailable-pass`, `value-pass-order`.
+    end, gives it options. A program that is to take `memory` bytes recomputes and checks its plan whatever was named.
+    Errors: `missing-pass`, `unavailable-pass`, `value-pass-order`.
     """
     usual = pipeline(mode, recipe=recipe, choose=choose)
     passes = [parse_pass(text, (*usual, *PLANNING)) for text in chosen or ()]
@@ -197,7 +215,33 @@ def choose_passes(
         if why is not None:
             hint = f"`convc opt FILE.ir -p {step.name}` runs it on a graph" if isinstance(step, Pass) else None
             fail("unavailable-pass", f"the pass `{step.name}` cannot be used here: {why}", hint=hint)
-    return Order(over_graph or usual, tuple(given.get(step.name, step) for step in PLANNING))
+    order = over_graph or usual
+    if memory is not None and mode == "train" and not any(isinstance(step, Recompute) for step in order):
+        order = (*order, Recompute(memory))
+    plan = tuple(given.get(step.name, step) for step in PLANNING)
+    order = tuple(_measuring(step, plan) if isinstance(step, Recompute) else step for step in order)
+    return Order(order, tuple(_limited(step, memory) if isinstance(step, PlanMemory) else step for step in plan))
+
+
+def _measuring(step: Recompute, plan: tuple[PlanPass, ...]) -> Recompute:
+    """Recomputation that judges by plans, made as that of the program will be."""
+
+    from convc.codegen.llvm.program import plan_step
+    from convc.codegen.llvm.target import host_target
+
+    return replace(
+        step, tier=host_target().tier, measure=lambda graph: plan_step(graph, passes=plan).memory.total_bytes
+    )
+
+
+def _limited(step: PlanMemory, memory: int | None) -> PlanMemory:
+    return step if memory is None else replace(step, limit=memory)
+
+
+def require_plans(target: str) -> None:
+    """Error: `value-target` for a target whose programs have no plan."""
+    if target != "cpu":
+        fail("value-target", f"the target {target} plans no memory", hint="compile for target='cpu'")
 
 
 def require_decided(graph: Graph, target: str) -> None:
@@ -218,14 +262,24 @@ def make_executor(
     most_instructions: int = DEFAULT_LIMITS.instructions,
     passes: Sequence[PlanPass] = PLANNING,
     dump: Dump | None = None,
+    planned: Callable[[Plan], None] | None = None,
 ) -> Executor:
-    """The back end `target` for a graph that the passes have prepared."""
+    """The back end `target` for a graph that the passes have prepared.
+
+    `planned` is called with the plan, if there is one, before anything is compiled or allocated.
+    """
     if target == "reference":
         return ReferenceExecutor(graph, batch=batch)
     from convc.runtime.native import NativeExecutor
 
     return NativeExecutor(
-        graph, batch=batch, threads=threads, most_instructions=most_instructions, passes=passes, dump=dump
+        graph,
+        batch=batch,
+        threads=threads,
+        most_instructions=most_instructions,
+        passes=passes,
+        dump=dump,
+        planned=planned,
     )
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from convc.frontend.setting_kinds import BY_WORD
 from convc.frontend.settings import TrainSettings
+from convc.ir.sizes import format_bytes
 
 if TYPE_CHECKING:
+    from convc.passes.plan_report import MemoryReport
     from convc.runtime.data import DataSet
 
 
@@ -67,6 +69,17 @@ def explain_algorithms(mode: str, chosen: Mapping[str, str], measured: bool) -> 
     text = ", ".join(f"{count} x {name}" for name, count in counts)
     why = "measured" if measured else "predicted to be the fastest; `convc explain` shows the others"
     return Choice(f"algorithms ({mode})", text, why)
+
+
+def explain_memory(report: MemoryReport) -> Choice:
+    """What a program takes, and for what."""
+    total = format_bytes(report.arena_bytes + report.persistent_bytes)
+    why = f"{format_bytes(report.arena_bytes)} within a step, the most "
+    why += f"for {report.peak_kernel.name} of {report.peak_kernel.layer}; " if report.peak_kernel else "; "
+    why += f"{format_bytes(report.persistent_bytes)} for parameters, gradients and states"
+    if report.recomputed:
+        why += f"; {len(report.recomputed)} values are computed again, not kept"
+    return Choice("memory", total, why)
 
 
 def explain_validation(settings: TrainSettings, dataset: DataSet, measures_loss: bool) -> Iterator[Choice]:

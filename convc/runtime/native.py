@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from convc.passes.base import PlanPass
 from convc.passes.dump import Dump
 from convc.passes.fusion import is_immediate, resolve
 from convc.passes.layout import ImageLayout, pack, unpack
+from convc.passes.plan import Plan
 from convc.passes.planning import PLANNING
 from convc.passes.sections import EVERYTHING, Section
 from convc.passes.training import GRADIENT
@@ -65,10 +66,14 @@ class NativeExecutor:
         most_instructions: int = MOST_INSTRUCTIONS,
         passes: Sequence[PlanPass] = PLANNING,
         dump: Dump | None = None,
+        planned: Callable[[Plan], None] | None = None,
     ) -> None:
+        """`planned` is called with the plan, before anything is compiled or allocated."""
         self.batch = batch
         self.graph = graph
-        self.step: CompiledStep = compile_step(graph, most_instructions=most_instructions, passes=passes, dump=dump)
+        self.step: CompiledStep = compile_step(
+            graph, most_instructions=most_instructions, passes=passes, dump=dump, planned=planned
+        )
         self.plan = self.step.plan
         self._pool = shared_pool(threads)
         memory = self.plan.memory

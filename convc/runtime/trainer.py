@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convc.ir.diagnostic import CompileError, fail, with_sources
+from convc.passes.manager import PassReport
+from convc.passes.plan import Plan
+from convc.passes.plan_report import memory_report
 from convc.runtime import environment
 from convc.runtime.algorithms import AlgorithmOptions, Tune, read_choices, record
 from convc.runtime.atomic import write_text
 from convc.runtime.build import build_net
 from convc.runtime.checkpoint import Match, read_checkpoint
-from convc.runtime.choices import explain_algorithms
+from convc.runtime.choices import explain_algorithms, explain_memory
 from convc.runtime.curves import Curves
 from convc.runtime.data import DataSet
 from convc.runtime.diagnose import Replay, explain
@@ -79,6 +82,8 @@ def fit(
     max_error: float | None = None,
     tune: Tune | None = None,
     constants: str = "table",
+    memory: int | None = None,
+    fit_bytes: int | None = None,
     inspect: Callable[[Program], None] | None = None,
 ) -> FitResult:
     """Train `net`; None means the file's value. What is chosen for the user is printed with the reason.
@@ -89,7 +94,8 @@ def fit(
     by name and shape is taken. It replaces the file of the train item's `init`, not its `freeze=`. `report` is "auto"
     (a progress bar on a terminal, else lines), "lines", "json" or "quiet". `algo`, `scratch`, `max_error`, `tune` and
     `constants` are those of `convc.compile`; what is chosen is kept in the run folder, and used again when the run
-    goes on. `inspect` is called with the compiled training step before the first one.
+    goes on. `memory` bounds the bytes of the training step, as in `convc.compile`; with `fit_bytes` the batch is the
+    largest for which the step takes no more. `inspect` is called with the compiled training step before the first one.
 
     The first Ctrl-C (or SIGTERM) stops at the next step, saves and raises `Interrupted`, a `KeyboardInterrupt`; the
     second stops at once. Raises `CompileError` for bad input, a full disk, or a loss that is not finite.
@@ -100,6 +106,7 @@ def fit(
         interrupts = stack.enter_context(Interrupts(_acknowledge))
         overrides: dict[str, Any] = {"data": data, "epochs": epochs, "batch": batch, "precision": precision}
         overrides |= {"seed": seed, "init": None if init is None else Path(init)}
+        overrides |= {"memory": memory, "fit_bytes": fit_bytes}
         given = {name: value for name, value in overrides.items() if value is not None}
         # Errors about data and the like point into the file: shown with its line.
         sources = {**net.sources, **({"--data": f"data {data}"} if isinstance(data, str) else {})}
@@ -220,11 +227,20 @@ class _Training:
             settings=plan.settings,
             rate=plan.rate,
             algorithms=replace(plan.algorithms, recorded=self._recorded.get(mode, {})),
+            memory=plan.memory if mode == "train" else None,
+            planned=self._report_memory if mode == "train" else None,
         )
         self._stack.callback(program.close)
         self._record(mode, program)
         self.interrupts.check()
         return program
+
+    def _report_memory(self, plan: Plan, passes: list[PassReport]) -> None:
+        """What the training step takes, before it takes it: for the log, and for whoever gave a budget."""
+        report = memory_report(plan, passes)
+        choice = explain_memory(report)
+        tell = self.reporter.record if self.plan.memory is None else self.reporter.emit
+        tell("memory", str(choice), bytes=report.arena_bytes + report.persistent_bytes, why=choice.why)
 
     @cached_property
     def _recorded(self) -> dict[str, dict[str, str]]:

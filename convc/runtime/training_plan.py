@@ -16,7 +16,7 @@ from convc.frontend.settings import DataSetting, OptimizerSetting, TrainSettings
 from convc.ir.diagnostic import fail
 from convc.runtime import environment
 from convc.runtime.algorithms import AlgorithmOptions
-from convc.runtime.build import main_loss
+from convc.runtime.build import main_loss, require_plans
 from convc.runtime.choices import Choice, explain_settings, explain_validation, explain_weights
 from convc.runtime.configuration import (
     balanced_weights,
@@ -31,6 +31,7 @@ from convc.runtime.configuration import (
 )
 from convc.runtime.data import DataSet, Source, load_dataset
 from convc.runtime.data.dataset import require_labels
+from convc.runtime.fitting_batch import LARGEST, fitting_batch
 from convc.runtime.program import Rate
 from convc.runtime.progress import Reporter
 from convc.runtime.run_settings import RunSettings
@@ -50,8 +51,9 @@ _BOUND_TO_EPOCHS = ("cosine", "poly", "onecycle")
 class TrainingPlan:
     """Everything that a training needs. `model` is the text of model.cnn, `about` what checkpoints say.
 
-    `train` delivers the training images of `dataset` as they are to be learned from: changed by `augment`.
-    `rate` leaves out what `plateau` does to it. `init` has been read once, unless the run may be one to be continued.
+    `train` delivers the training images of `dataset` as they are to be learned from: changed by `augment`. `memory`
+    bounds the bytes of the training step. `rate` leaves out what `plateau` does to it. `init` has been read once,
+    unless the run may be one to be continued.
     """
 
     net: Net
@@ -62,6 +64,7 @@ class TrainingPlan:
     run: RunSettings
     threads: int | None
     algorithms: AlgorithmOptions
+    memory: int | None
     init: StartingWeights | None
     plateau: Plateau | None
     stopping: Stopping | None
@@ -110,7 +113,8 @@ def make_plan(
     span = settings.data.span if settings.data else None
     dataset.require_outputs(net.classes, span)
     require_labels(dataset.name, train.label_shape, graph.outputs["logits"].shape[1:], span)
-    dataset.require_batch(settings.batch, settings.span("batch"))
+    if "fit_bytes" not in overrides:
+        dataset.require_batch(settings.batch, settings.span("batch"))
     for warning in dataset.warnings:
         notes = [note.message for note in warning.notes]
         text = "\n  ".join([f"warning: {warning.message}", *notes])
@@ -124,6 +128,15 @@ def make_plan(
     if settings.class_weights == "balanced":
         settings = replace(settings, class_weights=balanced_weights(dataset.train.labels, net.classes))
         choices.append(explain_weights(settings))
+    if "fit_bytes" in overrides:
+        require_plans(target)
+        most = min(LARGEST, len(dataset.train))
+        found = fitting_batch(
+            net, overrides["fit_bytes"], mode="train", most=most, settings=settings, threads=workers,
+            algorithms=algorithms,
+        )  # fmt: skip
+        settings = replace(settings, batch=found.batch)
+        choices.append(Choice("batch", str(found.batch), str(found)))
     make_recipe(settings, graph)  # what is wrong with it is told before anything is written
     steps = math.ceil(math.ceil(len(dataset.train) / settings.batch) / settings.accumulate)
     run = RunSettings(
@@ -167,6 +180,7 @@ def make_plan(
         run=run,
         threads=workers,
         algorithms=algorithms,
+        memory=overrides.get("memory"),
         init=init,
         plateau=plateau,
         stopping=stopping,
@@ -213,6 +227,8 @@ def _settings(net: Net, overrides: Mapping[str, Any], choices: list[Choice]) -> 
         changes["data"] = given if isinstance(given, DataSetting) else parse_data(given)
     settings = replace(settings, **changes)
     defaults = {"batch": "images per step", "epochs": "passes over the data", "seed": "random numbers"}
+    if "fit_bytes" in overrides:
+        del defaults["batch"]
     for name, why in defaults.items():
         if name not in changes and not settings.explicit(name):
             choices.append(Choice(name, str(getattr(settings, name)), f"the default for the {why}"))

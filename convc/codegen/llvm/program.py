@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -53,19 +53,30 @@ def _fma(target: CpuTarget) -> str:
     return "fma" if target.has_fma else "fmuladd"
 
 
+def plan_step(
+    graph: Graph, target: CpuTarget | None = None, passes: Sequence[PlanPass] = PLANNING, dump: Dump | None = None
+) -> Plan:
+    """What `compile_step` works from; nothing is generated. `graph` gains `relayout` nodes."""
+    return make_plan(graph, machine_of(target or host_target()), scratch_bytes, passes, dump)
+
+
 def compile_step(
     graph: Graph,
     target: CpuTarget | None = None,
     most_instructions: int = MOST_INSTRUCTIONS,
     passes: Sequence[PlanPass] = PLANNING,
     dump: Dump | None = None,
+    planned: Callable[[Plan], None] | None = None,
 ) -> CompiledStep:
     """Plan by `passes`, generate (unless the cache has the object), link; `graph` gains `relayout` nodes.
 
-    With `dump` the passes and the LLVM IR are written there. Error: `budget-code`.
+    With `dump` the passes and the LLVM IR are written there. `planned` is called with the plan before anything is made
+    of it. Error: `budget-code`.
     """
     target = target or host_target()
-    plan = make_plan(graph, machine_of(target), scratch_bytes, passes, dump)
+    plan = plan_step(graph, target, passes, dump)
+    if planned is not None:
+        planned(plan)
     text = plan.dump()
     key = cache_key(text, target, {"fma": _fma(target)})
     image = shared_cache().get(key)

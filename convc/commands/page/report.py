@@ -57,7 +57,7 @@ class Report:
             passes=tuple(program.reports),
             choices=tuple(choices_of(program.reports)),
             kernels=kernel_rows(plan) if plan is not None else (),
-            memory=memory_report(plan) if plan is not None else None,
+            memory=memory_report(plan, program.reports) if plan is not None else None,
             profile=_profile(program) if plan is not None else None,
             constants=next(
                 (c for tier, c in CONSTANTS.items() if plan is not None and tier == plan.machine.name), None
