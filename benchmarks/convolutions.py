@@ -1,0 +1,71 @@
+"""Single convolutions by every algorithm: time, and how many times faster than the direct one.
+
+    python -m benchmarks.convolutions                              the layers below, 3x3, all directions
+    python -m benchmarks.convolutions --layers 8x64x56 --algorithms direct winograd_f4x3 --threads 2
+
+A layer is batch x channels x side of the image; as many filters, padding 1. On one thread (the default) the processor's
+time of that thread is measured, which says little about memory shared with others but holds on a busy machine. Medians.
+GFLOP/s count the operations of the definition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from convc.codegen.llvm.target import host_target
+from convc.passes.algorithms.algorithm import Algorithm
+from convc.passes.algorithms.prediction import CONSTANTS, predict
+from convc.passes.algorithms.problem import Direction, Problem
+from convc.passes.algorithms.table import BY_NAME
+from convc.passes.machine import MACHINES
+from convc.runtime.tuning import measure
+
+DIRECTIONS: tuple[Direction, ...] = ("forward", "backward_data", "backward_weights")
+LAYERS = ("4x64x112", "8x64x56", "4x128x28", "4x256x28", "4x256x14", "4x512x14")
+ROUNDS = 9
+
+
+def problem_of(layer: str, direction: Direction) -> Problem:
+    batch, channels, size = map(int, layer.split("x"))
+    sides = (size, size)
+    return Problem(direction, batch, channels, channels, sides, sides, (3, 3), padding=(1, 1, 1, 1))
+
+
+def row(problem: Problem, algorithms: list[Algorithm], threads: int) -> list[str]:
+    """`1.23 ms, 2.0x, 1.11` for each algorithm: measured, against the first, predicted."""
+    tier = host_target().tier
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    cells: list[str] = []
+    first = None
+    for algorithm in algorithms:
+        if algorithm.obstacle(problem) is not None:
+            cells.append("")
+            continue
+        seconds = measure(problem, algorithm.name, threads, ROUNDS, clock)
+        first = first or seconds
+        predicted = predict(algorithm, problem, MACHINES[tier], CONSTANTS[tier], threads)
+        rate = problem.flops / seconds / 1e9
+        cells.append(f"{seconds * 1e3:.2f} ms, {rate:.0f} GFLOP/s, {first / seconds:.2f}x ({predicted * 1e3:.2f})")
+    return cells
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", nargs="*", default=list(LAYERS))
+    parser.add_argument("--directions", nargs="*", choices=DIRECTIONS, default=list(DIRECTIONS))
+    parser.add_argument("--algorithms", nargs="*", choices=list(BY_NAME), default=list(BY_NAME))
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    algorithms = [BY_NAME[name] for name in options.algorithms]
+    print(f"{options.threads} threads, {host_target().tier}; (predicted ms)\n")
+    print("| layer | direction |" + "".join(f" {algorithm.name} |" for algorithm in algorithms))
+    print("|---|---|" + "---|" * len(algorithms))
+    for layer in options.layers:
+        for direction in options.directions:
+            cells = row(problem_of(layer, direction), algorithms, options.threads)
+            print(f"| {layer} | {direction} |" + "".join(f" {cell} |" for cell in cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()
