@@ -112,6 +112,8 @@ def _remarks(outcome: Outcome) -> list[str]:
             lines.append(f"{layer.target.path}: the new layers take no fewer multiply-adds")
     if any(layer.fitted is None for layer in outcome.layers):
         lines.append("no weights were given: the new layers start from their initialisers")
+    elif outcome.images is None:
+        lines.append("how far outputs moved is not known: --eval shows the net images")
     lines += [f"{missed.path} is left as it is: {missed.why}" for missed in outcome.missed[:_MISSED]]
     if len(outcome.missed) > _MISSED:
         lines.append(f"and {len(outcome.missed) - _MISSED} more layers are left as they are")

@@ -14,8 +14,10 @@ import pytest
 
 from convc.frontend import load, loads
 from convc.frontend.formatter import format_text
-from convc.frontend.rewriting.rewrite import Rewritten, rewrite
+from convc.frontend.rewriting.rewrite import Rewritten, editable, rewrite
+from convc.frontend.rewriting.tracing import trace
 from convc.passes.rewriting.layer import Layer
+from convc.passes.rewriting.matching import choose_targets
 from convc.passes.rewriting.table import parse_request
 from convc.runtime.rewriting.conversion import substitute
 from tests.frontend.rewriting import rewritten
@@ -53,6 +55,17 @@ def test_golden(name: str) -> None:
 
 def test_all_cases_are_found() -> None:
     assert len(CASES) == GOLDEN.read_text(encoding="utf-8").count("[case ") >= 20
+
+
+@pytest.mark.parametrize("name", ["resnet", "googlenet", "mobilenet_v2", "unet"])
+def test_examples(name: str, repository: Path) -> None:
+    net = load(repository / "examples" / f"{name}.cnn")
+    traced = trace(net)
+    targets, _ = choose_targets(traced.graph, [parse_request("bottleneck")], editable(traced), lambda path, layer: None)
+    substitutes = {t.path: substitute(t.layer, t.request.rule.form(t.layer), t.request.rule) for t in targets}
+    result = rewrite(net, substitutes)
+    assert format_text(result.text) == result.text
+    assert len(result.net.layers) == len(net.layers) + 2 * sum(layer.name in substitutes for layer in net.layers)
 
 
 def test_spacing_and_line_ends_stay() -> None:

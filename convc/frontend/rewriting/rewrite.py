@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from convc.frontend import syntax
@@ -172,7 +173,7 @@ class _Rewriting:
     def _is_fixed(self, block: syntax.Definition) -> bool:
         return not self._is_own(block) or block.name in self._used_elsewhere
 
-    @property
+    @cached_property
     def _used_elsewhere(self) -> set[str]:
         program, own = self.origin.program, self.origin.definition
         return called_blocks(program, [net for net in program.own_nets if program.nets[net] is not own])

@@ -20,12 +20,14 @@ class Writer:
     def __init__(self, sources: Mapping[str, str], names: Mapping[Group, str]) -> None:
         self.sources = sources
         self.names = names
+        self.texts = {file: Editor(text) for file, text in sources.items()}
 
     def editor(self, file: str) -> Editor:
+        """A fresh one: every text that is written is edited on its own."""
         return Editor(self.sources[file])
 
     def slice(self, span: Span) -> str:
-        return self.editor(span.file).slice(span)
+        return self.texts[span.file].slice(span)
 
     def edit(self, editor: Editor, decisions: Decisions, again: Iterable[syntax.Shared] = ()) -> None:
         """Carry out decisions about statements of the editor's text.
