@@ -26,6 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
                     {"name": option.name, "takes": option.takes, "default": _plain(option.default)}
                     for option in options_of(kind)
                 ],
+                "metrics": dict(kind.metrics),
             }
             for name, kind in ALL_PASSES.items()
         ]
@@ -39,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{name}: {summary}")
         if options:
             print(f"  options: {', '.join(options)}")
+        if kind.metrics:
+            print("  reports:\n" + "\n".join(f"    {key}: {meaning}" for key, meaning in kind.metrics.items()))
         print("\n" + "".join(f"  {line}".rstrip() + "\n" for line in example.splitlines()))
     return 0
 

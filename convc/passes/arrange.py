@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -94,6 +95,10 @@ class Arrange(PlanPass):
     """Fills in the plan's layouts; changes the graph only by `relayout` nodes."""
 
     name: ClassVar[str] = "arrange"
+    metrics: ClassVar[Mapping[str, str]] = {
+        "relayouts": "tensors that are rearranged",
+        "padding_channels": "channels that are stored as zeros, so that vectors need no masks",
+    }
     rewrites: ClassVar[bool] = True
 
     def run(self, plan: Plan, log: PassLog) -> None:

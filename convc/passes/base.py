@@ -75,6 +75,8 @@ class AnyPass:
     name: ClassVar[str]
     # Modes and targets for which the pass cannot be used, with the reason.
     refused: ClassVar[Mapping[str, str]] = {}
+    # The figures that its report may hold, each with what it tells.
+    metrics: ClassVar[Mapping[str, str]] = {}
 
     @property
     def options(self) -> dict[str, Any]:

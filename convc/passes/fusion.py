@@ -13,6 +13,7 @@ Kernels that prepare (see `sections.py`) come first.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -149,6 +150,11 @@ class Fuse(PlanPass):
     """Groups nodes into kernels. At most `depth` element-wise operations ride in one."""
 
     name: ClassVar[str] = "fuse"
+    metrics: ClassVar[Mapping[str, str]] = {
+        "kernels_before": "kernels if every operation were one",
+        "kernels": "kernels that there are",
+        "bytes_not_stored": "what would have been written to memory, and read again",
+    }
     depth: int = LONGEST_CHAIN
 
     def __post_init__(self) -> None:

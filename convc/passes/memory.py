@@ -13,7 +13,7 @@ order in each of their blocks, so that a sweep is a single loop over memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -85,6 +85,12 @@ class PlanMemory(PlanPass):
     """
 
     name: ClassVar[str] = "memory"
+    metrics: ClassVar[Mapping[str, str]] = {
+        "arena_bytes": "memory for what lives within a run",
+        "bound_bytes": "what lives at once at the worst moment",
+        "persistent_bytes": "parameters, states, and all else that outlives a run",
+        "in_place_bytes": "results that took the place of an operand",
+    }
     in_place: bool = True
     limit: int = 0
 

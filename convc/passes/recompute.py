@@ -64,6 +64,12 @@ class Recompute(Pass):
     """
 
     name: ClassVar[str] = "recompute"
+    metrics: ClassVar[Mapping[str, str]] = {
+        "bytes_before": "what the step took",
+        "bytes": "what it takes now",
+        "values": "results that are computed again",
+        "flops": "the arithmetic of that",
+    }
     refused: ClassVar[Mapping[str, str]] = {
         "infer": "inference keeps nothing for a backward pass",
         "reference": "the interpreter plans no memory",

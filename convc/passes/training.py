@@ -51,6 +51,14 @@ class Training(Pass):
     """
 
     name: ClassVar[str] = "training"
+    metrics: ClassVar[Mapping[str, str]] = {
+        "gradients": "parameters that are trained",
+        "frozen": "parameters that are not",
+        "unused": "parameters that the loss does not depend on",
+        "saved_nodes": "operations that freezing saves",
+        "saved_flops": "and their arithmetic",
+        "saved_bytes": "and their operands and results",
+    }
     optimizer: Update | None = None
     decay_bias: bool = False
     clip: float | None = None

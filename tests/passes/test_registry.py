@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 import convc
+from convc.frontend import loads
 from convc.ir.ops.update import SgdUpdate
+from convc.passes.base import Mode
 from convc.passes.options import options_of
 from convc.passes.pipeline import pipeline
-from convc.passes.registry import ALL_PASSES, PASSES, explanation, parse_pass
+from convc.passes.registry import ALL_PASSES, PASSES, PLAN_PASSES, explanation, parse_pass
 from convc.passes.specialize import Specialize
 from convc.passes.training import Training
 
@@ -53,6 +55,15 @@ def test_every_pass_explains_itself(name: str) -> None:
     assert sentence.endswith(".")
     assert "→" in example
     assert all(option.name for option in options_of(ALL_PASSES[name]))
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_figures_are_explained(mode: Mode) -> None:
+    net = loads("net n { input 3x9x9 -> conv 4 k=3 -> bn freeze=yes -> relu -> fc 3 -> loss softmax }")
+    with convc.compile(net, batch=2, mode=mode) as program:
+        for report in program.reports:
+            assert report.log.metrics.keys() <= ALL_PASSES[report.name].metrics.keys()
+    assert all(kind.metrics for kind in PLAN_PASSES.values())
 
 
 def test_every_pass_of_the_usual_order_has_a_name() -> None:
