@@ -62,7 +62,7 @@ def tightest(graph: Graph) -> Graph:
     """The graph for the smallest budget that can be met."""
     before = plan(graph.copy())
     best = graph
-    for percent in (80, 60, 45, 30, 15):
+    for percent in (90, 70, 50, 35, 20):
         trial = graph.copy()
         budget = before.persistent_bytes + before.arena_bytes * percent // 100
         try:
