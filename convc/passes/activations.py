@@ -32,7 +32,10 @@ from convc.passes.sections import backward_start, prepared
 from convc.passes.training import GRADIENT
 
 # These take many operations for each element that they make.
-PRODUCTS: tuple[type[Op], ...] = (Conv2d, Conv2dBackwardData, Linear)
+PRODUCTS: tuple[type[Op], ...] = (Conv2d, Conv2dBackwardData)
+# Never done again: weights with several readers are packed in another order, and sums round in another way. What such a
+# layer gives is small anyway.
+_ONCE: tuple[type[Op], ...] = (Linear,)
 # Not stored: they share their operand's memory, or are part of the code that reads them.
 TRANSPARENT: tuple[type[Op], ...] = (Flatten, Unflatten, Greater)
 # How many operations a processor does while it moves a byte from or to memory (docs/performance-log.md: 228 GFLOP/s,
@@ -201,8 +204,8 @@ class Activations:
 
     def choose(self, choice: Choice, products: bool) -> Choice | None:
         """A choice that lets less live at the highest peak, or at a lower one where nothing helps against the highest:
-        that may be a trick of the model. None if nothing helps anywhere. With `products` convolutions and fully
-        connected layers may be done again, too.
+        that may be a trick of the model. None if nothing helps anywhere. With `products` convolutions may be done
+        again, too.
         """
         lives = self.lives(choice.values)
         for moment in _peaks(lives.bytes):
@@ -242,15 +245,16 @@ class Activations:
         for value, wanted in lives.wanted.items():
             if not lives.dropped[value] < moment < wanted or value in chosen:
                 continue
-            if value not in choice.saved and self._can_repeat(value, products):
+            if value not in choice.saved and self.can_repeat(value, products):
                 gain, members = self._closure(value, chosen, lives, moment, products)
                 if gain > 0 and not choice.saved & {*members}:
                     work = sum(_work(member) for member in members)
                     found.append((-gain / max(1, work), self.birth[value], gain, members))
         return [(gain, members) for _, _, gain, members in sorted(found, key=lambda entry: entry[:2])]
 
-    def _can_repeat(self, value: Value, products: bool) -> bool:
-        if value.index or value in self.kept:
+    def can_repeat(self, value: Value, products: bool = True) -> bool:
+        """Whether a value may be computed again."""
+        if value.index or value in self.kept or isinstance(_producer(value).op, _ONCE):
             return False
         return products or not isinstance(_producer(value).op, PRODUCTS)
 
@@ -270,7 +274,7 @@ class Activations:
             for source in self._sources(member):
                 if source in members or source in chosen or lives.end[source] >= moment:
                     continue
-                if self._can_repeat(source, products):
+                if self.can_repeat(source, products):
                     pending.append(source)
                 else:
                     kept_longer.add(source)

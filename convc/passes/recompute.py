@@ -58,8 +58,8 @@ class Recomputation:
 class Recompute(Pass):
     """Brings a training step down to `memory` bytes (0: nothing to do).
 
-    `products` says whether convolutions and fully connected layers are done again, too: where nothing else suffices,
-    always, or never. `tier` is the processor that the step is for, `measure` tells what a graph takes.
+    `products` says whether convolutions are done again, too: where nothing else suffices, always, or never. `tier` is
+    the processor that the step is for, `measure` tells what a graph takes.
     Leaves a `Recomputation` for each value among the log's findings. Error: `budget-memory`.
     """
 
@@ -143,8 +143,10 @@ class Recompute(Pass):
             node = _producer(value)
             if value in activations.kept:
                 why = "it is an output"
-            elif isinstance(node.op, PRODUCTS):
-                why = "a product takes much work to do again" if self.products == "never" else "it fits without"
+            elif not activations.can_repeat(value):
+                why = "what this layer makes is not made again"
+            elif isinstance(node.op, PRODUCTS) and self.products == "never":
+                why = "convolutions are not done again"
             else:
                 why = "it fits without"
             log.missed("recompute", node, why)
