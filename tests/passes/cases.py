@@ -25,6 +25,7 @@ from convc.ir.ops.update import Update
 from convc.ir.parser import parse_ir
 from convc.passes.base import Pass
 from convc.passes.canonicalize import Canonicalize
+from convc.passes.choose_algorithms import ChooseAlgorithms
 from convc.passes.common_subexpressions import CommonSubexpressions
 from convc.passes.dead_code import DeadCode
 from convc.passes.fold_batch_norm import FoldBatchNorm
@@ -36,7 +37,9 @@ from convc.passes.training import Training
 
 FOLDER = Path(__file__).parent / "golden"
 CLEAN_UPS = (FoldConstants, CommonSubexpressions, Canonicalize, FoldBatchNorm, FoldInputScale)
-PASSES: dict[str, type[Pass]] = {kind.name: kind for kind in (DeadCode, Specialize, Training, Recompute, *CLEAN_UPS)}
+PASSES: dict[str, type[Pass]] = {
+    kind.name: kind for kind in (DeadCode, Specialize, Training, Recompute, *CLEAN_UPS, ChooseAlgorithms)
+}
 UNCHANGED = "unchanged\n"
 
 
