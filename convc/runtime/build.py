@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from convc.frontend.limits import DEFAULT_LIMITS
-from convc.ir.diagnostic import fail
+from convc.ir.diagnostic import fail, with_sources
 from convc.ir.graph import Graph
 from convc.ir.op import Op
 from convc.ir.ops.loss import CountCorrect
@@ -93,25 +93,26 @@ def build_net(
         if recipe.optimizer is not None and rate is None:
             # Nobody knows yet how many steps an epoch will have; it matters only where epochs and steps are mixed.
             rate = make_rate(settings.schedule, 1, settings.epochs)
-    return build(
-        forward,
-        mode="train" if mode == "train" else "infer",
-        batch=batch,
-        target=target,
-        seed=seed,
-        threads=None if threads is None else positive(threads, "threads"),
-        recipe=recipe,
-        rate=rate,
-        dump_dir=dump_dir,
-        about=lambda: {"net": net.name, "net_digest": net.digest()},
-        start=(lambda: {**net.weights, **start()}) if net.weights else start,
-        remake=lambda: net.graph(1),
-        most_instructions=net.limits.instructions,
-        passes=passes,
-        algorithms=algorithms,
-        memory=memory,
-        planned=planned,
-    )
+    with with_sources(net.sources):
+        return build(
+            forward,
+            mode="train" if mode == "train" else "infer",
+            batch=batch,
+            target=target,
+            seed=seed,
+            threads=None if threads is None else positive(threads, "threads"),
+            recipe=recipe,
+            rate=rate,
+            dump_dir=dump_dir,
+            about=lambda: {"net": net.name, "net_digest": net.digest()},
+            start=(lambda: {**net.weights, **start()}) if net.weights else start,
+            remake=lambda: net.graph(1),
+            most_instructions=net.limits.instructions,
+            passes=passes,
+            algorithms=algorithms,
+            memory=memory,
+            planned=planned,
+        )
 
 
 def build(
