@@ -19,6 +19,8 @@ from convc.ir.ops.activation import Relu, Tanh
 from convc.ir.ops.elementwise import Multiply
 from convc.passes import registry
 from convc.passes.base import Pass, PassLog
+from convc.passes.pipeline import pipeline
+from convc.passes.planning import PLANNING
 from convc.passes.training import GRADIENT
 from convc.runtime.algorithms import AlgorithmOptions
 from convc.runtime.gradcheck import GradientReport, gradcheck
@@ -38,7 +40,8 @@ train {
   class_weights [1, 2, 0.5, 1, 3]
 }
 """
-USUAL = ("specialize", "training", "dead-code", "choose-algorithms", "arrange", "fuse", "schedule", "memory")
+REWRITES = tuple(step.name for step in pipeline("train"))
+USUAL = (*REWRITES, "choose-algorithms", *(step.name for step in PLANNING))
 TRAINED = [
     "conv1.weight",
     "conv1.bias",
@@ -159,7 +162,7 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     Path("n.cnn").write_text(TEXT.replace("FROZEN", "no"))
     words = ["gradcheck", "n.cnn", "--samples", "1", "--target", "reference"]
     assert main([*words, "--after-passes", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["passes"] == ["specialize", "training", "dead-code"]
+    assert json.loads(capsys.readouterr().out)["passes"] == list(REWRITES)
     assert main([*words, "--passes", "specialize,training,cse"]) == 0
     assert "after specialize, training, cse\n" in capsys.readouterr().out
     assert main([*words, "-p", "cse"]) == 1
