@@ -2,8 +2,9 @@
 
     python -m benchmarks.convolutions                              the layers below, 3x3, all directions
     python -m benchmarks.convolutions --layers 8x64x56 --algorithms direct winograd_f4x3 --threads 2
+    python -m benchmarks.convolutions --layers 4x64x56 --kernel 7 --algorithms direct fft_8 fft_16 fft_32
 
-A layer is batch x channels x side of the image; as many filters, padding 1. On one thread (the default) the processor's
+A layer is batch x channels x side of the image, and of the results; as many filters. On one thread (the default) the processor's
 time of that thread is measured, which says little about memory shared with others but holds on a busy machine. Medians.
 GFLOP/s count the operations of the definition.
 """
@@ -26,10 +27,11 @@ LAYERS = ("4x64x112", "8x64x56", "4x128x28", "4x256x28", "4x256x14", "4x512x14")
 ROUNDS = 9
 
 
-def problem_of(layer: str, direction: Direction) -> Problem:
+def problem_of(layer: str, direction: Direction, kernel: int = 3) -> Problem:
     batch, channels, size = map(int, layer.split("x"))
-    sides = (size, size)
-    return Problem(direction, batch, channels, channels, sides, sides, (3, 3), padding=(1, 1, 1, 1))
+    sides, before, after = (size, size), (kernel - 1) // 2, kernel // 2
+    padding = (before, before, after, after)
+    return Problem(direction, batch, channels, channels, sides, sides, (kernel, kernel), padding=padding)
 
 
 def row(problem: Problem, algorithms: list[Algorithm], threads: int) -> list[str]:
@@ -53,6 +55,7 @@ def row(problem: Problem, algorithms: list[Algorithm], threads: int) -> list[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", nargs="*", default=list(LAYERS))
+    parser.add_argument("--kernel", type=int, default=3, help="rows and columns of the filters (default 3)")
     parser.add_argument("--directions", nargs="*", choices=DIRECTIONS, default=list(DIRECTIONS))
     parser.add_argument("--algorithms", nargs="*", choices=list(BY_NAME), default=list(BY_NAME))
     parser.add_argument("--threads", type=int, default=1)
@@ -63,7 +66,7 @@ def main() -> None:
     print("|---|---|" + "---|" * len(algorithms))
     for layer in options.layers:
         for direction in options.directions:
-            cells = row(problem_of(layer, direction), algorithms, options.threads)
+            cells = row(problem_of(layer, direction, options.kernel), algorithms, options.threads)
             print(f"| {layer} | {direction} |" + "".join(f" {cell} |" for cell in cells), flush=True)
 
 

@@ -9,6 +9,12 @@ from convc.passes.algorithms.direct import tile_efficiency
 from convc.passes.algorithms.transform_plan import TransformPlan
 
 
+# The values of a filter lie on as many pages. Where these are more than a processor has at hand, transforms of filters
+# move memory slower by this factor (docs/performance-log.md).
+_MOST_PAGES = 64
+_SCATTERED = 1.5
+
+
 @dataclass(frozen=True)
 class TransformFlops:
     """Of the transforms of one tile, or one filter, of one channel; two for a multiply-add. `efficiency` is the share
@@ -34,6 +40,7 @@ def transform_stages(plan: TransformPlan, flops: TransformFlops) -> tuple[Stage,
     matrices = problem.groups * plan.inner * plan.columns
     products = 2 * sum(p.entries * p.parts**2 for p in form.products) * tiles * plan.inner * plan.columns
     resident = filters <= machine.l2_bytes
+    scattered = int(filters * (1 if resident or form.values <= _MOST_PAGES else _SCATTERED))
     read, written = problem.image_bytes, problem.result_bytes
     if problem.direction == "backward_data":
         read, written = written, read
@@ -50,12 +57,12 @@ def transform_stages(plan: TransformPlan, flops: TransformFlops) -> tuple[Stage,
             # What is not in the cache is waited for: nothing is fetched ahead of the products.
             Stage("read and write sums", "copy", 0, 2 * chunks * filters, resident),
             Stage("multiply", "product", products, 0, efficiency=efficiency),
-            flops.stage("transform sums", gradients, filters + problem.weight_bytes, resident),
+            flops.stage("transform sums", gradients, scattered + problem.weight_bytes, resident),
         )
     efficiency = tile_efficiency(machine, plan.chunk, plan.outputs, plan.inner)
     stages = (
         # Memory that is written is read first.
-        flops.stage("transform filters", matrices * flops.filter, 2 * filters + problem.weight_bytes, resident),
+        flops.stage("transform filters", matrices * flops.filter, 2 * scattered + problem.weight_bytes, resident),
         images,
         values,
         Stage("read filters", "copy", 0, chunks * filters, resident),
