@@ -4,9 +4,9 @@
     python -m benchmarks.convolutions --layers 8x64x56 --algorithms direct winograd_f4x3 --threads 2
     python -m benchmarks.convolutions --layers 4x64x56 --kernel 7 --algorithms direct fft_8 fft_16 fft_32
 
-A layer is batch x channels x side of the image, and of the results; as many filters. On one thread (the default) the processor's
-time of that thread is measured, which says little about memory shared with others but holds on a busy machine. Medians.
-GFLOP/s count the operations of the definition.
+A layer is batch x channels x side of the image, and of the results; as many filters. On one thread (the default) the
+processor's time of that thread is measured, which says little about memory shared with others but holds on a busy
+machine. Medians. GFLOP/s count the operations of the definition.
 """
 
 from __future__ import annotations

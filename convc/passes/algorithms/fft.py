@@ -33,8 +33,6 @@ def fourier_form(size: int, rows: Positions, columns: Positions) -> Form:
 
 # Times √(16 + n) it bounds the relative error where products sum n terms (see docs/algorithms.md).
 _ERROR = 2e-7
-
-
 # Programs of 16 and 32 numbers have more values than there are registers.
 _EFFICIENCY = {8: 1.0, 16: 0.8, 32: 0.6}
 
@@ -43,7 +41,7 @@ _EFFICIENCY = {8: 1.0, 16: 0.8, 32: 0.6}
 def _operations(size: int, down: Positions, across: Positions) -> int:
     """Of a transform of numbers at these rows and columns: along rows, then along the two real columns and the others.
 
-    The transposed programs, which have as many multiplications, take these for all others that they leave out.
+    The transposed programs are taken for as long; in fact they have a few additions more where less is asked for.
     """
     real, others = real_transform(size, down), complex_transform(size, down)
     along_rows = len(down) * real_transform(size, across).operations

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, TypeVar
 
-from convc.passes.algorithms.straight_line import Builder, StraightLine, Term
+from convc.passes.algorithms.straight_line import Builder, StraightLine, Term, transposed
 
 # A number that is not known: real and imaginary part, None for what is known to be zero.
 _Number = tuple[Term | None, Term | None]
@@ -60,6 +60,19 @@ def real_transform(size: int, positions: Positions, sign: Sign = -1) -> Straight
     first, *others, half = _Split(builder, sign).real([given.get(j) for j in range(size)])
     parts = [first[0], half[0], *(part for number in others for part in number)]
     return builder.build([_known(builder, part) for part in parts])
+
+
+@lru_cache
+def complex_transform_back(size: int, positions: Positions) -> StraightLine:
+    """From real and imaginary parts of X_0 … X_(size−1) to `size` times the numbers at these positions."""
+    return transposed(complex_transform(size, positions))
+
+
+@lru_cache
+def real_transform_back(size: int, positions: Positions) -> StraightLine:
+    """`real_transform` transposed: to `size` times the numbers at these positions, if X_k comes doubled for
+    0 < k < size/2."""
+    return transposed(real_transform(size, positions))
 
 
 def _known(builder: Builder, part: Term | None) -> Term:

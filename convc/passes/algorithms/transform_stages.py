@@ -8,7 +8,6 @@ from convc.passes.algorithms.algorithm import Stage
 from convc.passes.algorithms.direct import tile_efficiency
 from convc.passes.algorithms.transform_plan import TransformPlan
 
-
 # The values of a filter lie on as many pages. Where these are more than a processor has at hand, transforms of filters
 # move memory slower by this factor (docs/performance-log.md).
 _MOST_PAGES = 64

@@ -8,7 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from convc.passes.algorithms.fourier import complex_transform, cosine, real_transform
+from convc.passes.algorithms.fourier import (
+    complex_transform,
+    complex_transform_back,
+    cosine,
+    real_transform,
+    real_transform_back,
+)
 from convc.passes.algorithms.straight_line import StraightLine, transposed
 
 SIZES = (2, 4, 8, 16, 32)
@@ -53,6 +59,22 @@ def test_real_numbers(size: int, positions: tuple[int, ...], sign: int) -> None:
     program = real_transform(size, positions, sign)  # type: ignore[arg-type]
     np.testing.assert_allclose(matrix(program), rows, rtol=0, atol=1e-15)
     np.testing.assert_allclose(matrix(transposed(program)), np.transpose(rows), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize(("size", "positions"), POSITIONS)
+def test_back_again(size: int, positions: tuple[int, ...]) -> None:
+    """Back from the spectrum of numbers come `size` times the numbers; those that nobody asks for may be anything."""
+    everything = tuple(range(size))
+    real = np.random.default_rng(size).standard_normal(size)
+    spectrum = real_transform(size, everything).evaluate(list(real))
+    weighted = [value if number < 2 else 2 * value for number, value in enumerate(spectrum)]
+    found = np.array(real_transform_back(size, positions).evaluate(weighted))
+    np.testing.assert_allclose(found, size * real[list(positions)], rtol=0, atol=1e-13)
+    parts = np.random.default_rng(size).standard_normal(2 * size)
+    spectrum = complex_transform(size, everything).evaluate(list(parts))
+    found = np.array(complex_transform_back(size, positions).evaluate(spectrum))
+    expected = parts.reshape(size, 2)[list(positions)].reshape(-1)
+    np.testing.assert_allclose(found, size * expected, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize(("size", "of_real", "of_complex"), [(4, 6, 16), (8, 20, 52), (16, 58, 144), (32, 156, 372)])

@@ -22,9 +22,15 @@ from convc.codegen.llvm.algorithms.codelet import apply
 from convc.codegen.llvm.algorithms.transform import Rows, Values
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.passes.algorithms.fft import fourier_form, taps_of
-from convc.passes.algorithms.fourier import Positions, Sign, complex_transform, real_transform
+from convc.passes.algorithms.fourier import (
+    Positions,
+    Sign,
+    complex_transform,
+    complex_transform_back,
+    real_transform,
+    real_transform_back,
+)
 from convc.passes.algorithms.problem import Problem
-from convc.passes.algorithms.straight_line import transposed
 from convc.passes.algorithms.transform_plan import Form
 
 _REAL, _COMPLEX = 0, 1  # numbers of the products in the form
@@ -112,12 +118,12 @@ class _Plane:
     def transform_back(self, down: Positions, across: Positions) -> Iterator[tuple[Index, list[V]]]:
         """Values → the rows `down` of numbers at the columns `across`: `transform` with sign −1 transposed."""
         f, size = self.f, self.size
-        along_column = transposed(real_transform(size, down))
+        along_column = real_transform_back(size, down)
         with f.loop(0, 2) as column:
             held = [self._load_of_real(column.index, k) for k in range(size)]
             for i, value in enumerate(apply(f, along_column, held)):
                 f.store(value, self._place(i, column.index))
-        along_column = transposed(complex_transform(size, down))
+        along_column = complex_transform_back(size, down)
         with f.loop(1, size // 2) as pair:
             held = [
                 self.values.load(f, _COMPLEX, self._entry(pair.index, k), part) for k in range(size) for part in (0, 1)
@@ -126,7 +132,7 @@ class _Plane:
             for i in range(len(down)):
                 for place in self._pair(i, pair.index):
                     f.store(next(found), place)
-        along_row = transposed(real_transform(size, across))
+        along_row = real_transform_back(size, across)
         with f.loop(0, len(down)) as i:
             yield (
                 i.index,
