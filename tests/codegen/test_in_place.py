@@ -13,6 +13,7 @@ from convc.frontend import loads
 from convc.ir.graph import Graph
 from convc.ir.ops import (
     BatchNormBackward,
+    Concat,
     Conv2d,
     Conv2dBackwardData,
     LocalResponseNorm,
@@ -79,6 +80,12 @@ CASES: dict[str, tuple[type, bool, Mode, str]] = {
         False,
         "infer",
         "input 3x7x9 -> conv 5 k=3 -> residual { conv 6 k=1 -> conv 5 k=1 }",
+    ),
+    "sum after joined channels": (
+        Concat,
+        False,
+        "infer",
+        "input 3x7x9 -> conv 7 k=3 -> residual { conv 6 k=1 -> concat { branch { conv 2 k=1 } branch { conv 5 k=1 } }}",
     ),
     "sum before a mask": (
         Conv2dBackwardData,

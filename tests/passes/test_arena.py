@@ -10,18 +10,22 @@ import convc
 from convc.codegen.llvm.lowering import scratch_bytes
 from convc.ir.ops.update import SgdUpdate
 from convc.passes.base import Mode
-from convc.passes.machine import Machine
+from convc.passes.choose_algorithms import ChooseAlgorithms
+from convc.passes.machine import MACHINES
+from convc.passes.manager import PassManager
+from convc.passes.pipeline import pipeline
 from convc.passes.plan import Plan
 from convc.passes.planning import make_plan
-from tests.codegen.whole_net import lowered
 
 NETS = sorted((Path(__file__).parents[2] / "benchmarks" / "nets").glob("*.cnn"))
-MACHINE = Machine("test", lanes=16, registers=32)
 
 
 def plan_of(path: Path, mode: Mode) -> Plan:
+    """As a program has it, scratch space of the chosen algorithms included."""
     net = convc.load(path)
-    return make_plan(lowered(net.graph(net.settings.batch), mode, SgdUpdate(momentum=0.9)), MACHINE, scratch_bytes)
+    graph = net.graph(net.settings.batch)
+    PassManager(pipeline(mode, SgdUpdate(momentum=0.9), choose=ChooseAlgorithms())).run(graph)
+    return make_plan(graph, MACHINES["avx512"], scratch_bytes)
 
 
 def test_there_are_nine() -> None:
