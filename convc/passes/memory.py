@@ -48,6 +48,12 @@ class Slot:
     bytes: int
 
 
+def overlap(one: Slot, other: Slot) -> bool:
+    """Whether two places share a byte."""
+    apart = one.offset + one.bytes <= other.offset or other.offset + other.bytes <= one.offset
+    return one.region == other.region and not apart
+
+
 @dataclass
 class MemoryPlan:
     """Slots of values and of the kernels' scratch space, and the sizes of the regions.

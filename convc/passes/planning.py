@@ -17,6 +17,7 @@ from convc.passes.manager import PassReport
 from convc.passes.memory import PlanMemory
 from convc.passes.plan import Plan
 from convc.passes.schedule import Schedule
+from convc.passes.verify_plan import verify_plan
 
 PLANNING: tuple[PlanPass, ...] = (
     Arrange(),  # first: kernels are grown on the graph that has its `relayout` nodes
@@ -45,4 +46,5 @@ def make_plan(
         plan.reports.append(PassReport(step.name, elapsed, log))
         if dump is not None:
             dump.add(step.name, log, graph if step.rewrites else None, step.show(plan))
+    verify_plan(plan)
     return plan

@@ -20,13 +20,13 @@ from convc.passes.base import Pass, PassLog, PlanPass
 from convc.passes.machine import Machine
 from convc.passes.manager import PassManager
 from convc.passes.plan import Plan
-from convc.passes.planning import make_plan
+from convc.passes.planning import PLANNING, make_plan
 
 
 def net() -> Graph:
     graph = Graph("net")
     b = Builder(graph)
-    graph.outputs["y"] = b.add(Relu(), b.add(Relu(), graph.add_input("x", f32(2, 3))))
+    graph.outputs["logits"] = b.add(Relu(), b.add(Relu(), graph.add_input("x", f32(2, 3))))
     return graph
 
 
@@ -85,7 +85,7 @@ def judged(step: Pass | PlanPass) -> list[Diagnostic]:
         if isinstance(step, Pass):
             PassManager([step]).run(graph)
         else:
-            make_plan(graph, Machine("test", 16, 32), lambda kernel, plan: 0, [step])
+            make_plan(graph, Machine("test", 16, 32), lambda kernel, plan: 0, [step, *PLANNING])
     except CompileError as error:
         return list(error.diagnostics)
     return []
