@@ -3,6 +3,7 @@
 #   make demo    train LeNet on MNIST                  make lint    style and types
 #   make test    all tests                             make bench   speed beside PyTorch (downloads it)
 #   make quick   the tests that take no time           make clean   remove what was built, keep .venv and runs
+#   make mutants break the compiler in many small ways, and see whether the tests notice (an hour or two)
 #
 # PYTHON=python3.12 make test   chooses the interpreter for a new .venv.
 
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: demo test quick lint format bench clean
+.PHONY: demo test quick mutants lint format bench clean
 .NOTPARALLEL:
 
 demo: install
@@ -23,6 +24,9 @@ test: install-test
 
 quick: install-test
 	$(BIN)/python -m pytest -m "not slow"
+
+mutants: install-test
+	$(BIN)/python -m tests.mutants.run $(ARGS)
 
 lint: install-dev install-test # the optional packages of the tests are imported in places, and types follow imports
 	$(BIN)/python -m ruff check .
