@@ -47,6 +47,7 @@ _SLOW_MODULES = (
     "frontend/test_budgets.py",
     "frontend/test_decompile_random.py",
     "frontend/test_formatter.py",
+    "passes/test_any_order.py",
     "passes/test_clean_ups.py",
     "runtime/data/test_augment",
     "runtime/test_accumulate.py",
