@@ -84,9 +84,9 @@ class LossProbe:
         values = ChainMap[Value, np.ndarray]({}, self._values)
         self._run(dependent, values)
         sides = [
-            _SIDES[type(node.op)](node.op, *(values[operand] for operand in node.operands))
+            KINKS[type(node.op)](node.op, *(values[operand] for operand in node.operands))
             for node in dependent
-            if type(node.op) in _SIDES
+            if type(node.op) in KINKS
         ]
         return float(values[self._loss]), sides
 
@@ -147,7 +147,7 @@ def _violated(op: Op, *operands: np.ndarray) -> np.ndarray:
 
 
 # For every op with a kink: which smooth piece its operands are on.
-_SIDES: dict[type[Op], Callable[..., np.ndarray]] = {
+KINKS: dict[type[Op], Callable[..., np.ndarray]] = {
     Relu: _positive,
     LeakyRelu: _positive,
     Prelu: _positive,

@@ -9,15 +9,19 @@ import pytest
 
 from convc.ir.builder import Builder
 from convc.ir.graph import Graph
-from convc.ir.ops.activation import Elu, LeakyRelu, Maxout, Prelu, Relu6, Sigmoid, Step, Tanh
-from convc.ir.ops.elementwise import Multiply
+from convc.ir.interpreter import run_reference
+from convc.ir.ops.activation import Elu, LeakyRelu, Maxout, MaxoutBackward, Prelu, Relu, Relu6, Sigmoid, Step, Tanh
+from convc.ir.ops.distance import HingeBackward
+from convc.ir.ops.elementwise import Greater, Multiply, Sign
 from convc.ir.ops.linear import Linear
+from convc.ir.ops.pool import MaxPool, MaxPoolBackward
 from convc.passes.sections import Section
 from convc.passes.training import GRADIENT
 from convc.runtime.executor import ReferenceExecutor, Result
-from convc.runtime.finite_differences import LossProbe
+from convc.runtime.finite_differences import KINKS, LossProbe
 from convc.runtime.gradcheck import as_json, check_gradients, training_graph
 from convc.runtime.random_point import random_point
+from tests.op_cases import CASES, operand_types
 from tests.passes.nets import Net
 
 
@@ -94,6 +98,20 @@ def test_elements_on_a_kink_are_given_up() -> None:
     assert [difference.slope for difference in probe.slopes("conv1.bias", [0])] == [None]
     (moved,) = probe.slopes("fc1.bias", [0])
     assert moved.slope is not None
+
+
+def test_ties_of_a_maximum_are_given_up() -> None:
+    """Two pixels of a window are the largest, each made by another weight: the maximum has two slopes."""
+    graph = training_graph(Net(2, 1, 2, batch=1).conv(1, 1).apply("pool", MaxPool((1, 2))).fc(2).build())
+    arrays = random_point(graph, seed=0)
+    arrays["x"][:] = np.array([[[1.0, 0.0]], [[0.0, 1.0]]])
+    arrays["conv1.weight"][:] = 1.0
+    probe = LossProbe(graph, arrays)
+    assert [difference.slope for difference in probe.slopes("conv1.weight", [0, 1])] == [None, None]
+    # Both move alike with the bias: that is smooth, and as the analytic gradient has it.
+    (moved,) = probe.slopes("conv1.bias", [0])
+    exact = run_reference(graph, {name: arrays[name] for name in (*graph.inputs, *graph.parameters)})
+    assert moved.slope == pytest.approx(float(exact["grad.conv1.bias"][0]), rel=1e-6)
 
 
 def test_close_kinks_shrink_the_step() -> None:
@@ -179,3 +197,21 @@ def test_frozen_parameters_are_left_out() -> None:
     )
     report = check_gradients(training_graph(graph))
     assert [check.name for check in report.parameters] == ["fc2.weight"]
+
+
+def test_every_kink_is_watched() -> None:
+    """An op whose gradient asks which side something is on has a kink there."""
+    jumping = (Greater, Sign, MaxPoolBackward, MaxoutBackward, HingeBackward)
+    kinked: set[type] = set()
+    for case in CASES:
+        if case.differentiable:
+            graph = Graph("g")
+            values = [graph.add_parameter(f"p{i}", type) for i, type in enumerate(operand_types(case))]
+            builder = Builder(graph)
+            node = builder.add_node(case.op, *values)
+            cotangents = [graph.add_parameter(f"d{i}", value.type) for i, value in enumerate(node.results)]
+            case.op.vjp(builder, node, (cotangents[0], *[None] * (len(cotangents) - 1)))
+            if any(graph.nodes_of(*jumping)):
+                kinked.add(type(case.op))
+    assert {Relu, MaxPool} <= kinked
+    assert kinked <= set(KINKS)
