@@ -112,18 +112,28 @@ class Activations:
             value: {number for number in numbers if self._overwrites(number, value)}
             for value, numbers in self.readers.items()
         }
-        # The values of the forward pass, last node first. The first result of a node comes first: its statistics may be
-        # wanted to compute it again.
-        forward = [value for value in self.readers if self.birth[value] < self.start]
-        self._backwards = sorted(forward, key=lambda value: (-self.birth[value], value.index))
-        # What the backward pass makes is not chosen from, and neither is scratch space.
-        self._always = [0] * (len(self.nodes) + 1)
+        # What would live if nothing were computed again; scratch space is there in any case.
+        self._kept_lives = self._without_copies()
+        self._change = [0] * (len(self.nodes) + 1)
         for number, node in enumerate(self.nodes):
-            self._always[number] += scratch(node)
-            self._always[number + 1] -= scratch(node)
+            self._change[number] += scratch(node)
+            self._change[number + 1] -= scratch(node)
         for value, numbers in self.readers.items():
+            last = self._kept_lives.end.get(value, max(numbers, default=self.birth[value]))
+            self._occupy(self._change, value, self.birth[value], last)
+
+    def _without_copies(self) -> Lives:
+        """The lives of the values of the forward pass if nothing is computed again."""
+        dropped, wanted, end = dict[Value, int](), dict[Value, int](), dict[Value, int]()
+        for value, readers in self.readers.items():
             if self.birth[value] >= self.start:
-                self._occupy(self._always, value, self.birth[value], max(numbers, default=self.birth[value]))
+                continue
+            late = [reader for reader in readers if reader >= self.start]
+            dropped[value] = max((reader for reader in readers if reader < self.start), default=self.birth[value])
+            end[value] = len(self.nodes) - 1 if value in self.kept else max([dropped[value], *late])
+            if late:
+                wanted[value] = min(self._leads[reader] for reader in late)
+        return Lives(dropped, wanted, end, [])
 
     def _find_leads(self) -> list[int]:
         """For every node the first of the kernel that it will probably be part of.
@@ -161,36 +171,41 @@ class Activations:
 
     def lives(self, chosen: Collection[Value]) -> Lives:
         """What lives when the `chosen` values are computed again."""
-        dropped, wanted, end = dict[Value, int](), dict[Value, int](), dict[Value, int]()
-        chosen, change = set(chosen), list(self._always)
-        # Where copies of others read a value, and whether each is made element by element.
+        before, change = self._kept_lives, list(self._change)
+        wanted, end = dict(before.wanted), dict(before.end)
+        # Where copies read a value, and whether each is made element by element.
         wishes: dict[Value, list[tuple[int, bool]]] = {}
-        for value in self._backwards:
-            birth, readers = self.birth[value], self.readers[value]
-            dropped[value] = max((reader for reader in readers if reader < self.start), default=birth)
-            late = [reader for reader in readers if reader >= self.start]
+        # The last of the forward pass comes first: what it wants is wanted before.
+        for value in sorted(chosen, key=self.birth.__getitem__, reverse=True):
             asked = wishes.pop(value, [])
             copies = {place for place, _ in asked}
-            end[value] = max([dropped[value], *late, *copies])
-            if value in self.kept:
-                end[value] = len(self.nodes) - 1
-            if late or asked:
-                wanted[value] = min([*(self._leads[reader] for reader in late), *copies])
-            if value not in chosen or value not in wanted:
-                self._occupy(change, value, birth, end[value])
+            if copies:
+                wanted[value] = min(before.wanted.get(value, len(self.nodes)), *copies)
+                end[value] = max(end[value], *copies)
+            elif value not in wanted:
                 continue
-            self._occupy(change, value, birth, dropped[value])
+            self._occupy(change, value, self.birth[value], before.end[value], -1)
+            self._occupy(change, value, self.birth[value], before.dropped[value])
             # What only one chain of copies reads never leaves the registers.
-            if late or len(copies) > 1 or not all(elementwise for _, elementwise in asked):
+            inside = value not in before.wanted and len(copies) == 1 and all(elementwise for _, elementwise in asked)
+            if not inside:
                 self._occupy(change, value, wanted[value], end[value])
             elementwise = isinstance(_producer(value).op, (Elementwise, Draw))
             for source in self._sources(value):
                 wishes.setdefault(source, []).append((wanted[value], elementwise))
-        return Lives(dropped, wanted, end, list(accumulate(change))[:-1])
+        for value, asked in wishes.items():
+            places = [place for place, _ in asked]
+            wanted[value] = min(before.wanted.get(value, len(self.nodes)), *places)
+            if max(places) > end[value]:
+                self._occupy(change, value, self.birth[value], end[value], -1)
+                end[value] = max(places)
+                self._occupy(change, value, self.birth[value], end[value])
+        return Lives(before.dropped, wanted, end, list(accumulate(change))[:-1])
 
-    def _occupy(self, change: list[int], value: Value, first: int, last: int) -> None:
-        change[first] += self.bytes[value]
-        change[last if last > first and last in self._overwritten[value] else last + 1] -= self.bytes[value]
+    def _occupy(self, change: list[int], value: Value, first: int, last: int, times: int = 1) -> None:
+        size = times * self.bytes[value]
+        change[first] += size
+        change[last if last > first and last in self._overwritten[value] else last + 1] -= size
 
     def _overwrites(self, number: int, value: Value) -> bool:
         """Whether a node's result may take the place of an operand that dies."""

@@ -40,7 +40,7 @@ _Meetings = Sequence[Sequence[int]]
 _MOST_PAIRS = 1_500_000
 _MOST_REPAIRS = 60
 # What is this close to what lives at once is not worth another try.
-_CLOSE = 1.001
+_CLOSE = 1.005
 
 
 def aligned(size: int) -> int:
