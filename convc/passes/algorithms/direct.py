@@ -11,6 +11,7 @@ from convc.passes.machine import Machine, split_lanes
 from convc.passes.tiling import choose_tile, even_split, most_rows
 
 _MOST_PARTS = 8
+_FEW_CHANNELS = 8
 
 
 def tile_efficiency(machine: Machine, width: int, columns: int, reduction: int) -> float:
@@ -48,7 +49,10 @@ class Direct(Algorithm):
         per_channel = problem.filters // problem.groups
         traffic = problem.image_bytes + problem.result_bytes + problem.weight_bytes
         if problem.direction == "backward_weights":
-            efficiency = tile_efficiency(machine, per_filter, per_channel, problem.output[1])
+            # Where channels are few, a tile takes the taps of a filter row together, without padding those of all rows.
+            merged = per_filter < _FEW_CHANNELS
+            taps = problem.taps if merged and not any(problem.padding) else problem.kernel[1] if merged else 1
+            efficiency = tile_efficiency(machine, per_filter * taps, per_channel, problem.output[1])
         elif problem.direction == "forward":
             efficiency = tile_efficiency(machine, problem.output[1], per_channel, per_filter * problem.taps)
         else:
