@@ -130,6 +130,10 @@ def _analyze(arguments: argparse.Namespace, net: Net, requests: tuple[Request, .
     return 0
 
 
+def _show(text: str) -> None:
+    print(f"fitting {text}", file=sys.stderr)
+
+
 def _rewrite(arguments: argparse.Namespace, net: Net, requests: tuple[Request, ...]) -> int:
     from convc.commands.rewriting_report import finetuned_as_text, outcome_as_json, outcome_as_text
     from convc.runtime.rewriting.procedure import Wishes, finetune, rewrite_net
@@ -147,6 +151,7 @@ def _rewrite(arguments: argparse.Namespace, net: Net, requests: tuple[Request, .
         threads=arguments.threads,
         settings=settings,
         report="quiet" if arguments.json else "auto",
+        progress=_show if arguments.weights is not None and sys.stderr.isatty() else lambda text: None,
     )
     outcome = rewrite_net(net, requests, wishes, model, measure)
     written = [path for path in (arguments.output, arguments.out_weights) if path is not None]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -48,7 +48,8 @@ class Wishes:
 
     `out` is where the text goes (None: nowhere), `weights` the trained weights, `out_weights` where those of the new
     net go. `data` is a data item to fit and evaluate on, "" the file's own, None no data. `finetune` epochs follow,
-    into the run folder `run`. `settings` are `train.…` settings that hold for this once. `report` is that of `fit`.
+    into the run folder `run`. `settings` are `train.…` settings that hold for this once. `report` is that of `fit`;
+    `progress` is told what is being done, as that may take minutes.
     """
 
     out: Path | None = None
@@ -61,6 +62,7 @@ class Wishes:
     threads: int | None = None
     settings: Mapping[str, object] = field(default_factory=dict[str, object])
     report: Style = "auto"
+    progress: Callable[[str], None] = lambda text: None
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,10 @@ class _Procedure:
         wishes = self.wishes
         targets, missed = choose_targets(self.graph, self.requests, editable(trace(self.net)), self._weights_of)
         images = self.images  # what is wrong with them is told before the work begins
-        fits = {target.path: self._fit(target) for target in targets}
+        fits: dict[str, Replacement | None] = {}
+        for number, target in enumerate(targets, 1):
+            wishes.progress(f"{target.path}, {number} of {len(targets)}")
+            fits[target.path] = self._fit(target)
         forms = {
             target.path: target.request.rule.form(target.layer) if found is None else found.layers
             for target in targets
