@@ -139,12 +139,8 @@ def build(
 
     See `convc.compile` and `build_net` for the other arguments.
     """
-    if mode == "train" and "loss" not in forward.outputs:
-        fail(
-            "value-loss",
-            f"the net {forward.name} has no loss, so there is nothing to train",
-            hint="end the net with `loss softmax`",
-        )
+    if mode == "train":
+        require_loss(forward)
     loss = main_loss(forward)
     dump = None if dump_dir is None else Dump(dump_dir)
     chosen = choose_passes(mode, recipe, passes, target, algorithms.chooser(target, threads), memory)
@@ -282,6 +278,13 @@ def make_executor(
         dump=dump,
         planned=planned,
     )
+
+
+def require_loss(forward: Graph) -> None:
+    """Error: `value-loss`."""
+    if "loss" not in forward.outputs:
+        message = f"the net {forward.name} has no loss, so there is nothing to train"
+        fail("value-loss", message, hint="end the net with `loss softmax`")
 
 
 def main_loss(forward: Graph) -> Op | None:

@@ -13,7 +13,7 @@ from convc.passes.choose_algorithms import Choice
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import Recipe
 from convc.runtime.algorithms import AlgorithmOptions, choices_of
-from convc.runtime.build import choose_passes
+from convc.runtime.build import choose_passes, require_loss
 from convc.runtime.configuration import make_recipe, positive
 from convc.runtime.cores import choose_threads
 
@@ -71,6 +71,8 @@ def explain(
     settings = net.settings
     size = settings.batch if batch is None else positive(batch, "batch")
     graph = net.graph(size)
+    if mode == "train":
+        require_loss(graph)
     recipe = make_recipe(settings, graph) if mode == "train" else Recipe()
     cores = choose_threads(threads).threads
     choose = (algorithms or AlgorithmOptions()).chooser("cpu", threads)

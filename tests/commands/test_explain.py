@@ -167,6 +167,12 @@ def test_programs_follow_the_choice(file: Path) -> None:
     np.testing.assert_allclose(other, plain, rtol=0, atol=1e-4 * np.abs(plain).max())
 
 
+def test_nothing_to_train(file: Path, capsys: Capture) -> None:
+    file.write_text("net n { input 8x14x14 -> conv 4 k=3 }")
+    assert main(["explain", "n.cnn", "--mode", "train"]) == 1
+    assert "error[value-loss]" in capsys.readouterr().err
+
+
 def test_a_family_without_the_pass_is_refused(file: Path) -> None:
     file.write_text(NET.replace("pad=1", "pad=1 algo=winograd"))
     with pytest.raises(CompileError, match="missing-pass"):
