@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from convc.passes.rewriting.timing import Model
 
 # What `--analyze` compares where nobody asks for anything else, the one to be preferred first.
-_ALTERNATIVES = ("factorize", "bottleneck")
+_ALTERNATIVES = ("stack3x3", "factorize", "bottleneck")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

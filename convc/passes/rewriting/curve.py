@@ -38,142 +38,145 @@ class Points:
     vectors: np.ndarray
 
 
-def follow(taps: np.ndarray, count: int, draw: np.random.Generator) -> Points | None:
-    """`count` points of one component of the curve of taps (C, C, R, S); None where no way leads on."""
-    direction = draw.standard_normal(2) + 1j * draw.standard_normal(2)
-    walker = _Walker(taps, direction / np.linalg.norm(direction))
-    home = _torus(draw)
-    if not walker.start(home, draw):
-        return None
-    places, vectors = [walker.place(home)], [walker.vector]
-    failures = 0
-    while len(places) < count:
-        # Where a way ends at a singular point, or runs to infinity, another one is taken from where it began.
-        kept, target = walker.state, _torus(draw)
-        for place in walker.walk(home, target):
-            if np.linalg.norm(place - places[-1]) + np.linalg.norm(walker.vector - vectors[-1]) > _APART:
-                places.append(place)
-                vectors.append(walker.vector)
-        if walker.arrived:
-            home = target
-            continue
-        walker.state = kept
-        failures += 1
-        if failures > _FAILURES:
+@dataclass(frozen=True, eq=False)
+class _State:
+    """A point of the curve on the line through a base, z = base + s·direction, its vector, and the matrix there with
+    its derivatives by both coordinates."""
+
+    s: complex
+    vector: np.ndarray
+    place: np.ndarray
+    matrix: np.ndarray
+    slopes: tuple[np.ndarray, np.ndarray]
+
+
+class Wanderer:
+    """Somebody who walks on one component of the curve of taps (C, C, R, S), from where a generator puts them."""
+
+    def __init__(self, taps: np.ndarray, draw: np.random.Generator) -> None:
+        self._draw = draw
+        self._size, _, *self._extent = taps.shape
+        self._scale = float(np.linalg.norm(taps))
+        self._taps = taps.astype(complex).reshape(-1, self._extent[1])
+        direction = draw.standard_normal(2) + 1j * draw.standard_normal(2)
+        self._direction = direction / np.linalg.norm(direction)
+        self._base = _torus(draw)
+        self._state = self._start()
+        self._places = [self._state.place] if self._state else []
+        self._vectors = [self._state.vector] if self._state else []
+        self._failures = 0
+
+    def points(self, count: int) -> Points | None:
+        """The first `count` points of the way, or None where none leads on. A longer way begins like a shorter one."""
+        while self._state is not None and len(self._places) < count:
+            # Where a way ends at a singular point, or runs to infinity, another one is taken from where it began.
+            target, reached = _torus(self._draw), None
+            for reached in self._walk(self._state, target):
+                if reached is not None and self._is_new(reached):
+                    self._places.append(reached.place)
+                    self._vectors.append(reached.vector)
+            if reached is not None:
+                self._base, self._state = target, reached
+                continue
+            self._failures += 1
+            if self._failures > _FAILURES:
+                self._state = None
+        if len(self._places) < count:
             return None
-    return Points(np.array(places[:count]), np.array(vectors[:count]))
+        return Points(np.array(self._places[:count]), np.array(self._vectors[:count]))
 
+    def _is_new(self, state: _State) -> bool:
+        far = np.linalg.norm(state.place - self._places[-1]) + np.linalg.norm(state.vector - self._vectors[-1])
+        return bool(far > _APART)
 
-class _Walker:
-    """A point of the curve on a line: z = base + s·direction, with its vector."""
-
-    def __init__(self, taps: np.ndarray, direction: np.ndarray) -> None:
-        self.taps = taps.astype(complex)
-        self.direction = direction
-        self.s = 0j
-        self.vector = np.zeros(taps.shape[1], complex)
-        self.arrived = False
-        self.scale = float(np.linalg.norm(taps))
-        self.powers = np.arange(taps.shape[2]), np.arange(taps.shape[3])
-
-    def place(self, base: np.ndarray) -> np.ndarray:
-        return base + self.s * self.direction
-
-    def start(self, base: np.ndarray, draw: np.random.Generator) -> bool:
+    def _start(self) -> _State | None:
         """Newton's method from random places, until it converges to one that is not far."""
         for _ in range(50):
-            self.s = complex(*draw.standard_normal(2)) / 2
-            value, _, _ = self._evaluate(self.place(base))
-            self.vector = np.linalg.svd(value)[2][-1].conj()
-            if self._converge(base, 30) and np.abs(self.place(base)).max() < _FAR / 2:
-                return True
-        return False
+            s = complex(*self._draw.standard_normal(2)) / 2
+            state = self._at(self._base, s, np.zeros(self._size, complex))
+            vector = np.linalg.svd(state.matrix)[2][-1].conj()
+            found = self._converge(self._base, self._at(self._base, s, vector), 30)
+            if found is not None and np.abs(found.place).max() < _FAR / 2:
+                return found
+        return None
 
-    def walk(self, base: np.ndarray, target: np.ndarray) -> Iterator[np.ndarray]:
-        """Go from the line through `base` to that through `target`, giving the places on the way; `arrived` tells
-        afterwards whether that succeeded."""
-        self.arrived = False
+    def _walk(self, state: _State, target: np.ndarray) -> Iterator[_State | None]:
+        """The points on the way to the line through `target`; None at the end if it does not get there."""
         done, length = 0.0, _REACH
         while done < 1:
             length = min(length, 1 - done)
-            here, there = (base + part * (target - base) for part in (done, done + length))
-            moved = self._move(here, there)
-            if moved is None:
+            here, there = (self._base + part * (target - self._base) for part in (done, done + length))
+            found = self._step(state, here, there)
+            if found is None:
                 length /= 2
                 if length < _SHORTEST:
+                    yield None
                     return
                 continue
-            done += length
-            if moved < _REACH / 4:
-                length *= 2
-            place = self.place(there)
-            if np.abs(place).max() > _FAR:
+            if np.abs(found.place).max() > _FAR:
+                yield None
                 return
-            yield place
-        self.arrived = True
+            done += length
+            if _distance(state, found) < _REACH / 4:
+                length *= 2
+            state = found
+            yield state
 
-    @property
-    def state(self) -> tuple[complex, np.ndarray]:
-        return self.s, self.vector
+    def _step(self, state: _State, here: np.ndarray, there: np.ndarray) -> _State | None:
+        """The point on the line through `there` that continues `state`; None if that is too far to be sure."""
+        drift = there - here
+        rest = -(drift[0] * state.slopes[0] + drift[1] * state.slopes[1]) @ state.vector
+        guess = self._corrected(there, state, rest)
+        if guess is None or _distance(state, guess) > _REACH:
+            return None
+        found = self._converge(there, guess, 3)
+        return found if found is not None and _distance(state, found) < _REACH else None
 
-    @state.setter
-    def state(self, state: tuple[complex, np.ndarray]) -> None:
-        self.s, self.vector = state
-
-    def _move(self, base: np.ndarray, there: np.ndarray) -> float | None:
-        """Go to the line through `there`: how far s and the vector moved; None, and nothing changed, if too far."""
-        before = self.state
-        _, first, second = self._evaluate(self.place(base))
-        drift = there - base
-        self._advance(base, -(drift[0] * first + drift[1] * second) @ self.vector)
-        moved = self._distance(before)
-        if moved < _REACH and self._converge(there, 3):
-            moved = self._distance(before)
-            if moved < _REACH:
-                return moved
-        self.state = before
+    def _converge(self, base: np.ndarray, state: _State | None, rounds: int) -> _State | None:
+        for _ in range(rounds):
+            if state is None or np.abs(state.place).max() > 2 * _FAR:
+                return None
+            rest = state.matrix @ state.vector
+            large = max(1.0, np.abs(state.place).max()) ** (self._extent[0] - 1)
+            if np.linalg.norm(rest) <= _EXACT * self._scale * large:
+                return state
+            state = self._corrected(base, state, -rest)
         return None
 
-    def _distance(self, before: tuple[complex, np.ndarray]) -> float:
-        return abs(self.s - before[0]) + float(np.linalg.norm(self.vector - before[1]))
-
-    def _converge(self, base: np.ndarray, rounds: int) -> bool:
-        for _ in range(rounds):
-            place = self.place(base)
-            value, _, _ = self._evaluate(place)
-            rest = value @ self.vector
-            if np.linalg.norm(rest) <= _EXACT * self.scale * max(1.0, np.abs(place).max()) ** (len(self.powers[0]) - 1):
-                return True
-            self._advance(base, -rest)
-            if not np.isfinite(self.s) or np.abs(self.place(base)).max() > 2 * _FAR:
-                return False
-        return False
-
-    def _advance(self, base: np.ndarray, rest: np.ndarray) -> None:
+    def _corrected(self, base: np.ndarray, state: _State, rest: np.ndarray) -> _State | None:
         """One step of Newton's method for W(base + s·direction)·vector = 0, with `rest` on the right-hand side and a
         change of the vector that is orthogonal to it."""
-        value, first, second = self._evaluate(self.place(base))
-        size = len(self.vector)
+        size = self._size
         system = np.zeros((size + 1, size + 1), complex)
-        system[:size, :size] = value
-        system[:size, size] = (self.direction[0] * first + self.direction[1] * second) @ self.vector
-        system[size, :size] = self.vector.conj()
+        system[:size, :size] = state.matrix
+        system[:size, size] = (
+            self._direction[0] * state.slopes[0] + self._direction[1] * state.slopes[1]
+        ) @ state.vector
+        system[size, :size] = state.vector.conj()
         try:
             change = np.linalg.solve(system, np.append(rest, 0))
         except np.linalg.LinAlgError:
-            self.s = complex(np.inf)
-            return
-        self.s += change[size]
-        self.vector = self.vector + change[:size]
-        self.vector /= np.linalg.norm(self.vector)
+            return None
+        vector = state.vector + change[:size]
+        s = complex(state.s + change[size])
+        return self._at(base, s, vector / np.linalg.norm(vector)) if np.isfinite(s) else None
 
-    def _evaluate(self, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The matrix and its derivatives by both coordinates."""
-        (rows, slopes), (columns, tilts) = (
-            (z**powers, powers * z ** np.maximum(powers - 1, 0)) for z, powers in zip(place, self.powers, strict=True)
-        )
-        across = self.taps @ columns
-        return across @ rows, across @ slopes, (self.taps @ tilts) @ rows
+    def _at(self, base: np.ndarray, s: complex, vector: np.ndarray) -> _State:
+        place = base + s * self._direction
+        (rows, steep), (columns, tilted) = (_powers(z, extent) for z, extent in zip(place, self._extent, strict=True))
+        across = (self._taps @ np.array([columns, tilted]).T).reshape(self._size, self._size, self._extent[0], 2)
+        flat, tilt = across[..., 0], across[..., 1]
+        return _State(s, vector, place, flat @ rows, (flat @ steep, tilt @ rows))
+
+
+def _powers(z: complex, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """1, z, z², … and their derivatives."""
+    powers = np.append(1, np.cumprod(np.full(count - 1, z)))
+    return powers, np.append(0, np.arange(1, count) * powers[:-1])
+
+
+def _distance(one: _State, other: _State) -> float:
+    return abs(one.s - other.s) + float(np.linalg.norm(one.vector - other.vector))
 
 
 def _torus(draw: np.random.Generator) -> np.ndarray:

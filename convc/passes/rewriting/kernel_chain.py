@@ -101,8 +101,8 @@ def by_first(taps: np.ndarray, second: np.ndarray, shape: tuple[int, ...], step:
 
 
 def shifted(kernel: np.ndarray, taps: Pair, step: Pair = (1, 1)) -> np.ndarray:
-    """`kernel` (M, C, R, S) moved to the place of each of `taps` taps, `step` apart: a matrix with a row for each (m, r, s)
-    and a column for each tap of the composition."""
+    """`kernel` (M, C, R, S) moved to the place of each of `taps` taps, `step` apart: a matrix with a row for each
+    (m, r, s) and a column for each tap of the composition."""
     m, c, height, width = kernel.shape
     rows, columns = taps
     whole = height + step[0] * (rows - 1), width + step[1] * (columns - 1)

@@ -19,65 +19,55 @@ that is no composition None is returned, after a number of attempts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from convc.ir.window import Pair
 from convc.passes.rewriting.composition import compose, relative
-from convc.passes.rewriting.curve import Points, follow
+from convc.passes.rewriting.curve import Points, Wanderer
 from convc.passes.rewriting.kernel_chain import Kernels, dilate, shifted
 from convc.passes.rewriting.kernel_problem import KernelProblem
 from convc.passes.rewriting.least_squares import Effort, minimize
 
+_SIZE = 3
 # Attempts per factor: each finds the curve of a given factor with probability 1 / (number of factors).
-_ATTEMPTS = 8
-# Points for each unknown tap of a row, beyond half a point (points are complex) that would do if all were independent.
-_POINTS = 1.0
-# The largest singular value that counts as zero, as a part of the smallest that does not.
-_GAP = 0.1
+_ATTEMPTS = 6
+# Points for each unknown tap of a row, of which half a one would do if all were independent, since they are complex;
+# and the largest singular value that counts as zero, as a part of the smallest that does not. A first look is cheap.
+_LOOKS = ((0.6, 0.5), (1.5, 0.1))
 # The rows found have to divide the kernel up to this: then iteration does the rest.
 _DIVIDES = 0.1
-# Rounding to float32 and what it does to a badly conditioned problem.
-_COMPOSED = 1e-4
+# What is left after that has to be noise: the start is better than others up to here.
+_COMPOSED = 0.02
 _POLISH = Effort(steps=20, work=600, enough=1e-9)
 
 
-def split(taps: np.ndarray, widths: Sequence[int], draw: np.random.Generator) -> Kernels | None:
-    """Factors 3x3 of taps (K, C, k, k), k = 2·n + 1, with `widths` channels between, the first applied first; or None.
-
-    Splits at the narrowest place first, because narrower ones hide the wider.
-    """
-    if not widths:
+def split(taps: np.ndarray, width: int, draw: np.random.Generator) -> Kernels | None:
+    """Factors 3x3 of taps (K, C, k, k), the first applied first, with `width` channels between; or None."""
+    filters, channels, size, _ = taps.shape
+    if size == 3:
         return [taps]
-    place = int(np.argmin(widths)) + 1  # factors in front of it
-    inner, extent = widths[place - 1], 2 * place + 1
-    filters, channels = taps.shape[:2]
-    if inner > min(filters, channels):
+    if width > min(filters, channels):
         return None
-    left, right = np.eye(filters)[:inner], np.eye(channels)[:, :inner]
-    if inner < filters:
-        left = np.linalg.qr(draw.standard_normal((filters, inner)))[0].T
-    if inner < channels:
-        right = np.linalg.qr(draw.standard_normal((channels, inner)))[0]
+    left, right = np.eye(filters), np.eye(channels)
+    if width < filters:
+        left = np.linalg.qr(draw.standard_normal((filters, width)))[0].T
+    if width < channels:
+        right = np.linalg.qr(draw.standard_normal((channels, width)))[0]
     square = np.einsum("mk,kcrs,cn->mnrs", left, taps, right, optimize=True)
-    for _ in range(_ATTEMPTS * (len(widths) + 1)):
-        first = _right_factor(square, extent, draw)
+    for _ in range(_ATTEMPTS * (size // 2)):
+        first = _right_factor(square, draw)
         if first is None:
             continue
         second = divide_right(square, first)
         if relative(compose(second, first), square) > _DIVIDES:
             continue
-        if inner < channels:
+        if width < channels:
             first = divide_left(np.tensordot(left, taps, 1), second)
         second = divide_right(taps, first)
-        polished = minimize(KernelProblem.of(taps, [(1, 1)] * 2), [first, second], _POLISH)
-        if polished.error > _COMPOSED:
-            continue
-        first, second = polished.arrays
-        before, after = split(first, widths[: place - 1], draw), split(second, widths[place:], draw)
-        if before is not None and after is not None:
-            return before + after
+        found = minimize(KernelProblem.of(taps, [(1, 1)] * 2), [first, second], _POLISH)
+        if found.error < _COMPOSED:
+            others = split(found.arrays[1], width, draw)
+            return None if others is None else [found.arrays[0], *others]
     return None
 
 
@@ -103,22 +93,25 @@ def solve(design: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.linalg.solve(gram, design @ targets.T).T
 
 
-def _right_factor(taps: np.ndarray, extent: int, draw: np.random.Generator) -> np.ndarray | None:
-    """F (M, M, extent, extent) of square taps, if the component of the curve that is met first is that of F."""
+def _right_factor(taps: np.ndarray, draw: np.random.Generator) -> np.ndarray | None:
+    """F (M, M, 3, 3) of square taps, if the component of the curve that is met first is that of F."""
     width = len(taps)
-    unknown = width * extent**2
-    points = follow(taps, int(np.ceil((0.5 + _POINTS) * unknown)) + 8, draw)
-    if points is None:
-        return None
-    _, sizes, rows = np.linalg.svd(_equations(points, extent), full_matrices=False)
-    if sizes[-width] > _GAP * sizes[-width - 1]:
-        return None
-    return rows[-width:].reshape(width, width, extent, extent)
+    unknown = width * _SIZE**2
+    wanderer = Wanderer(taps, draw)
+    rows = np.zeros((0, unknown))
+    for share, gap in _LOOKS:
+        points = wanderer.points(int(np.ceil(share * unknown)) + 4)
+        if points is None:
+            return None
+        _, sizes, rows = np.linalg.svd(_equations(points))
+        if sizes[-width] > gap * sizes[-width - 1]:
+            return None
+    return rows[-width:].reshape(width, width, _SIZE, _SIZE)
 
 
-def _equations(points: Points, extent: int) -> np.ndarray:
+def _equations(points: Points) -> np.ndarray:
     """A row of real numbers for each real and each imaginary part, of length 1 together; columns are (c, r, s)."""
-    powers = np.arange(extent)
+    powers = np.arange(_SIZE)
     monomials = [points.places[:, axis, None] ** powers for axis in (0, 1)]
     rows = np.einsum("pc,pr,ps->pcrs", points.vectors, *monomials).reshape(len(points.places), -1)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)

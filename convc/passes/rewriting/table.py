@@ -14,8 +14,11 @@ from convc.passes.rewriting.depthwise import DepthwiseSeparable
 from convc.passes.rewriting.factorize import Factorize
 from convc.passes.rewriting.low_rank import LowRank
 from convc.passes.rewriting.replacement import Rule
+from convc.passes.rewriting.stack3x3 import Stack3x3
 
-RULES: dict[str, type[Rule]] = {kind.name: kind for kind in (Factorize, LowRank, DepthwiseSeparable, Bottleneck)}
+RULES: dict[str, type[Rule]] = {
+    kind.name: kind for kind in (Stack3x3, Factorize, LowRank, DepthwiseSeparable, Bottleneck)
+}
 
 
 @dataclass(frozen=True)
