@@ -143,11 +143,11 @@ MUTANTS = (
         _FUSE,
     ),
     Mutant(
-        "bias-gradient-of-another-layer",
+        "bias-gradient-of-the-images",
         "passes/fusion.py",
-        "isinstance(user.op, ChannelSum) and user.label == anchor.label:",
-        "isinstance(user.op, ChannelSum):",
-        "a kernel computes the bias gradient of another layer",
+        "        dy = anchor.operands[1]\n        algorithm",
+        "        dy = anchor.operands[0]\n        algorithm",
+        "a kernel looks for the bias gradient among the readers of the images",
         _FUSE,
     ),
     Mutant(

@@ -78,7 +78,7 @@ MUTANTS = (
         "builder.add_node(node.op, logits, labels, table)",
         "builder.add_node(node.op, logits, labels)",
         "the weights of classes do not count",
-        _GOLDEN,
+        ("tests/runtime/test_targets.py", "tests/codegen/test_training_step.py"),
     ),
     Mutant(
         "trains-frozen-parameters",
