@@ -111,6 +111,12 @@ CASES: dict[str, tuple[type, bool, Mode, str]] = {
         "train",
         "input 3x9x9 -> conv 20 k=3 pad=1 -> relu -> pool max 3 s=2 -> conv 5 k=1",
     ),
+    "pooling backward, as many windows as pixels": (
+        MaxPoolBackward,
+        True,
+        "train",
+        "input 3x9x9 -> conv 20 k=3 pad=1 -> relu -> pool max 3 s=1 pad=1 -> conv 5 k=1",
+    ),
     "response normalisation": (LocalResponseNorm, True, "infer", "input 3x7x9 -> conv 21 k=3 -> relu -> lrn 5"),
     "response normalisation backward": (
         LocalResponseNormBackward,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convc.passes.packing import ALIGNMENT, Interval, aligned, pack_intervals
+from convc.passes.packing import ALIGNMENT, Interval, _best_fit, _meetings, aligned, pack_intervals
 
 
 def interval_lists(most: int = 14) -> st.SearchStrategy[list[Interval]]:
@@ -67,6 +67,24 @@ def test_little_is_lost_on_average(count: int, most: float) -> None:
     sets = [drawn(count, seed) for seed in range(60)]
     ratios = [pack_intervals(intervals)[1] / bound_of(intervals) for intervals in sets]
     assert sum(ratios) / len(ratios) <= most
+
+
+def test_best_fit_takes_the_tightest_gap() -> None:
+    """Gaps of 640 and 512 bytes between what stays: 320 bytes go into the smaller one, 600 into the other."""
+    items = [
+        Interval("low", 1024, 0, 9),
+        Interval("wide gap", 640, 0, 4),
+        Interval("middle", 576, 0, 9),
+        Interval("narrow gap", 512, 0, 4),
+        Interval("top", 448, 0, 9),
+        Interval("late", 320, 5, 9),
+        Interval("later", 640, 5, 9),
+    ]
+    packing = _best_fit(items, _meetings(items), range(len(items)))
+    places = dict(zip((item.key for item in items), packing.offsets, strict=True))
+    assert places["late"] == places["narrow gap"]
+    assert places["later"] == places["wide gap"]
+    assert packing.total == 1024 + 640 + 576 + 512 + 448
 
 
 def test_intervals_that_follow_each_other_share_space() -> None:

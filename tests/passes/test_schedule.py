@@ -16,6 +16,7 @@ from convc.passes.pipeline import Recipe
 from convc.passes.plan import Plan
 from convc.passes.planning import PLANNING, make_plan
 from convc.passes.schedule import dependencies
+from convc.passes.sections import Section
 from tests.codegen.whole_net import lowered, with_batch
 from tests.passes.nets import lenet
 from tests.strategies import graphs
@@ -114,6 +115,20 @@ def test_what_a_kernel_waits_for() -> None:
     }
     assert readers <= waits[last]
     assert all(max(earlier, default=-1) < index for index, earlier in enumerate(waits))
+
+
+def test_what_prepares_comes_before_everything_else() -> None:
+    plan = plan_of(lowered(net("input 3x4x4 -> conv 4 k=1 -> bn -> relu -> conv 5 k=3 -> bn -> fc 3"), "infer"))
+    waits = dependencies(plan)
+    first = [index for index, kernel in enumerate(plan.kernels) if kernel.section is Section.PREPARE]
+    assert len(first) > 2
+    for index in range(len(plan.kernels)):
+        behind, pending = set[int](), [index]
+        while pending:
+            for other in waits[pending.pop()] - behind:
+                behind.add(other)
+                pending.append(other)
+        assert behind >= {other for other in first if other < index}
 
 
 def parameters(plan: Plan) -> set[object]:

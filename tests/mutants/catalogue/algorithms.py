@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from tests.mutants.mutant import Mutant
 
-_DECIDE = ("tests/passes/algorithms/test_decision.py", "tests/commands/test_explain.py")
-_WINOGRAD = ("tests/passes/algorithms/test_winograd.py", "tests/codegen/algorithms/test_winograd.py")
-_RANKED = ("tests/passes/rewriting/test_ranked.py", "tests/runtime/test_rewriting.py")
+_DECIDE = (
+    "tests/passes/algorithms/test_decision.py",
+    "tests/passes/test_choose_algorithms.py",
+    "tests/commands/test_explain.py",
+)
+_WINOGRAD = ("tests/passes/test_choose_algorithms.py", "tests/passes/algorithms/test_winograd.py")
+_RANKED = (
+    "tests/passes/rewriting/test_composition.py",
+    "tests/passes/rewriting/test_ranked.py",
+    "tests/runtime/test_rewriting.py",
+)
 
 MUTANTS = (
     Mutant(

@@ -9,8 +9,8 @@ _FUSE = ("tests/passes/test_fusion.py", "tests/passes/test_memory.py", "tests/co
 _MEMORY = ("tests/passes/test_memory.py", "tests/passes/test_packing.py", "tests/passes/test_verify_plan.py")
 _PLACE = (*_MEMORY, "tests/codegen/test_in_place.py")
 _SCHEDULE = ("tests/passes/test_schedule.py", "tests/passes/test_memory.py", "tests/codegen/test_schedule.py")
-_RECOMPUTE = ("tests/codegen/test_recompute.py", "tests/passes/test_golden.py")
-_VERIFY = ("tests/passes/test_verify_plan.py",)
+_RECOMPUTE = ("tests/passes/test_recompute.py", "tests/passes/test_golden.py", "tests/codegen/test_recompute.py")
+_VERIFY = ("tests/passes/test_verify_plan.py", "tests/passes/test_memory_model.py")
 
 MUTANTS = (
     Mutant(
@@ -304,11 +304,11 @@ MUTANTS = (
         _SCHEDULE,
     ),
     Mutant(
-        "schedule-takes-the-worse-order",
+        "schedule-takes-any-order",
         "passes/schedule.py",
-        "            if peak <= wanted and peak < found:\n",
-        "            if peak <= wanted or peak > found:\n",
-        "an order that needs more memory is taken",
+        "        return (fewer if self.peak(fewer) <= found else order), found\n",
+        "        return list(range(len(self.needs)))[::-1], found\n",
+        "kernels run backwards",
         _SCHEDULE,
     ),
     Mutant(
