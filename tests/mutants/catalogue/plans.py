@@ -239,14 +239,6 @@ MUTANTS = (
         _PLACE,
     ),
     Mutant(
-        "in-place-of-wrong-operand",
-        "passes/in_place.py",
-        "    MaxPoolBackward: (1,),\n",
-        "    MaxPoolBackward: (0, 1),\n",
-        "the gradient of a maximum is written over cotangents that are still read",
-        _PLACE,
-    ),
-    Mutant(
         "in-place-though-it-lives",
         "passes/lifetimes.py",
         "            dying = [read for written, read in kernel.over if written is value and last[read] == index]\n",
