@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 
@@ -16,16 +18,17 @@ from convc.passes.manager import PassManager
 from convc.passes.pipeline import pipeline
 
 NET = "net n {\n  input 4x16x16\n  conv 8 k=3 pad=1 -> relu -> conv 8 k=3 pad=1 -> relu -> fc 3\n  loss softmax\n}\n"
+Key = tuple[str, str]
 PLAIN = Problem("forward", 2, 64, 64, (16, 16), (16, 16), (3, 3), padding=(1, 1, 1, 1))
 WINOGRAD = [name for name in BY_NAME if name.startswith("winograd")]
 
 
-def chosen(wishes: str, mode: str = "train") -> dict[tuple[str, str], str]:
+def chosen(wishes: str, mode: str = "train", recorded: Mapping[str, str] = MappingProxyType({})) -> dict[Key, str]:
     """The algorithm of every convolution, by layer and direction."""
     graph: Graph = loads(NET).graph(2)
-    order = pipeline("train" if mode == "train" else "infer", choose=ChooseAlgorithms(wishes=wishes))
+    order = pipeline("train" if mode == "train" else "infer", choose=ChooseAlgorithms(wishes=wishes, recorded=recorded))
     PassManager(order).run(graph)
-    found: dict[tuple[str, str], str] = {}
+    found: dict[Key, str] = {}
     for node in graph.nodes_of(*CONVOLUTIONS):
         assert isinstance(node.op, CONVOLUTIONS)
         found[node.label, Problem.of(node).direction] = node.op.algorithm
@@ -85,3 +88,12 @@ def test_problems_are_those_of_the_forward_convolution() -> None:
     (backward,) = graph.nodes_of(Conv2dBackwardData)
     assert backward.label == "conv2"
     assert Problem.of(backward) == replace(Problem.of(forward), direction="backward_data")
+
+
+def test_recorded_choices_are_made_again_direction_by_direction() -> None:
+    recorded = {"conv2 forward": "im2col", "conv2 backward_data": "direct", "conv2 backward_weights": "im2col"}
+    for record in (recorded, {key: "direct" if name == "im2col" else "im2col" for key, name in recorded.items()}):
+        found = chosen("auto", recorded=record)
+        assert {f"conv2 {way}": name for (label, way), name in found.items() if label == "conv2"} == record
+    # What is no algorithm any more, or cannot do it, is decided anew.
+    assert chosen("auto", recorded=dict.fromkeys(recorded, "gone")) == chosen("auto")
