@@ -10,6 +10,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# One process of tests per core; make test PARALLEL= runs them in one, in order.
+PARALLEL ?= -n auto --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
@@ -20,10 +22,10 @@ demo: install
 	$(BIN)/convc train examples/lenet.cnn
 
 test: install-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 quick: install-test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 mutants: install-test
 	$(BIN)/python -m tests.mutants.run $(ARGS)
