@@ -75,9 +75,18 @@ def run(arguments: argparse.Namespace) -> int:
         refuse_input(arguments.file, arguments.html)
     net = open_net(arguments)
     if arguments.verify_numerics or arguments.bisect:
+        from convc.runtime.algorithms import AlgorithmOptions
         from convc.runtime.numerics import verify_passes
 
-        for line in verify_passes(net, arguments.mode, arguments.passes, bisect=arguments.bisect):
+        for line in verify_passes(
+            net,
+            arguments.mode,
+            arguments.passes,
+            bisect=arguments.bisect,
+            target=arguments.target,
+            threads=arguments.threads,
+            algorithms=AlgorithmOptions(**algorithm_arguments(arguments)),
+        ):
             print(line, file=sys.stderr)
     fitting = _fitting(arguments, net)
     # What a program takes is told before it takes it.

@@ -1,7 +1,8 @@
 """Whether passes keep what a graph computes: outputs and gradients before and after each of them, at a random point.
 
 Both graphs are run by the interpreter in float64, with few rows of the batch. A graph that has a loss and no gradients
-yet is differentiated for the comparison. What a pass is meant to change (`Pass.alters`) is not compared.
+yet is differentiated for the comparison. What a pass is meant to change (`Pass.alters`) is not compared. Passes over
+the plan are judged by their kernels (`kernel_numerics.py`).
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from convc.passes.base import Entry, Mode, OutOfFuel, Pass, PassLog
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import Recipe
 from convc.passes.training import GRADIENT
-from convc.runtime.build import choose_passes
+from convc.runtime.algorithms import AlgorithmOptions, choices_of
+from convc.runtime.build import choose_passes, require_decided
 from convc.runtime.configuration import make_recipe
+from convc.runtime.kernel_numerics import check_kernels
 from convc.runtime.random_point import random_point
 
 if TYPE_CHECKING:
@@ -76,13 +79,40 @@ class NumericsCheck:
         return [describe(comparison) for comparison in self.comparisons]
 
 
-def verify_passes(net: Net, mode: Mode, passes: Sequence[str] | None = None, *, bisect: bool = False) -> list[str]:
-    """Run the passes of a program (those of `convc.compile`) on a small batch, comparing; a line for each of them."""
+def verify_passes(
+    net: Net,
+    mode: Mode,
+    passes: Sequence[str] | None = None,
+    *,
+    bisect: bool = False,
+    target: str = "cpu",
+    threads: int | None = None,
+    algorithms: AlgorithmOptions | None = None,
+) -> list[str]:
+    """Run the passes of a program (those of `convc.compile`) on a small batch, comparing; a line for each of them, and
+    where kernels are made, one for those. Errors: `value-numerics`, those of `convc.compile`."""
     forward = net.graph(_ROWS)
     recipe = make_recipe(net.settings, forward) if mode == "train" else Recipe()
     check = NumericsCheck(bisect=bisect)
-    PassManager(choose_passes(mode, recipe, passes).graph, watch=check).run(forward)
-    return check.lines()
+    algorithms = algorithms or AlgorithmOptions()
+    order = choose_passes(mode, recipe, passes, target, algorithms.chooser(target, threads))
+    reports = PassManager(order.graph, watch=check).run(forward)
+    lines = check.lines()
+    if target != "reference":
+        require_decided(forward, target)
+        errors = [choice.decision.candidate(choice.decision.chosen).max_rel_error for choice in choices_of(reports)]
+        rounding = max((error for error in errors if error is not None), default=0.0)
+        found = check_kernels(forward, order.plan, threads=threads, rounding=rounding)
+        planned = ", ".join(step.name for step in order.plan)
+        if not found.right:
+            message = (
+                f"the kernels change {found.worst} by {found.error:.2g} of its largest element, and rounding "
+                f"explains {found.allowed:.2g}: one of {planned}, or the code made from the plan"
+            )
+            fail("value-numerics", message, notes=tuple(Note(line) for line in lines))
+        what = "the logits agree" if found.worst == "logits" else f"{found.compared} gradients agree"
+        lines.append(f"{planned} and their kernels: {what}, error {found.error:.2g} ({found.worst}), in float32")
+    return lines
 
 
 def describe(found: Comparison) -> str:

@@ -14,12 +14,16 @@ from convc.ir.graph import Graph
 from convc.ir.ops.activation import Relu, Relu6
 from convc.ir.ops.conv import Conv2d
 from convc.ir.ops.pool import AvgPool
-from convc.passes.base import Pass, PassLog
+from convc.passes.base import Mode, Pass, PassLog, PlanPass
 from convc.passes.dead_code import DeadCode
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import pipeline
+from convc.passes.plan import Plan
+from convc.passes.planning import PLANNING
 from convc.passes.specialize import Specialize
 from convc.passes.training import GRADIENT, Training
+from convc.runtime import numerics
+from convc.runtime.kernel_numerics import KernelCheck, check_kernels
 from convc.runtime.numerics import NumericsCheck, guilty_change, verify_passes
 
 NET = "net n {\n input 2x7x7\n conv 4 k=3 pad=1 -> BODY -> pool avg 2 s=1\n fc 3\n loss softmax\n}"
@@ -123,6 +127,48 @@ def test_the_guilty_pass_is_named(edit: Callable[[Graph], None]) -> None:
 def test_a_wrong_gradient_is_found_where_outputs_agree() -> None:
     with pytest.raises(convc.CompileError, match="changes grad\\.conv1\\.bias"):
         run(graph_of("relu"), Specialize("train"), Training(), Planted(_swapped_gradients))
+
+
+@dataclass(frozen=True)
+class PlantedInPlan(PlanPass):
+    """A pass over the plan that spoils the graph behind it."""
+
+    name: ClassVar[str] = "planted-in-plan"
+    rewrites: ClassVar[bool] = True
+    edit: Callable[[Graph], None] = lambda graph: None
+
+    def run(self, plan: Plan, log: PassLog) -> None:
+        self.edit(plan.graph)
+        log.changed("planted", (plan.graph.nodes[0],), (), "a test")
+
+    def show(self, plan: Plan) -> str:
+        return ""
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+@pytest.mark.parametrize("edit", [None, _other_activation, _divisor])
+def test_kernels_that_compute_something_else(mode: Mode, edit: Callable[[Graph], None] | None) -> None:
+    graph = loads(NET.replace("BODY", "relu").replace("input 2x7x7", "input 2x7x7 std=0.02")).graph(2)
+    PassManager(pipeline(mode)).run(graph)
+    passes = PLANNING if edit is None else (PlantedInPlan(edit), *PLANNING)
+    found = check_kernels(graph, passes)
+    assert found.right == (edit is None), found
+    assert found.compared == (4 if mode == "train" else 1)
+
+
+@pytest.mark.parametrize(("mode", "what"), [("infer", "the logits agree"), ("train", "4 gradients agree")])
+def test_kernels_have_the_last_line(mode: Mode, what: str) -> None:
+    net = loads(NET.replace("BODY", "relu"))
+    line = verify_passes(net, mode)[-1]
+    assert line.startswith(f"arrange, fuse, schedule, memory and their kernels: {what}, error ")
+    assert not verify_passes(net, mode, target="reference")[-1].startswith("arrange")
+
+
+def test_wrong_kernels_stop_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = KernelCheck(1, "logits", 0.5, 1e-4)
+    monkeypatch.setattr(numerics, "check_kernels", lambda *_, **__: wrong)
+    with pytest.raises(convc.CompileError, match=r"the kernels change logits by 0\.5 .* arrange, fuse"):
+        verify_passes(loads(NET.replace("BODY", "relu")), "infer")
 
 
 @dataclass(frozen=True)
