@@ -9,7 +9,7 @@ from pathlib import Path
 from convc.frontend.layers import BY_WORD
 
 _PREFIXES = (
-    "assert|budget|checkpoint|data|file|missing|name|onnx|platform|redundant|shape|suspicious|syntax|train|type|"
+    "assert|budget|checkpoint|data|failed|file|missing|name|onnx|platform|redundant|shape|suspicious|syntax|train|type|"
     "unavailable|unused|value|verify"
 )
 _CODE = re.compile(rf"(?:{_PREFIXES})(?:-[a-z]+)+")

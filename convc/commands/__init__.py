@@ -77,6 +77,8 @@ VERBS: dict[str, Verb] = {
     "compile": Verb(
         "compile, write the graph of every stage, report",
         "convc compile lenet.cnn --mode train --dump-dir dump --report passes",
+        "Compile a net; write and report what every stage makes of it. With --header and -o the result is a shared\n"
+        "library with a C interface, which needs no Python: docs/standalone.md.",
     ),
     "explain": Verb(
         "how each convolution is computed, and why not otherwise",

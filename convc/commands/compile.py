@@ -30,6 +30,7 @@ from convc.commands.options import (
 from convc.commands.output import format_count, print_json, refuse_input
 from convc.commands.parser import OneOf, UsageError, similar
 from convc.commands.reports import REPORTS, memory_text
+from convc.commands.standalone import add_standalone, check_standalone, write_library
 
 if TYPE_CHECKING:
     from convc.frontend.net import Net
@@ -59,12 +60,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--emit", type=kinds, metavar=kinds.metavar, default=[], help="write these, into --dump-dir or beside -o"
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="PATH", help="where to write what --emit asks for")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="where to write what --emit asks for, or the library of --header",
+    )
     parser.add_argument(
         "--report", type=reports, metavar=reports.metavar, action="append", default=[], help="print; may be repeated"
     )
     add_html(parser)
     add_json(parser)
+    add_standalone(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -89,6 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
         ):
             print(line, file=sys.stderr)
     fitting = _fitting(arguments, net)
+    if arguments.header:
+        return write_library(arguments, net, fitting.batch if fitting is not None else arguments.batch)
     # What a program takes is told before it takes it.
     early = "memory" in arguments.report and not arguments.json and arguments.target == "cpu"
     started = time.perf_counter()
@@ -152,8 +162,11 @@ def _print_memory(plan: Plan, passes: list[PassReport]) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     check_memory(arguments)
-    if arguments.output and not arguments.emit:
-        raise UsageError("-o needs --emit", f"--emit {','.join(_SUFFIXES)}")
+    check_standalone(arguments)
+    if arguments.output and not (arguments.emit or arguments.header):
+        raise UsageError(
+            "-o needs --emit or --header", f"--emit {','.join(_SUFFIXES)}, or --header FILE.h for a library"
+        )
     homeless = [kind for kind in arguments.emit if not (arguments.output or arguments.dump_dir)]
     if "obj" in homeless or len(homeless) > 1:
         raise UsageError(f"--emit {','.join(homeless)} needs -o PATH or --dump-dir D", "a single text may be printed")

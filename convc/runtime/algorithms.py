@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from convc.ir.diagnostic import fail
 from convc.passes.choose_algorithms import Choice, ChooseAlgorithms, parse_wishes
+from convc.passes.machine import Tier
 from convc.passes.manager import PassReport
 
 Tune = float | Literal["full"]
@@ -40,8 +41,9 @@ class AlgorithmOptions:
         fits = self.tune in (None, "full") or 0 < float(self.tune) < math.inf
         _require(fits, "tune", self.tune, "a number of seconds above 0, or 'full'")
 
-    def chooser(self, target: str, threads: int | None) -> ChooseAlgorithms | None:
-        """The pass that chooses; None for a target that computes by the definition."""
+    def chooser(self, target: str, threads: int | None, tier: Tier | None = None) -> ChooseAlgorithms | None:
+        """The pass that chooses for a tier (by default this processor's); None for a target that computes by the
+        definition."""
         if target != "cpu":
             return None
         from convc.codegen.llvm.target import host_target
@@ -58,7 +60,7 @@ class AlgorithmOptions:
             constants = require_constants()
         limits: dict[str, Any] = {} if self.max_error is None else {"error": self.max_error}
         return ChooseAlgorithms(
-            tier=host_target().tier,
+            tier=tier or host_target().tier,
             wishes=self.algo,
             scratch=self.scratch or 0,
             constants=constants,

@@ -45,6 +45,7 @@ from convc.runtime.memory_budget import require_memory
 from convc.runtime.program import Program, Rate
 
 if TYPE_CHECKING:
+    from convc.codegen.llvm.target import CpuTarget
     from convc.frontend.net import Net
     from convc.frontend.settings import TrainSettings
 
@@ -187,11 +188,13 @@ def choose_passes(
     target: str = "cpu",
     choose: ChooseAlgorithms | None = None,
     memory: int | None = None,
+    cpu: CpuTarget | None = None,
 ) -> Order:
     """The usual passes, or those that were chosen, with the options of the usual ones.
 
     Whoever names passes over the graph names all of them. Those over the plan are needed anyway; naming one, at the
-    end, gives it options. A program that is to take `memory` bytes recomputes and checks its plan whatever was named.
+    end, gives it options. A program that is to take `memory` bytes recomputes and checks its plan whatever was named,
+    for the processor `cpu` (by default this one).
     Errors: `missing-pass`, `unavailable-pass`, `value-pass-order`.
     """
     usual = pipeline(mode, recipe=recipe, choose=choose)
@@ -216,18 +219,19 @@ def choose_passes(
     if memory is not None and mode == "train" and not any(isinstance(step, Recompute) for step in order):
         order = (*order, Recompute(memory))
     plan = tuple(given.get(step.name, step) for step in PLANNING)
-    order = tuple(_measuring(step, plan) if isinstance(step, Recompute) else step for step in order)
+    order = tuple(_measuring(step, plan, cpu) if isinstance(step, Recompute) else step for step in order)
     return Order(order, tuple(_limited(step, memory) if isinstance(step, PlanMemory) else step for step in plan))
 
 
-def _measuring(step: Recompute, plan: tuple[PlanPass, ...]) -> Recompute:
+def _measuring(step: Recompute, plan: tuple[PlanPass, ...], cpu: CpuTarget | None) -> Recompute:
     """Recomputation that judges by plans, made as that of the program will be."""
 
     from convc.codegen.llvm.program import plan_step
     from convc.codegen.llvm.target import host_target
 
+    processor = cpu or host_target()
     return replace(
-        step, tier=host_target().tier, measure=lambda graph: plan_step(graph, passes=plan).memory.total_bytes
+        step, tier=processor.tier, measure=lambda graph: plan_step(graph, processor, plan).memory.total_bytes
     )
 
 

@@ -70,18 +70,32 @@ def open_trained(
 
     path = Path(source)
     if path.is_dir():
-        if not (path / MODEL).is_file():
-            fail("file-run", f"{path} holds no run: there is no {MODEL} in it", hint="runs are in folders runs/NAME-N")
         if weights is None:
-            weights = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
-        if weights is None:
-            fail("checkpoint-missing", f"the run {path} has not saved any weights yet", hint="they come after an epoch")
-        path = path / MODEL
+            weights = weights_file(path)
+        path = _run_model(path)
     loaded = load(path, net=net, set=set, limits=limits or Limits())
     if weights is None:
         fail("checkpoint-missing", f"{path} is a net without weights", hint="--weights W, or a run folder in its place")
     checkpoint = read_checkpoint(weights)
     return Trained(loaded, checkpoint, text_list(checkpoint.metadata.get("classes")))
+
+
+def weights_file(source: Path) -> Path:
+    """The file itself, or the best weights of a run folder. Errors: `file-run`, `checkpoint-missing`."""
+    if not source.is_dir():
+        return source
+    _run_model(source)
+    found = next((source / name for name in WEIGHTS if (source / name).is_file()), None)
+    if found is None:
+        fail("checkpoint-missing", f"the run {source} has not saved any weights yet", hint="they come after an epoch")
+    return found
+
+
+def _run_model(folder: Path) -> Path:
+    """The net of a run folder."""
+    if not (folder / MODEL).is_file():
+        fail("file-run", f"{folder} holds no run: there is no {MODEL} in it", hint="runs are in folders runs/NAME-N")
+    return folder / MODEL
 
 
 def evaluation_data(net: Net, data: str | None = None) -> tuple[DataSet, str, Split]:

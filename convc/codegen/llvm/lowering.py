@@ -144,15 +144,16 @@ class ModuleText:
     phases: tuple[PhaseCall, ...]
 
 
-def generate(plan: Plan, fma: str, most: int = MOST_INSTRUCTIONS) -> ModuleText:
-    """The module of a plan; `fma` names the intrinsic that multiplies and adds (fma, or fmuladd without hardware).
+def generate(plan: Plan, fma: str, most: int = MOST_INSTRUCTIONS, name: str = "step") -> ModuleText:
+    """The module of a plan, which exports the step under `name`; `fma` names the intrinsic that multiplies and adds
+    (fma, or fmuladd without hardware).
 
     Error: `budget-code` as soon as there are more than `most` instructions.
     """
     functions: dict[str, list[Function]] = {}
     calls = [call for kernel in plan.kernels for call in _calls(plan, kernel, fma, functions, most)]
     phases = [phase for kernel in functions.values() for phase in kernel]
-    step = make_step(plan, calls)
+    step = make_step(plan, calls, name)
     declarations = {BARRIER: f"declare void @{BARRIER}(ptr)"}
     for function in (*phases, step):
         declarations |= function.declarations

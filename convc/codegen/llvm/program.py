@@ -60,6 +60,19 @@ def plan_step(
     return make_plan(graph, machine_of(target or host_target()), scratch_bytes, passes, dump)
 
 
+def step_object(plan: Plan, target: CpuTarget, name: str, most_instructions: int = MOST_INSTRUCTIONS) -> bytes:
+    """The object file of a plan for `target`, which this processor need not be, with the step as the symbol `name`.
+
+    It is taken from the cache if that has it. Error: `budget-code`.
+    """
+    key = cache_key(plan.dump(), target, {"fma": _fma(target), "name": name})
+    image = shared_cache().get(key)
+    if image is None:
+        image = compile_object(generate(plan, _fma(target), most_instructions, name).text, target)
+        shared_cache().put(key, image)
+    return image
+
+
 def compile_step(
     graph: Graph,
     target: CpuTarget | None = None,

@@ -55,6 +55,15 @@ _STEP_SLEEPERS = 284  # i32
 _SIZE = 384
 _ALIGNMENT = 128
 
+CONTROL_BLOCK: Mapping[str, int] = {
+    "SIZE": _SIZE,
+    "ALIGNMENT": _ALIGNMENT,
+    "PARTIES": _PARTIES,
+    "BARRIER_SPIN": _BARRIER_SPIN,
+    "IDLE_SPIN": _IDLE_SPIN,
+}
+"""What somebody needs who keeps a control block without `ControlBlock`: sizes, and where its three numbers go."""
+
 _FUTEX_NUMBERS = {"x86_64": 202, "amd64": 202, "aarch64": 98, "riscv64": 98}
 _FUTEX_WAIT_PRIVATE, _FUTEX_WAKE_PRIVATE = 128, 129
 _EVERYBODY = 2**31 - 1
@@ -123,6 +132,11 @@ def default_waits() -> Waits:
 @with_llvm
 @cache
 def _load_runtime(waits: Waits) -> SpmdRuntime:
+    return link_runtime(runtime_object(waits))
+
+
+def runtime_object(waits: Waits) -> bytes:
+    """The object file of the runtime, from the object cache if that has it."""
     # Nothing in it profits from vectors: the baseline object serves every tier.
     target = host_target("baseline")
     text = runtime_ir(target, waits)
@@ -131,7 +145,7 @@ def _load_runtime(waits: Waits) -> SpmdRuntime:
     if image is None:
         image = compile_object(text, target, inline=True)
         shared_cache().put(key, image)
-    return link_runtime(image)
+    return image
 
 
 def link_runtime(image: bytes) -> SpmdRuntime:

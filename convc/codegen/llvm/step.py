@@ -51,9 +51,9 @@ def _overlap(left: list[Slot], right: list[Slot]) -> bool:
     )
 
 
-def make_step(plan: Plan, calls: list[Call]) -> Function:
+def make_step(plan: Plan, calls: list[Call], name: str = "step") -> Function:
     """The step that makes the calls."""
-    f = Function("step", 0, f"@{plan.graph.name}, {len(calls)} phases")
+    f = Function(name, 0, f"@{plan.graph.name}, {len(calls)} phases")
     control, sections = context_word(f, CONTROL, "ptr"), context_word(f, SECTIONS)
     first, last = context_word(f, FIRST), context_word(f, LAST)
     bases = {region: context_word(f, word, "ptr") for region, word in REGION_WORDS.items()}

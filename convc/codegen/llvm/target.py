@@ -140,6 +140,20 @@ def choose_target(triple: str, host: Mapping[str, bool], wanted: Tier | None = N
 
 
 @with_llvm
+def tier_targets() -> dict[Tier, CpuTarget]:
+    """The tiers of this architecture, best first, each as what all processors of the tier have.
+
+    This processor need not run them: code is generated for others, too.
+    """
+    triple = str(_llvm().get_process_triple())
+    if not triple.startswith(("x86_64", "amd64")):
+        return {"baseline": choose_target(triple, {})}
+    return {
+        tier: choose_target(triple, dict.fromkeys(_V4, True), tier, "every processor of the tier") for tier in TIERS
+    }
+
+
+@with_llvm
 def make_target_machine(target: CpuTarget) -> Any:
     """LLVM's target machine: code generation at level 2, position-independent, small code model.
 

@@ -1,0 +1,118 @@
+"""What a standalone model is, as its header and its tables tell it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from convc.ir.diagnostic import fail
+from convc.ir.graph import Graph, Parameter
+from convc.passes.base import Mode
+from convc.passes.machine import Tier
+from convc.passes.sections import ACCUMULATOR
+
+# What nobody draws or trains: the optimiser's states and mean gradients, which begin at zero.
+_STATES = ("state", ACCUMULATOR)
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The public side of a model.
+
+    `prefix` begins every public name. `image` is (C, H, W) and `output` (K,) or (K, H, W) of one image; `classes` names
+    the K outputs. `labels` is the shape of one image's labels, and None at inference; `targets` says that they are
+    numbers instead of classes. `mean` and `std` are those of the net's `input`, which the model applies itself.
+    """
+
+    prefix: str
+    net: str
+    mode: Mode
+    batch: int
+    image: tuple[int, ...]
+    output: tuple[int, ...]
+    classes: tuple[str, ...]
+    parameters: Mapping[str, Parameter]
+    tiers: tuple[Tier, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    labels: tuple[int, ...] | None = None
+    targets: bool = False
+    accumulate: int = 1
+    seed: int = 0
+    inside: bool = True
+
+    @property
+    def macro(self) -> str:
+        """What public macros begin with."""
+        return self.prefix.upper()
+
+    @property
+    def trains(self) -> bool:
+        return self.mode == "train"
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The public symbols of the library."""
+        return tuple(f"{self.prefix}_{word}" for word in (*COMMON, *(TRAINING if self.trains else ())))
+
+
+COMMON = (
+    "create", "destroy", "run", "error", "cpu", "threads", "parameters", "parameter_index", "parameter_name",
+    "parameter_rank", "parameter_shape", "parameter_size", "get_parameter", "set_parameter",
+)  # fmt: skip
+TRAINING = ("step", "update_now", "steps", "set_steps", "set_seed")
+
+
+def is_state(parameter: Parameter) -> bool:
+    """Whether a parameter belongs to the optimiser: no file of weights has it."""
+    return parameter.role in _STATES
+
+
+def public_prefix(name: str, given: str | None = None) -> str:
+    """The prefix that was `given`, or one made of a net's name. Error: `value-prefix`."""
+    if given is not None:
+        if not _IDENTIFIER.fullmatch(given):
+            fail("value-prefix", f"{given!r} cannot begin names in C", hint="letters, digits and _, a letter first")
+        return given
+    plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
+    return plain if _IDENTIFIER.fullmatch(plain) else f"net_{plain.lstrip('_')}"
+
+
+def interface_of(
+    graph: Graph,
+    *,
+    prefix: str,
+    mode: Mode,
+    batch: int,
+    tiers: Sequence[Tier],
+    classes: Sequence[str] = (),
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    accumulate: int = 1,
+    seed: int = 0,
+    inside: bool = True,
+) -> Interface:
+    """The interface of a graph that the passes have prepared for `mode`. Classes without names are numbered."""
+    output = graph.outputs["logits"].type.shape[1:]
+    labels = graph.inputs.get("labels")
+    named = tuple(classes) if len(classes) == output[0] else tuple(str(number) for number in range(output[0]))
+    return Interface(
+        prefix=prefix,
+        net=graph.name,
+        mode=mode,
+        batch=batch,
+        image=graph.inputs["x"].type.shape[1:],
+        output=output,
+        classes=named,
+        parameters=graph.parameters,
+        tiers=tuple(tiers),
+        mean=mean,
+        std=std,
+        labels=labels.type.shape[1:] if labels is not None else None,
+        targets=labels is not None and labels.type.dtype.is_float,
+        accumulate=accumulate,
+        seed=seed,
+        inside=inside,
+    )
