@@ -6,6 +6,7 @@ net and the same parameters; weights are inside the library, or in a safetensors
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from convc.codegen.llvm.program import plan_step, step_object
 from convc.codegen.llvm.spmd import default_waits, runtime_object
 from convc.codegen.llvm.target import CPU_VARIABLE, CpuTarget, host_target, tier_targets
 from convc.codegen.standalone.header import header_text
-from convc.codegen.standalone.interface import Interface, interface_of, public_prefix
+from convc.codegen.standalone.interface import Duration, Interface, LearningRate, interface_of, public_prefix
 from convc.codegen.standalone.shared_library import build_library, c_compiler
 from convc.codegen.standalone.tables import model_source, step_name
 from convc.ir.diagnostic import fail, with_sources
@@ -38,6 +39,7 @@ from convc.runtime.starting_weights import starting_weights
 from convc.runtime.trained import weights_file
 
 if TYPE_CHECKING:
+    from convc.frontend.expressions import Quantity
     from convc.frontend.net import Net
 
 # Code and numbers reach each other with 32-bit distances.
@@ -126,6 +128,7 @@ def write_standalone(
         std=net.input_std,
         accumulate=recipe.accumulate,
         seed=net.settings.seed,
+        rate=learning_rate(net),
         inside=beside is None,
     )
     steps = {
@@ -153,10 +156,34 @@ def write_standalone(
         )
         # Last, so that whoever sees the new library sees what belongs to it.
         if beside is not None:
-            write_checkpoint(beside, arrays, {"kind": "weights", "net": net.name, "net_digest": net.digest()})
+            about = {"kind": "weights", "net": net.name, "net_digest": net.digest()}
+            write_checkpoint(beside, arrays, about | ({"classes": json.dumps(classes)} if classes else {}))
         head.write_text(text, encoding="utf-8")
     files = (library, header, *([beside] if beside is not None else []))
     return Standalone(interface, files, origin, plans)
+
+
+def learning_rate(net: Net) -> LearningRate:
+    """The schedule of the net's train item, without what only the front end knows about it."""
+    schedule = net.settings.schedule
+    return LearningRate(
+        kind=schedule.kind,
+        base=schedule.base,
+        segments=tuple(
+            (part.rate, None if part.duration is None else _duration(part.duration)) for part in schedule.segments
+        ),
+        every=_duration(schedule.every),
+        gamma=schedule.gamma,
+        power=schedule.power,
+        floor=schedule.floor,
+        maximum=schedule.maximum,
+        warmup=_duration(schedule.warmup),
+        epochs=net.settings.epochs,
+    )
+
+
+def _duration(quantity: Quantity) -> Duration:
+    return Duration(float(quantity.value), quantity.unit == "e")
 
 
 def _make_folder(folder: Path) -> None:

@@ -2,9 +2,10 @@
  *
  *     convc compile examples/lenet.cnn --mode train -o libnet.so --header net.h --prefix net
  *     cc -o train examples/standalone/train.c -I. -L. -lnet -Wl,-rpath,'$ORIGIN'
- *     ./train train-images-idx3-ubyte train-labels-idx1-ubyte 2 0.001 weights.f32
+ *     ./train train-images-idx3-ubyte train-labels-idx1-ubyte weights.f32
  *
- * writes all parameters, one after the other, into weights.f32. The images come in the order of the file.
+ * trains as long as the .cnn file says, with its learning rates, and writes all parameters, one after the other, into
+ * weights.f32. A fourth argument is another number of epochs. The images come in the order of the file.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -60,28 +61,33 @@ int main(int count, char **arguments) {
     static float images[NET_BATCH * NET_IMAGE_SIZE];
     static int32_t labels[NET_BATCH];
     long items, others;
-    if (count != 6) die("usage: train IMAGES LABELS EPOCHS LEARNING-RATE WEIGHTS");
+    if (count != 4 && count != 5) die("usage: train IMAGES LABELS WEIGHTS [EPOCHS]");
+    const int epochs = count == 5 ? atoi(arguments[4]) : NET_EPOCHS;
     const unsigned char *pixels = read_bytes(arguments[1], NET_IMAGE_SIZE, &items);
     const unsigned char *classes = read_bytes(arguments[2], NET_LABEL_SIZE, &others);
     if (items != others) die("there are not as many labels as images");
+    const long batches = (items + NET_BATCH - 1) / NET_BATCH;
+    const long updates = (batches + NET_ACCUMULATE - 1) / NET_ACCUMULATE;
     net_model *model = net_create(0, NULL);
     if (model == NULL) die(net_error());
-    for (int epoch = 0; epoch < atoi(arguments[3]); epoch++) {
+    for (int epoch = 0; epoch < epochs; epoch++) {
         double sum = 0, right = 0;
         for (long first = 0; first < items; first += NET_BATCH) {
             const int n = items - first < NET_BATCH ? (int)(items - first) : NET_BATCH;
+            const double now = epoch + (double)(first / NET_BATCH / NET_ACCUMULATE) / (double)updates;
+            const double rate = net_learning_rate(now, net_steps(model), updates);
             float loss, correct;
             for (long i = 0; i < (long)n * NET_IMAGE_SIZE; i++)
                 images[i] = (float)pixels[first * NET_IMAGE_SIZE + i] * NET_PIXEL_SCALE;
             for (int i = 0; i < n; i++) labels[i] = classes[first + i];
             if (first + n == items && net_update_now(model) != 0) die(net_error());
-            if (net_step(model, images, labels, n, (float)atof(arguments[4]), &loss, &correct) != 0) die(net_error());
+            if (net_step(model, images, labels, n, (float)rate, &loss, &correct) != 0) die(net_error());
             sum += (double)loss * n;
             right += (double)correct;
         }
         printf("epoch %d: loss %.4f, accuracy %.2f %%\n", epoch + 1, sum / (double)items, 100 * right / (double)items);
     }
-    save(model, arguments[5]);
+    save(model, arguments[3]);
     net_destroy(model);
     return 0;
 }

@@ -17,11 +17,13 @@ import pytest
 import convc
 from convc.cli import main
 from convc.codegen.standalone.interface import public_prefix
-from convc.codegen.standalone.tables import c_float, c_text
+from convc.codegen.standalone.tables import c_float, c_text, layout_fields, schedule_table
 from convc.frontend.net import Net
 from convc.ir.diagnostic import CompileError
+from convc.passes.layout import ImageLayout, Layout, PlanarLayout, ScalarLayout, VectorLayout, WeightLayout, pack
 from convc.passes.machine import TIERS
-from convc.runtime.standalone import write_standalone
+from convc.runtime.configuration import make_rate
+from convc.runtime.standalone import learning_rate, write_standalone
 from tests.codegen.test_ops import available_tiers
 
 pytestmark = [
@@ -31,6 +33,7 @@ pytestmark = [
 
 BATCH = 5
 C = Path(__file__).parent / "standalone"
+PACKAGE = Path(convc.__file__).parent / "codegen" / "standalone"
 EXAMPLES = Path(__file__).parents[2] / "examples" / "standalone"
 
 # Everything whose layout matters: bias and none, groups, 3x3 stacks for Winograd, batch norm that is folded (and so
@@ -486,9 +489,20 @@ def test_names_and_numbers_in_c() -> None:
 # Training
 
 STEPS = [5, 3, 5, 2, 5, 5]
-CLIPPED = NET.replace("batch 5", "batch 5 accumulate=2\n  clip 0.5").replace(
-    "optim sgd lr=0.1 momentum=0.9", "optim adamw lr=0.01"
-)
+CLIPPED = """net clipped(classes = 7) {
+  input 3x9x7
+  conv 6 k=3 pad=1 bias=no -> bn -> relu -> pool max 2
+  flatten -> dropout 0.3 -> fc classes
+  loss softmax
+}
+train {
+  batch 5 accumulate=2
+  clip 0.5
+  optim adamw lr=0.01
+  seed 11
+}
+"""
+MOMENTUM = CLIPPED.replace(" accumulate=2\n  clip 0.5\n  optim adamw lr=0.01", "\n  optim sgd lr=0.1 momentum=0.9")
 NUMBERS = """net numbers {
   input 1x6x6
   conv 4 k=3 -> relu
@@ -531,10 +545,10 @@ def own_training(
         return b"".join([*said, logits.tobytes(), *(array.tobytes() for array in state.values())]), program.steps
 
 
-@pytest.mark.parametrize("text", [NET, CLIPPED, NUMBERS], ids=["momentum", "accumulated", "numbers"])
+@pytest.mark.parametrize("text", [MOMENTUM, CLIPPED, NUMBERS], ids=["momentum", "accumulated", "numbers"])
 def test_training_has_the_bits_of_our_own(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = load(tmp_path, text)
-    tiers = available_tiers() if text is NET else available_tiers()[:1]
+    tiers = available_tiers() if text is MOMENTUM else available_tiers()[:1]
     write_standalone(
         net, tmp_path / "libnet.so", tmp_path / "net.h", mode="train", prefix="net", batch=BATCH, threads=1, cpu=tiers
     )
@@ -599,8 +613,85 @@ def test_labels_are_checked_and_training_goes_on_from_a_state(tmp_path: Path) ->
         library.net_destroy(model)
 
 
+def shared(folder: Path, name: str, text: str) -> ctypes.CDLL:
+    """A library of a text in C that includes files of the package."""
+    (folder / f"{name}.c").write_text(text)
+    words = ["cc", "-std=gnu11", "-Wall", "-Werror", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-I", str(PACKAGE)]
+    subprocess.run([*words, "-o", str(folder / f"{name}.so"), str(folder / f"{name}.c"), "-lm"], check=True)
+    return ctypes.CDLL(str(folder / f"{name}.so"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "constant",
+        "constant warmup=3e",
+        "cosine min=0.001 warmup=2e",
+        "cosine warmup=7s",
+        "step every=2e gamma=0.3",
+        "step every=5s gamma=0.7 warmup=4s",
+        "poly power=1.7 min=0.0003",
+        "onecycle max=0.3",
+        "plateau factor=0.5 patience=2",
+        "0.1 for 2e, 0.02 for 3e, 0.004",
+        "0.1 for 7s, 0.02 for 9s",
+        "0.1 for 1e, 0.05 for 6s, 0.01 for 2e",
+    ],
+)
+def test_schedules_have_the_bits_of_our_own(words: str, tmp_path: Path) -> None:
+    text = "net one {\n  input 1x1x1\n  fc 2\n  loss softmax\n}\n"
+    base = "" if words[0].isdigit() or words.startswith("onecycle") else " lr=0.07"
+    net = load(tmp_path, text + f"train {{\n  epochs 9\n  optim sgd{base}\n  schedule {words}\n}}\n")
+    head = "#define _GNU_SOURCE\n#define API(name) own_##name\n#include <math.h>\n#include <stdint.h>\n"
+    table = "\n".join(schedule_table(learning_rate(net)))
+    rate = shared(tmp_path, "rate", f'{head}{table}\n#include "schedule.c"\n').own_learning_rate
+    rate.restype, rate.argtypes = ctypes.c_double, (ctypes.c_double, ctypes.c_int64, ctypes.c_int64)
+    for steps_per_epoch in (1, 4):
+        expected = make_rate(net.settings.schedule, steps_per_epoch, 9)
+        for step in range(11 * steps_per_epoch):
+            assert rate(step / steps_per_epoch, step, steps_per_epoch) == expected(step / steps_per_epoch, step)
+
+
+def test_layouts_are_those_of_the_compiler(tmp_path: Path) -> None:
+    """Also those of tiers that this machine does not run."""
+    rows = [ImageLayout.of(shape) for shape in ((1, 3, 3), (3, 5, 2), (6, 1, 1), (20, 2, 3))]
+    plain: list[Layout] = [
+        *rows,
+        PlanarLayout(3, 2, 5),
+        VectorLayout(1),
+        VectorLayout(7),
+        VectorLayout(20),
+        ScalarLayout(),
+    ]
+    weights = [
+        WeightLayout(outputs, row, block, groups)
+        for row in rows
+        for outputs, groups in ((1, 1), (7, 1), (37, 1), (64, 1), (12, 4), (40, 2))
+        for block in (4, 12, 32, 48)
+    ]
+    layouts = [*plain, *weights]
+    table = ", ".join(layout_fields(layout) for layout in layouts)
+    library = shared(
+        tmp_path,
+        "packing",
+        f'#include <stdint.h>\n#include "layouts.c"\nstatic const struct layout layouts[] = {{{table}}};\n'
+        "void pack_one(int i, const float *from, float *to) { pack(&layouts[i], from, to); }\n"
+        "void unpack_one(int i, const float *from, float *to) { unpack(&layouts[i], from, to); }\n",
+    )
+    for number, layout in enumerate(layouts):
+        size = int(layout.index_map().max()) + 1
+        logical = np.arange(1, size + 1, dtype=np.float32)
+        shape = (layout.outputs, size // layout.outputs) if isinstance(layout, WeightLayout) else (size,)
+        stored, back = np.full(layout.size + 1, -1, np.float32), np.full(size + 1, -1, np.float32)
+        library.pack_one(number, *(array.ctypes.data_as(ctypes.c_void_p) for array in (logical, stored)))
+        assert np.array_equal(stored[:-1], pack(layout, logical.reshape(shape))), layout
+        library.unpack_one(number, *(array.ctypes.data_as(ctypes.c_void_p) for array in (stored, back)))
+        assert np.array_equal(back[:-1], logical), layout
+        assert stored[-1] == back[-1] == -1
+
+
 def test_training_without_an_optimizer(tmp_path: Path) -> None:
-    net = load(tmp_path, NET.replace("  optim sgd lr=0.1 momentum=0.9\n", ""))
+    net = load(tmp_path, MOMENTUM.replace("  optim sgd lr=0.1 momentum=0.9\n", ""))
     with pytest.raises(CompileError) as caught:
         write_standalone(net, tmp_path / "n.so", tmp_path / "n.h", mode="train", cpu=["baseline"])
     assert caught.value.diagnostics[0].code == "value-optimizer"
@@ -608,7 +699,7 @@ def test_training_without_an_optimizer(tmp_path: Path) -> None:
 
 def test_the_example_trains(tmp_path: Path) -> None:
     text = "net digits {\n  input 1x8x8\n  conv 4 k=3 -> relu\n  flatten -> fc 4\n  loss softmax\n}\n"
-    net = load(tmp_path, text + "train {\n  batch 5\n  optim sgd lr=0.5\n  seed 1\n}\n")
+    net = load(tmp_path, text + "train {\n  batch 5\n  optim sgd lr=0.1\n  seed 1\n}\n")
     write_standalone(
         net,
         tmp_path / "libnet.so",
@@ -625,7 +716,7 @@ def test_the_example_trains(tmp_path: Path) -> None:
     pixels[np.arange(42), 2 * labels, :] = 250
     (tmp_path / "images").write_bytes(struct.pack(">4I", 0x803, 42, 8, 8) + pixels.tobytes())
     (tmp_path / "labels").write_bytes(struct.pack(">2I", 0x801, 42) + labels.tobytes())
-    words = [str(tmp_path / "images"), str(tmp_path / "labels"), "40", "0.1", str(tmp_path / "weights.f32")]
+    words = [str(tmp_path / "images"), str(tmp_path / "labels"), str(tmp_path / "weights.f32"), "40"]
     out, _ = run(program, *words)
     lines = out.decode().splitlines()
     with convc.compile(net, mode="train", batch=BATCH) as own:

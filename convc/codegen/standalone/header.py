@@ -70,11 +70,15 @@ int {prefix}_set_parameter({prefix}_model *model, int index, const float *values
 _TRAINING = """
 /* One training step: forward, backward, and an update by {macro}_ACCUMULATE batches (a step in between only adds its
  * gradient). `labels` has n * {macro}_LABEL_SIZE {labels}.
- * The learning rate is the caller's business, as with `step(lr=...)` in Python: the file's schedule is not in here.
  * *loss is the loss before the update (mean over the n images), *correct how many images were right (NaN where nothing
  * counts them); either may be NULL. */
 int {prefix}_step({prefix}_model *model, const float *images, const {label} *labels, int n, float learning_rate,
 {indent}float *loss, float *correct);
+
+/* The learning rate by the file's schedule ({schedule}), after `epoch` epochs of {macro}_EPOCHS
+ * (2.5: in the middle of the third) and `steps` updates, of which an epoch has `steps_per_epoch`. A model does not
+ * count epochs: this is a function of its arguments alone. */
+double {prefix}_learning_rate(double epoch, int64_t steps, int64_t steps_per_epoch);
 
 /* Let the next step end the update that is under way, however many batches it has had: for the last one of an epoch. */
 int {prefix}_update_now({prefix}_model *model);
@@ -127,8 +131,15 @@ def _words(interface: Interface) -> dict[str, str]:
         "states": ", buffers and the states of the optimiser" if interface.trains else " and buffers",
         "label": label_type(interface),
         "labels": "numbers, class by class: what the outputs are to be" if interface.targets else "classes from 0",
+        "schedule": _schedule(interface),
         "indent": " " * len(f"int {interface.prefix}_step("),
     }
+
+
+def _schedule(interface: Interface) -> str:
+    """What kind it is; of `plateau` a part is left to the caller."""
+    kind = interface.rate.kind if interface.rate else "constant"
+    return "plateau: what it begins with, reductions are the caller's" if kind == "plateau" else kind
 
 
 def _macros(interface: Interface) -> list[tuple[str, str]]:
@@ -158,6 +169,7 @@ def _macros(interface: Interface) -> list[tuple[str, str]]:
         sizes += [
             ("LABEL_SIZE", f"{math.prod(interface.labels)} /* labels of an image */"),
             ("ACCUMULATE", f"{interface.accumulate} /* batches of an update */"),
+            ("EPOCHS", f"{interface.rate.epochs if interface.rate else 1} /* as the file has them */"),
             ("SEED", f"INT64_C({interface.seed})"),
         ]
     return sizes

@@ -18,12 +18,40 @@ _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
+class Duration:
+    """So many epochs, or steps."""
+
+    value: float
+    epochs: bool
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """The schedule of a training: the fields of the front end's `Schedule`, and the epochs that the file wants.
+
+    `segments` are rates, each with how long it holds (None: to the end).
+    """
+
+    kind: str
+    base: float
+    segments: tuple[tuple[float, Duration | None], ...]
+    every: Duration
+    gamma: float
+    power: float
+    floor: float
+    maximum: float
+    warmup: Duration
+    epochs: int
+
+
+@dataclass(frozen=True)
 class Interface:
     """The public side of a model.
 
     `prefix` begins every public name. `image` is (C, H, W) and `output` (K,) or (K, H, W) of one image; `classes` names
     the K outputs. `labels` is the shape of one image's labels, and None at inference; `targets` says that they are
-    numbers instead of classes. `mean` and `std` are those of the net's `input`, which the model applies itself.
+    numbers instead of classes, `rate` is the schedule. `mean` and `std` are those of the net's `input`, which the model
+    applies itself.
     """
 
     prefix: str
@@ -41,6 +69,7 @@ class Interface:
     targets: bool = False
     accumulate: int = 1
     seed: int = 0
+    rate: LearningRate | None = None
     inside: bool = True
 
     @property
@@ -62,7 +91,7 @@ COMMON = (
     "create", "destroy", "run", "error", "cpu", "threads", "parameters", "parameter_index", "parameter_name",
     "parameter_rank", "parameter_shape", "parameter_size", "get_parameter", "set_parameter",
 )  # fmt: skip
-TRAINING = ("step", "update_now", "steps", "set_steps", "set_seed")
+TRAINING = ("step", "learning_rate", "update_now", "steps", "set_steps", "set_seed")
 
 
 def is_state(parameter: Parameter) -> bool:
@@ -92,6 +121,7 @@ def interface_of(
     std: tuple[float, ...] | None = None,
     accumulate: int = 1,
     seed: int = 0,
+    rate: LearningRate | None = None,
     inside: bool = True,
 ) -> Interface:
     """The interface of a graph that the passes have prepared for `mode`. Classes without names are numbered."""
@@ -114,5 +144,6 @@ def interface_of(
         targets=labels is not None and labels.type.dtype.is_float,
         accumulate=accumulate,
         seed=seed,
+        rate=rate,
         inside=inside,
     )

@@ -16,7 +16,7 @@ import numpy as np
 
 from convc.codegen.llvm import kernel
 from convc.codegen.llvm.spmd import CONTROL_BLOCK
-from convc.codegen.standalone.interface import Interface, is_state
+from convc.codegen.standalone.interface import Duration, Interface, LearningRate, is_state
 from convc.ir.graph import Parameter, Value
 from convc.ir.ops.constant import Constant
 from convc.passes.fusion import is_immediate, resolve
@@ -35,10 +35,7 @@ _REGIONS = {"persistent": "IN_PERSISTENT", "arena": "IN_ARENA", "input": "IN_INP
 
 _TYPES = """typedef void step_function(void *context, int64_t rank, int64_t parties);
 
-/* outputs = 0: an image or a vector, `stored` channels for each of its pixels. Otherwise packed weights. */
-struct layout {
-    int64_t channels, pixels, stored, outputs, groups, columns, block;
-};
+#include "layouts.c"
 enum region { IN_PERSISTENT, IN_ARENA, IN_INPUT };
 struct place {
     enum region region;
@@ -102,6 +99,7 @@ def model_source(
         f'#include "{header}"',
         "#pragma GCC visibility pop",
         _TYPES,
+        *(schedule_table(interface.rate) if interface.rate is not None else []),
         *(f"extern step_function {step_name(tier)};" for tier in plans),
         *_parameters(interface.parameters, inside),
         *(line for tier, plan in plans.items() for line in _places(interface, tier, plan, data)),
@@ -167,6 +165,52 @@ def _definitions(interface: Interface) -> list[str]:
             else []
         ),
     ]
+
+
+_SCHEDULE = """struct duration {
+    double value;
+    int in_epochs; /* or in steps */
+};
+struct segment {
+    double rate;
+    struct duration duration;
+    int ends;
+};
+struct schedule {
+    int kind;
+    double base, gamma, power, floor, maximum, epochs;
+    struct duration every, warmup;
+    int segment_count;
+    struct segment segments[SEGMENTS];
+};"""
+_KINDS = ("constant", "rates", "step", "cosine", "poly", "onecycle", "plateau")
+
+
+def schedule_table(rate: LearningRate) -> list[str]:
+    """The numbers that schedule.c reads, as lines of C."""
+    segments = [
+        f"{{{float(value)!r}, {_duration(length or Duration(0, True))}, {int(length is not None)}}}"
+        for value, length in rate.segments
+    ]
+    fields = [
+        f"KIND_{rate.kind.upper()}",
+        *(repr(float(number)) for number in (rate.base, rate.gamma, rate.power, rate.floor, rate.maximum)),
+        f"{max(1, rate.epochs)}",
+        _duration(rate.every),
+        _duration(rate.warmup),
+        str(len(segments)),
+        f"{{{', '.join(segments) or '{0}'}}}",
+    ]
+    return [
+        f"enum {{ {', '.join(f'KIND_{kind.upper()}' for kind in _KINDS)} }};",
+        f"#define SEGMENTS {max(1, len(segments))}",
+        _SCHEDULE,
+        f"static const struct schedule schedule = {{{', '.join(fields)}}};",
+    ]
+
+
+def _duration(duration: Duration) -> str:
+    return f"{{{float(duration.value)!r}, {int(duration.epochs)}}}"
 
 
 def label_type(interface: Interface) -> str:
@@ -242,10 +286,11 @@ def _number(plan: Plan, value: Value | None) -> str:
 
 def _place(plan: Plan, value: Value) -> str:
     slot = plan.memory.slots[resolve(value)]
-    return f"{{{_REGIONS[slot.region]}, {slot.offset}, {_layout(plan.layouts[resolve(value)])}}}"
+    return f"{{{_REGIONS[slot.region]}, {slot.offset}, {layout_fields(plan.layouts[resolve(value)])}}}"
 
 
-def _layout(layout: Layout) -> str:
+def layout_fields(layout: Layout) -> str:
+    """A layout as the fields of `struct layout`."""
     if isinstance(layout, WeightLayout):
         rows = layout.rows
         weights = (layout.outputs, layout.groups, layout.columns, layout.block)

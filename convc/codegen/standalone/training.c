@@ -1,5 +1,7 @@
 /* Training steps of a standalone model: the part of runtime.c for --mode train. */
 
+#include "schedule.c"
+
 static float number_of(const MODEL *model, struct number number) {
     return number.constant ? number.value : *place_of(model, number.place);
 }
