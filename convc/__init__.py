@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from convc.driver import compile as compile
     from convc.driver import from_onnx as from_onnx
     from convc.driver import load as load
+    from convc.driver import to_library as to_library
     from convc.driver import to_onnx as to_onnx
     from convc.ir.diagnostic import CompileError as CompileError
     from convc.ir.interpreter import run_reference as run_reference
@@ -36,6 +37,7 @@ _HOMES = {
     "parse_ir": "convc.ir.parser",
     "print_ir": "convc.ir.printer",
     "run_reference": "convc.ir.interpreter",
+    "to_library": "convc.driver",
     "to_onnx": "convc.driver",
 }
 
@@ -50,6 +52,7 @@ __all__ = [
     "parse_ir",
     "print_ir",
     "run_reference",
+    "to_library",
     "to_onnx",
 ]
 

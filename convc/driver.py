@@ -127,3 +127,45 @@ def to_onnx(program: Program, path: str | os.PathLike[str], opset: int = 17) -> 
         fail("onnx-source", f"{program!r} was made of a graph that has been rewritten, and has no net to export")
     weights = {name: program.params[name] for name in program.params}
     write_bytes(Path(path), encode(program.forward(), weights, opset, program.about))
+
+
+def to_library(
+    net: Net,
+    library: str | os.PathLike[str],
+    header: str | os.PathLike[str],
+    *,
+    mode: str = "infer",
+    batch: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    beside: str | os.PathLike[str] | None = None,
+    cpu: Sequence[str] = (),
+    prefix: str | None = None,
+    algo: str = "auto",
+    memory: int | None = None,
+) -> None:
+    """Write a shared library with a C interface, which needs no Python, and its header (docs/standalone.md).
+
+    `weights` is a safetensors file or a run folder; without it the library has the weights that a fresh program of the
+    net has. `beside` is a safetensors file that gets them instead of the library. `cpu` names the tiers whose code goes
+    in ("avx512", "avx2", "baseline"; none means all); public names begin with `prefix`, by default the net's name.
+    `mode`, `batch`, `algo` and `memory` are those of `compile`.
+
+    Errors: those of `compile`, `missing-compiler`, `failed-compiler`, `value-prefix`, `value-cpu-tier`, `budget-size`,
+    `checkpoint-…`, `file-…`, `value-optimizer` for a training step of a file without an optimiser.
+    """
+    from convc.runtime.algorithms import AlgorithmOptions
+    from convc.runtime.standalone import write_standalone
+
+    write_standalone(
+        net,
+        Path(library),
+        Path(header),
+        mode=mode,
+        batch=batch,
+        cpu=cpu,
+        prefix=prefix,
+        weights=None if weights is None else Path(weights),
+        beside=None if beside is None else Path(beside),
+        algorithms=AlgorithmOptions(algo),
+        memory=memory,
+    )

@@ -410,6 +410,24 @@ def test_first_weights_come_from_the_seed(tmp_path: Path, capsys: pytest.Capture
             assert got == program(x).tobytes()
 
 
+def test_from_python_with_the_weights_of_a_run(made: Path, tmp_path: Path) -> None:
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    with pytest.raises(CompileError, match="holds no run"):
+        convc.to_library(convc.load(made / "net.cnn"), tmp_path / "n.so", tmp_path / "n.h", weights=run_folder)
+    shutil.copy(made / "net.cnn", run_folder / "model.cnn")
+    with pytest.raises(CompileError, match="has not saved any weights yet"):
+        convc.to_library(convc.load(made / "net.cnn"), tmp_path / "n.so", tmp_path / "n.h", weights=run_folder)
+    shutil.copy(made / "w.safetensors", run_folder / "best.safetensors")
+    net, tier = convc.load(made / "net.cnn"), available_tiers()[-1]
+    convc.to_library(net, tmp_path / "libnet.so", tmp_path / "net.h", weights=run_folder, prefix="net", cpu=[tier])
+    x = images(2)
+    got, _ = run(compiled(C / "infer.c", tmp_path), "1", "-", "2", data=x.tobytes())
+    expected, _ = run(made / "infer", "1", "-", "2", data=x.tobytes(), tier=tier)
+    assert got == expected
+    assert '"d \\042*/"' in (tmp_path / "net.h").read_text()
+
+
 def test_without_a_compiler(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
