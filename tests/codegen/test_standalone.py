@@ -143,14 +143,20 @@ def test_all_processors_by_default(made: Path) -> None:
     assert 1 <= int(said.split()[1]) <= len(os.sched_getaffinity(0))
 
 
-def test_only_the_interface_is_public(made: Path) -> None:
-    words = ["nm", "-D", "--defined-only", str(made / "libnet.so")]
+def exported(folder: Path) -> set[str]:
+    words = ["nm", "-D", "--defined-only", str(folder / "libnet.so")]
     listed = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    symbols = {line.split()[2] for line in listed.splitlines()}
-    declared = set(
-        re.findall(r"\b(net_\w+)\(", re.sub(r"/\*.*?\*/", "", (made / "net.h").read_text(), flags=re.DOTALL))
-    )
-    assert symbols == declared
+    return {line.split()[2] for line in listed.splitlines()}
+
+
+def declared(folder: Path) -> set[str]:
+    plain = re.sub(r"/\*.*?\*/", "", (folder / "net.h").read_text(), flags=re.DOTALL)
+    return set(re.findall(r"\b(net_\w+)\(", plain))
+
+
+def test_only_the_interface_is_public(made: Path) -> None:
+    symbols = exported(made)
+    assert symbols == declared(made)
     assert {"net_create", "net_run", "net_error", "net_destroy"} <= symbols
     needed = subprocess.run(["ldd", str(made / "libnet.so")], check=True, capture_output=True, text=True).stdout
     libraries = {line.split()[0].split("/")[-1].split(".")[0] for line in needed.splitlines()}
@@ -596,6 +602,7 @@ def test_labels_are_checked_and_training_goes_on_from_a_state(tmp_path: Path) ->
     made = write_standalone(
         net, tmp_path / "libnet.so", tmp_path / "net.h", mode="train", prefix="net", batch=BATCH, threads=1, cpu=[tier]
     )
+    assert exported(tmp_path) == declared(tmp_path) >= {"net_step", "net_learning_rate", "net_set_steps"}
     library = ctypes.CDLL(str(tmp_path / "libnet.so"))
     library.net_create.restype = ctypes.c_void_p
     library.net_error.restype = ctypes.c_char_p
