@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import convc
-from benchmarks.run import BATCHES, FOLDER
+from benchmarks.run import NETS, net_path
 from convc.passes.base import Mode
 from convc.passes.choose_algorithms import Choice
 from convc.runtime.algorithms import AlgorithmOptions, Tune
@@ -80,7 +80,7 @@ def record(explanation: Explanation) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nets", default=",".join(BATCHES), help="names, with commas between them")
+    parser.add_argument("--nets", default=",".join(NETS), help="names, with commas between them")
     parser.add_argument("--mode", choices=MODES, help="only this one")
     parser.add_argument(
         "--seconds", type=float, help="time for measurements per net and mode (default: all that apply)"
@@ -94,9 +94,9 @@ def main() -> None:
     print(f"{'net':16} {'mode':6} {'convs':>5} {'spearman':>8} {'untuned loses':>13} {'direct loses':>12}")
     for name in arguments.nets.split(","):
         for mode in (arguments.mode,) if arguments.mode else MODES:
-            net = convc.load(FOLDER / "nets" / f"{name}.cnn")
+            net = convc.load(net_path(name))
             options = AlgorithmOptions(tune=tune)
-            found = explain(net, mode, batch=BATCHES[name], threads=arguments.threads, algorithms=options)
+            found = explain(net, mode, batch=net.settings.batch, threads=arguments.threads, algorithms=options)
             everything += found.choices
             rows += record(found)
             print(_row(name, mode, list(found.choices)))

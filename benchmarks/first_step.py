@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.run import BATCHES, FOLDER
+from benchmarks.run import FOLDER, NETS, net_batch, net_path
 
 _IMPORT = """
 import time
@@ -88,12 +88,12 @@ def median_start() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--net", choices=BATCHES, default="lenet")
+    parser.add_argument("--net", choices=NETS, default="lenet")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     import convc
 
-    path, batch = FOLDER / "nets" / f"{arguments.net}.cnn", BATCHES[arguments.net]
+    path, batch = net_path(arguments.net), net_batch(arguments.net)
     shape = "x".join(map(str, convc.load(path).graph(batch).inputs["x"].shape))
     net = (str(path), str(batch), shape)
     seconds(_IMPORT)  # byte code is compiled once per installation, not per start

@@ -31,12 +31,15 @@ HOMES = {
     "matplotlib": {"runtime/"},
     "safetensors": {"runtime/"},
     "onnx": {"frontend/onnx/", "codegen/onnx/", "ir/onnx_library.py"},
+    "torch": {"runtime/benchmark/"},
+    "onnxruntime": {"runtime/benchmark/"},
+    "openvino": {"runtime/benchmark/"},
     "pygls": {"commands/language_server/"},
     "lsprotocol": {"commands/language_server/"},
 }
 
 # Costly to load: `import convc` must leave them alone.
-HEAVY = ("llvmlite", "lark", "networkx", "matplotlib", "rich", "PIL", "safetensors", "pygls", "onnx")
+HEAVY = ("llvmlite", "lark", "networkx", "matplotlib", "rich", "PIL", "safetensors", "pygls", "onnx", "torch")
 
 
 @cache

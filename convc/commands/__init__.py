@@ -87,6 +87,14 @@ VERBS: dict[str, Verb] = {
         "cannot do, how long they would take (predicted; with --tune measured), the scratch space that they need, how\n"
         "exact they are. `regret` is what the choice without measurements loses against the best measured.",
     ),
+    "bench": Verb(
+        "speed beside PyTorch, ONNX Runtime and OpenVINO, side by side in one run",
+        "convc bench lenet.cnn --against torch --mode train --batch 1,64",
+        "Measure nets with random images, against the libraries that are installed or that --against names. Every\n"
+        "contestant is a process of its own; they take turns, and a number is the median of its rounds. What each\n"
+        "computes from equal weights is compared with ours first: `differs` is the largest difference, and whoever\n"
+        "computes something else is not timed. Ctrl-C shows what was measured so far. docs/performance.md tells more.",
+    ),
     "rewrite": Verb(
         "replace layers by others that do (nearly) the same",
         "convc rewrite lenet.cnn -r factorize:conv2:energy=0.95 -o small.cnn",

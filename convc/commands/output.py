@@ -15,7 +15,12 @@ SCHEMA = 1
 
 def print_json(content: Mapping[str, Any]) -> None:
     """One object on one line, `"schema": 1` first. Numbers that JSON cannot hold (infinity, NaN) become null."""
-    print(json.dumps(_plain({"schema": SCHEMA, **content}), allow_nan=False, ensure_ascii=False))
+    print(json_text(content))
+
+
+def json_text(content: Mapping[str, Any]) -> str:
+    """What `print_json` prints."""
+    return json.dumps(_plain({"schema": SCHEMA, **content}), allow_nan=False, ensure_ascii=False)
 
 
 def _plain(value: Any) -> Any:

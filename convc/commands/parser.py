@@ -84,6 +84,11 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def positives(text: str) -> list[int]:
+    """Whole numbers of at least 1 with commas between, each once: `1,8,64`."""
+    return list(dict.fromkeys(positive(part) for part in text.split(",")))
+
+
 def fraction(text: str) -> float:
     """A number above 0, such as 1e-4."""
     try:

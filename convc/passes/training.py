@@ -37,7 +37,7 @@ from convc.passes.specialize import scalar_input
 
 GRADIENT = "grad."
 # Penalties act on weights and the slopes of `prelu`; biases and parameters of `bn` are left alone unless asked.
-_DECAYED_ROLES = ("weight", "slope")
+DECAYED_ROLES = ("weight", "slope")
 # PyTorch's `clip_grad_norm_` adds this to the norm.
 _CLIP_EPSILON = 1e-6
 
@@ -140,7 +140,7 @@ class Training(Pass):
 
     def _move(self, graph: Graph, builder: Builder, parameter: Parameter, gradient: Value, scale: Value | None) -> None:
         assert self.optimizer is not None
-        decayed = self.decay_bias or parameter.role in _DECAYED_ROLES
+        decayed = self.decay_bias or parameter.role in DECAYED_ROLES
         factor = parameter.decay if decayed else 0.0
         update = replace(
             self.optimizer, l2=self.optimizer.l2 * factor, l1=self.optimizer.l1 * factor, lr_scale=parameter.lr

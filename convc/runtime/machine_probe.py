@@ -1,7 +1,7 @@
-"""Measure the constants of the cost model on this machine: `convc doctor --measure`, and where they are kept.
+"""Measure what this machine can do: the constants of the cost model (`convc doctor --measure`), and ceilings.
 
-They are kept in the cache of compiled code, by processor, so that `--constants measured` finds them. Without that the
-committed table is used, and choices are the same on every machine of a tier.
+Constants are kept in the cache of compiled code, by processor, so that `--constants measured` finds them. Without that
+the committed table is used, and choices are the same on every machine of a tier.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import ctypes
 import json
 import time
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 
 from convc.codegen.llvm.link import Library, link
 from convc.codegen.llvm.object_cache import cache_key, shared_cache
-from convc.codegen.llvm.probes import PROBES, TRANSFORM_FLOPS, probe_module, product_flops
+from convc.codegen.llvm.probes import PROBES, TRANSFORM_FLOPS, multiply_add_flops, probe_module, product_flops
 from convc.codegen.llvm.spmd import load_runtime
-from convc.codegen.llvm.target import compile_object, host_target
+from convc.codegen.llvm.target import CpuTarget, compile_object, host_target
 from convc.ir.diagnostic import fail
 from convc.passes.algorithms.prediction import Constants
 from convc.runtime.cores import choose_threads
@@ -25,6 +25,7 @@ from convc.runtime.threads import ThreadPool, shared_pool
 
 _CACHE_FLOATS = 32 << 10  # 128 KiB a thread: beyond the first level of a cache, within the second
 _MEMORY_FLOATS = 16 << 20  # 64 MiB a thread: beyond all levels
+_CEILING_BYTES = 256 << 20  # of all threads together
 _SAMPLE_SECONDS = 0.02
 _SAMPLES = 9
 
@@ -33,7 +34,7 @@ def measure_constants(threads: int | None = None) -> Constants:
     """The constants of one core while all threads work: the best of several samples. Takes about a second."""
     count = choose_threads(threads).threads
     target = host_target()
-    probes = _Probes(link(compile_object(probe_module(target), target), PROBES, load_runtime().imports), count)
+    probes = _probes(target, count)
     try:
         small = np.full(_CACHE_FLOATS * count + 32, 1e-3, np.float32)
         large = np.full(_MEMORY_FLOATS * count + 32, 1e-3, np.float32)
@@ -47,6 +48,38 @@ def measure_constants(threads: int | None = None) -> Constants:
         )
     finally:
         probes.library.close()
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What all threads together can do at most. Copied bytes are those read plus those written."""
+
+    fma_gflops: float
+    read_gbps: float
+    copy_gbps: float
+
+
+def measure_ceilings(threads: int) -> Ceilings:
+    """The best of several samples: fused multiply-adds on registers, and memory beyond all caches. Takes a second."""
+    target = host_target()
+    probes = _probes(target, threads)
+    try:
+        floats = _CEILING_BYTES // 4 // threads
+        # Not zeros: pages have to be there before they are timed.
+        memory = np.full(floats * threads + 32, 1e-3, np.float32)
+        flops = multiply_add_flops(target) * threads
+        moved = 4 * floats * threads
+        return Ceilings(
+            fma_gflops=flops / probes.seconds("multiply_add", memory, floats) / 1e9,
+            read_gbps=moved / probes.seconds("read", memory, floats) / 1e9,
+            copy_gbps=moved / probes.seconds("copy", memory, floats) / 1e9,
+        )
+    finally:
+        probes.library.close()
+
+
+def _probes(target: CpuTarget, threads: int) -> _Probes:
+    return _Probes(link(compile_object(probe_module(target), target), PROBES, load_runtime().imports), threads)
 
 
 class _Probes:

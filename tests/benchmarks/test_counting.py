@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 
 import pytest
 
-from benchmarks import peak
-from benchmarks.run import flops_per_image
 from convc.ir.builder import Builder
 from convc.ir.graph import Graph
 from convc.ir.ops.conv import Conv2d
@@ -15,6 +14,8 @@ from convc.ir.ops.elementwise import Subtract
 from convc.ir.ops.linear import Linear
 from convc.ir.ops.shape import Flatten
 from convc.ir.types import f32
+from convc.runtime.benchmark.arithmetic import flops_per_image
+from convc.runtime.machine_probe import measure_ceilings
 
 
 @pytest.fixture
@@ -39,5 +40,5 @@ def test_training_needs_no_gradient_of_the_images(graph: Graph) -> None:
 
 @pytest.mark.slow
 def test_ceilings_are_plausible() -> None:
-    ceilings = peak.measure(threads=1)
-    assert all(math.isfinite(value) and value > 0 for value in ceilings.values())
+    ceilings = measure_ceilings(1)
+    assert all(math.isfinite(value) and value > 0 for value in astuple(ceilings))

@@ -12,7 +12,7 @@ from convc.frontend import loads
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; `make bench` brings it")
 
-from benchmarks.torch_peer import TorchPeer  # noqa: E402
+from convc.runtime.benchmark.torch_module import TorchPeer  # noqa: E402
 
 
 @pytest.mark.parametrize("name", ["lenet", "simple_convnet", "deep_convnet", "mlp", "vgg_mnist"])

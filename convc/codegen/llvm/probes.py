@@ -16,12 +16,12 @@ from convc.passes.tiling import most_rows
 
 _VECTORS = 2
 _STEPS = 64  # of the reduction: scalars and columns stay in the first-level cache
-PROBES = ("product", "transform", "copy")
+PROBES = ("product", "transform", "copy", "multiply_add", "read")
 
 
 def probe_module(target: CpuTarget) -> str:
     """LLVM IR that exports `PROBES`."""
-    functions = [_product(target), _transform(target), _copy(target)]
+    functions = [_product(target), _transform(target), _copy(target), _multiply_add(target), _read(target)]
     declarations = dict(item for function in functions for item in function.declarations.items())
     return "\n".join([*declarations.values(), *(function.text(exported=True) for function in functions)])
 
@@ -31,7 +31,14 @@ def product_flops(target: CpuTarget) -> int:
     return 2 * _rows(target) * _VECTORS * target.lanes * _STEPS
 
 
+def multiply_add_flops(target: CpuTarget) -> int:
+    """Floating-point operations of one round of `multiply_add`, per thread."""
+    return 2 * target.lanes * _CHAINS
+
+
 TRANSFORM_FLOPS = 8  # per float of memory and round
+# Independent sums: more than latency times throughput of any current FMA unit, and few enough for 16 registers.
+_CHAINS = 12
 
 
 def _rows(target: CpuTarget) -> int:
@@ -105,4 +112,34 @@ def _copy(target: CpuTarget) -> Function:
         for number in range(4):
             value = f.load(f.address(source, number * target.lanes), target.lanes)
             f.store(value, f.address(to, number * target.lanes))
+    return f
+
+
+def _multiply_add(target: CpuTarget) -> Function:
+    """Fused multiply-adds on registers alone, none of which waits for another: the peak of the arithmetic."""
+    f = _function("multiply_add", target)
+    memory = _memory(f)
+    # x·a + b with |a| < 1 settles at a finite value, whatever the number of rounds.
+    a, b = f.constant(0.999, target.lanes), f.constant(0.001, target.lanes)
+    sums = [f.constant(0.1 * (number + 1), target.lanes) for number in range(_CHAINS)]
+    with f.loop(0, _word(f, 0), carried=sums) as again:
+        again.carried = [f.fma(value, a, b) for value in again.carried]
+    for number, value in enumerate(again.carried):
+        f.store(value, f.address(memory, number * target.lanes))
+    return f
+
+
+def _read(target: CpuTarget) -> Function:
+    """All of a thread's memory, summed up."""
+    f = _function("read", target)
+    memory, groups = _over_memory(f, target, 8)
+    sums = [f.constant(0.0, target.lanes) for _ in range(8)]
+    with f.loop(0, _word(f, 0), carried=sums) as again:
+        with f.loop(0, groups, carried=again.carried) as group:
+            place = f.address(memory, f.multiply(group.index, 8 * target.lanes))
+            values = [f.load(f.address(place, number * target.lanes), target.lanes) for number in range(8)]
+            group.carried = [f.binary("fadd", one, other) for one, other in zip(group.carried, values, strict=True)]
+        again.carried = group.carried
+    for number, value in enumerate(again.carried):
+        f.store(value, f.address(memory, number * target.lanes))
     return f

@@ -91,7 +91,7 @@ MUTANTS = (
     Mutant(
         "decays-biases",
         "passes/training.py",
-        "decayed = self.decay_bias or parameter.role in _DECAYED_ROLES",
+        "decayed = self.decay_bias or parameter.role in DECAYED_ROLES",
         "decayed = True",
         "biases decay unasked",
         _GOLDEN,

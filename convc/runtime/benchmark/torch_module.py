@@ -1,3 +1,5 @@
+# PyTorch is optional: where it is not installed, its names are unknown to the type checker.
+# pyright: reportMissingImports=false, reportUntypedBaseClass=false, reportPrivateImportUsage=false
 """The same net for PyTorch: a forward graph of convc as a `torch.fx` module.
 
 The module is straight-line Python over `torch.nn.functional`, what a user of PyTorch would write by hand, with the
@@ -16,6 +18,7 @@ import torch
 import torch.nn.functional as functional
 from torch import fx
 
+from convc.ir.diagnostic import CompileError, Diagnostic
 from convc.ir.graph import Graph, Initializer, Node, Value
 
 Mode = Literal["train", "infer"]
@@ -25,8 +28,9 @@ Rule = Callable[["_Builder", Node, tuple[fx.Node, ...]], fx.Node]
 class TorchPeer:
     """`module(x)` gives the logits (`infer`); `module(x, labels)` the weighted loss (`train`).
 
-    x is float32 (N, C, H, W), labels int64 (N,). Parameters start as convc's initialisers say, drawn by PyTorch's
-    generator. Raises NotImplementedError for an op that has no rule here.
+    x is float32 (N, C, H, W), labels int64 (N,), (N, H, W), or float32 of the logits' shape, as the loss reads them.
+    Parameters start as convc's initialisers say, drawn by PyTorch's generator. Error: `unavailable-peer`, for every op
+    that has no rule here.
     """
 
     def __init__(self, graph: Graph, mode: Mode) -> None:
@@ -48,6 +52,10 @@ class TorchPeer:
         """What the last `backward` left, by convc's names."""
         found = {name: self._tensor(name).grad for name in self._attributes}
         return {name: gradient.numpy().copy() for name, gradient in found.items() if gradient is not None}
+
+    def trained(self) -> list[tuple[str, Any]]:
+        """Names and tensors of the parameters that training moves."""
+        return [(name, tensor) for name in self._attributes if (tensor := self._tensor(name)).requires_grad]
 
     def _tensor(self, name: str) -> torch.Tensor:
         return getattr(self.module, self._attributes[name])
@@ -82,15 +90,24 @@ class _Builder:
                     self.root.register_buffer(attribute, tensor)
                 self.attributes[name] = attribute
                 values[parameter.value] = self.fx.get_attr(attribute)
-        for node in self.graph.nodes:
-            if node in needed:
-                if node.op.name not in RULES:
-                    raise NotImplementedError(f"no PyTorch rule for {node.op.name} ({node.label})")
-                operands = tuple(values[operand] for operand in node.operands)
-                values[node.result] = RULES[node.op.name](self, node, operands)
+        nodes = [node for node in self.graph.nodes if node in needed]
+        self._require_rules(nodes, self.training)
+        for node in nodes:
+            operands = tuple(values[operand] for operand in node.operands)
+            values[node.result] = RULES[node.op.name](self, node, operands)
         self.fx.output(values[result])
         module = fx.GraphModule(self.root, self.fx)
         return module.train(self.training)
+
+    @staticmethod
+    def _require_rules(nodes: list[Node], training: bool) -> None:
+        found = [
+            Diagnostic("unavailable-peer", f"{node.label}: {reason}", node.span)
+            for node in nodes
+            if (reason := refusal(node, training)) is not None
+        ]
+        if found:
+            raise CompileError(found)
 
     def call(self, function: Callable[..., Any], *operands: Any, **options: Any) -> fx.Node:
         return self.fx.call_function(function, operands, options)
@@ -100,6 +117,23 @@ class _Builder:
         if value.type.rank != 1 or rank < 2:
             return operand
         return self.call(torch.reshape, operand, (1, -1, *(1,) * (rank - 2)))
+
+
+def refusal(node: Node, training: bool) -> str | None:
+    """Why PyTorch has nothing for a node; None where it has."""
+    op: Any = node.op
+    if op.name not in RULES:
+        return f"PyTorch has no op like {op.name}"
+    if op.name == "drop_connect" and training and op.rate:
+        return "PyTorch does not mask weights for every image anew"
+    if op.name == "hinge" and node.operands[0].type.rank != 2:
+        return "PyTorch has no hinge loss of pixels"
+    if op.name == "avg_pool":
+        if op.dilation != (1, 1):
+            return "PyTorch's average has no dilation"
+        if op.padding[:2] != op.padding[2:] and not op.count_padding:
+            return "PyTorch has no average that leaves out an asymmetric padding"
+    return None
 
 
 def initial_tensor(initial: Initializer, shape: tuple[int, ...]) -> torch.Tensor:
@@ -129,13 +163,11 @@ def _conv2d(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.
 def _max_pool(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
     op: Any = node.op
     x, padding = _padded(builder, operands[0], op.padding, -math.inf)
-    return builder.call(functional.max_pool2d, x, op.kernel, op.stride, padding, ceil_mode=op.ceil)
+    return builder.call(functional.max_pool2d, x, op.kernel, op.stride, padding, op.dilation, op.ceil)
 
 
 def _avg_pool(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
     op: Any = node.op
-    if op.padding[:2] != op.padding[2:] and not op.count_padding:
-        raise NotImplementedError("PyTorch has no average that leaves out an asymmetric padding")
     x, padding = _padded(builder, operands[0], op.padding, 0.0)
     count = op.count_padding
     return builder.call(
@@ -174,6 +206,45 @@ def _dropout(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx
 def _cross_entropy(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
     op: Any = node.op
     return builder.call(functional.cross_entropy, *operands, label_smoothing=op.smooth)
+
+
+def _hinge(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    # `multi_margin_loss` divides by the number of classes, which convc's definition does not.
+    op: Any = node.op
+    loss = builder.call(functional.multi_margin_loss, *operands, margin=op.margin)
+    return builder.call(torch.mul, loss, node.operands[0].shape[1])
+
+
+def _mse(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    x, targets = operands
+    if not node.operands[1].type.dtype.is_float:
+        classes = node.operands[0].shape[1]
+        onehot = builder.call(functional.one_hot, targets, classes)
+        targets = builder.call(torch.movedim, builder.call(torch.Tensor.float, onehot), -1, 1)
+    return builder.call(functional.mse_loss, x, targets)
+
+
+def _unflatten(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    op: Any = node.op
+    return builder.call(torch.reshape, operands[0], (-1, *op.shape))
+
+
+def _rearrange(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    op: Any = node.op
+    x = builder.call(torch.reshape, operands[0], (-1, *op.view))
+    x = builder.call(torch.permute, x, (0, *(axis + 1 for axis in op.order)))
+    return builder.call(torch.reshape, x, (-1, *op.shape))
+
+
+def _pad(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    op: Any = node.op
+    top, left, bottom, right = op.sides
+    return builder.call(functional.pad, operands[0], (left, right, top, bottom), value=op.value)
+
+
+def _slice(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
+    op: Any = node.op
+    return builder.call(torch.narrow, operands[0], 1, op.start, op.count)
 
 
 def _prelu(builder: _Builder, node: Node, operands: tuple[fx.Node, ...]) -> fx.Node:
@@ -250,12 +321,18 @@ RULES: dict[str, Rule] = {
     "batch_norm": _batch_norm,
     "dropout": _dropout,
     "noise": _noise,
+    "drop_connect": lambda builder, node, operands: operands[0],
     "conv2d_backward_data": _deconv,
     "upsample": _upsample,
     "lrn": _with(functional.local_response_norm, "size", "alpha", "beta", "k"),
     "concat": _concat,
     "scale_maps": _with(torch.mul),
     "flatten": _with(torch.flatten, start_dim=1),
+    "unflatten": _unflatten,
+    "rearrange": _rearrange,
+    "pad": _pad,
+    "slice_channels": _slice,
+    "spatial_sum": _with(torch.sum, dim=(2, 3), keepdim=True),
     "relu": _relu,
     "relu6": _with(functional.relu6),
     "leaky_relu": _with(functional.leaky_relu, "alpha"),
@@ -264,10 +341,19 @@ RULES: dict[str, Rule] = {
     "sigmoid": _with(torch.sigmoid),
     "tanh": _with(torch.tanh),
     "softmax": _with(torch.softmax, dim=1),
+    "log_softmax": _with(torch.log_softmax, dim=1),
     "maxout": _maxout,
     "add": _elementwise(torch.add),
     "sub": _elementwise(torch.sub),
     "mul": _elementwise(torch.mul),
     "div": _elementwise(torch.div),
+    "max": _elementwise(torch.maximum),
+    "min": _elementwise(torch.minimum),
+    "neg": _with(torch.neg),
+    "abs": _with(torch.abs),
+    "exp": _with(torch.exp),
+    "sqrt": _with(torch.sqrt),
     "softmax_cross_entropy": _cross_entropy,
+    "hinge": _hinge,
+    "mse": _mse,
 }

@@ -9,6 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+from convc._version import __version__
+from convc.codegen.llvm.target import host_target
+
 # Flags that decide which kernels a library has; the rest of the list is noise.
 _FLAGS = (
     "sse4_2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16",
@@ -27,11 +30,12 @@ def describe() -> dict[str, object]:
         "processor": processor.get("model name", platform.processor()),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(int(memory) / 2**20, 1),
+        "tier": host_target().tier,
         "flags": [flag for flag in _FLAGS if flag in flags],
         "system": platform.platform(),
         "python": sys.version.split()[0],
         "load_average": list(os.getloadavg()),
-        "versions": _versions("convc", "numpy", "llvmlite", "torch", "onnxruntime", "openvino"),
+        "versions": {"convc": __version__} | _versions("numpy", "llvmlite", "torch", "onnxruntime", "openvino"),
     }
 
 
