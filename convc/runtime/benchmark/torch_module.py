@@ -91,7 +91,7 @@ class _Builder:
                 self.attributes[name] = attribute
                 values[parameter.value] = self.fx.get_attr(attribute)
         nodes = [node for node in self.graph.nodes if node in needed]
-        self._require_rules(nodes, self.training)
+        self._require_rules(nodes)
         for node in nodes:
             operands = tuple(values[operand] for operand in node.operands)
             values[node.result] = RULES[node.op.name](self, node, operands)
@@ -100,11 +100,11 @@ class _Builder:
         return module.train(self.training)
 
     @staticmethod
-    def _require_rules(nodes: list[Node], training: bool) -> None:
+    def _require_rules(nodes: list[Node]) -> None:
         found = [
             Diagnostic("unavailable-peer", f"{node.label}: {reason}", node.span)
             for node in nodes
-            if (reason := refusal(node, training)) is not None
+            if (reason := refusal(node)) is not None
         ]
         if found:
             raise CompileError(found)
@@ -119,13 +119,11 @@ class _Builder:
         return self.call(torch.reshape, operand, (1, -1, *(1,) * (rank - 2)))
 
 
-def refusal(node: Node, training: bool) -> str | None:
+def refusal(node: Node) -> str | None:
     """Why PyTorch has nothing for a node; None where it has."""
     op: Any = node.op
     if op.name not in RULES:
         return f"PyTorch has no op like {op.name}"
-    if op.name == "drop_connect" and training and op.rate:
-        return "PyTorch does not mask weights for every image anew"
     if op.name == "hinge" and node.operands[0].type.rank != 2:
         return "PyTorch has no hinge loss of pixels"
     if op.name == "avg_pool":
@@ -321,7 +319,7 @@ RULES: dict[str, Rule] = {
     "batch_norm": _batch_norm,
     "dropout": _dropout,
     "noise": _noise,
-    "drop_connect": lambda builder, node, operands: operands[0],
+    "drop_connect": _dropout,  # of the weights, one choice for all images
     "conv2d_backward_data": _deconv,
     "upsample": _upsample,
     "lrn": _with(functional.local_response_norm, "size", "alpha", "beta", "k"),
