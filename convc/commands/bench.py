@@ -164,7 +164,8 @@ def _machine(report: Report) -> str:
             f"read {found.read_gbps:.1f} GB/s, copy {found.copy_gbps:.1f} GB/s"
             for threads, found in report.ceilings.items()
         ),
-        f"{report.precision}, {pace.rounds} rounds of {pace.seconds:g} s after {pace.warm_up:g} s of warm-up",
+        f"{report.precision}, {pace.rounds} round{'s' * (pace.rounds > 1)} of {pace.seconds:g} s, "
+        f"after {pace.warm_up:g} s of warm-up",
     ]
     return "\n".join(lines)
 

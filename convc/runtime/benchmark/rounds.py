@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -107,8 +108,10 @@ def launch(name: str, entry: str, task: Task) -> Contestant:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS_")}
     environment["OMP_NUM_THREADS"] = str(task.threads)
     # The same convc as here, wherever that is; and no file of the working folder in the place of a library.
-    paths = [str(_PACKAGE.parent), *filter(None, [environment.get("PYTHONPATH")])]
-    environment |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+    environment["PYTHONSAFEPATH"] = "1"
+    home = str(_PACKAGE.parent)
+    if home not in sysconfig.get_paths().values():  # where it is installed it is found, behind Python's own modules
+        environment["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [environment.get("PYTHONPATH")])])
     result, errors = task.path(f"{name}.npy"), task.path(f"{name}.err")
     with errors.open("w") as log:
         process = subprocess.Popen(
