@@ -154,6 +154,7 @@ def as_text(report: Report) -> str:
 
 def _machine(report: Report) -> str:
     found, pace = report.machine, report.pace
+    rounds = f"{pace.rounds} round{'s' * (pace.rounds > 1)}"
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     lines = [
         f"{found['processor']}, {found['cores']} cores, tier {found['tier']}, {found['memory_gib']} GiB",
@@ -164,8 +165,7 @@ def _machine(report: Report) -> str:
             f"read {found.read_gbps:.1f} GB/s, copy {found.copy_gbps:.1f} GB/s"
             for threads, found in report.ceilings.items()
         ),
-        f"{report.precision}, {pace.rounds} round{'s' * (pace.rounds > 1)} of {pace.seconds:g} s, "
-        f"after {pace.warm_up:g} s of warm-up",
+        f"{report.precision}, {rounds} of {pace.seconds:g} s after {pace.warm_up:g} s of warm-up",
     ]
     return "\n".join(lines)
 
