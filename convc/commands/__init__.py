@@ -101,7 +101,7 @@ VERBS: dict[str, Verb] = {
         "Write a .cnn file in which some layers are replaced by others; all else stays as it was written. With\n"
         "--weights the new layers are fitted to the old ones, and the report says how far outputs moved.\n"
         "A RULE is a name, then the layers (`conv2`, `conv3_*`, a block; by default all that fit), then options:\n"
-        "  stack3x3     5x5, 7x7, … by 3x3s: width=N, stride=first, pad=first, relu=no\n"
+        "  stack3x3     5x5, 7x7, … by 3x3s: width=N, stride=first, pad=first, relu=no, data=no, open=yes\n"
         "  factorize    k x k by 1 x k and k x 1: rank=N, energy=0.95 or speedup=1.5; order=vertical\n"
         "  bottleneck   k x k by 1x1, k x k and 1x1: rank=N, energy=0.95 or speedup=1.5\n"
         "  depthwise    k x k by a depthwise and a 1x1 convolution: rank=N, energy=0.95 or speedup=1.5\n"

@@ -217,6 +217,7 @@ def _fit(report: FitReport) -> dict[str, Any]:
         "weight_error": report.weight_error,
         "output_error": _output(report.output),
         "output_error_without_activations": _output(report.output_linear),
+        "tried": dict(report.tried),
         "notes": list(report.notes),
     }
 

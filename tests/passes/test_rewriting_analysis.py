@@ -42,6 +42,32 @@ def test_the_figures_of_the_lectures(kernel: int, rule: str, before: float, afte
     assert new.activation_bytes == 4 * maps
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [5, 7, 9, 11])
+def test_stacks_of_3x3(kernel: int, stride: int) -> None:
+    """9·C² for each layer in place of k²·C²; the same pixels are seen, or more with the stride on the first layer."""
+    channels, count = 32, (kernel - 1) // 2
+    layer = f"conv {channels} k={kernel} s={stride} pad={kernel // 2} bias=no"
+    found = analysis(layer, "stack3x3", "stack3x3:relu=no:stride=first")["conv1"]
+    last, first = (variant.figures for variant in found.variants)
+    assert last is not None
+    assert first is not None
+    biases = count * channels
+    assert (found.old.parameters, last.parameters) == (kernel**2 * channels**2, 9 * count * channels**2 + biases)
+    assert first.parameters == 9 * count * channels**2
+    assert last.receptive_field == (kernel, kernel)
+    assert first.receptive_field == (3 + 2 * stride * (count - 1),) * 2
+    assert (last.activations, first.activations) == (count - 1, 0)
+    assert last.layers[-1].output == first.layers[-1].output == found.old.layers[-1].output
+    # Every layer between is kept for the gradients, of the full size until the stride.
+    size = last.layers[0].output[1:]
+    assert size == (20, 20)
+    assert last.activation_bytes - found.old.activation_bytes == (count - 1) * 4 * channels * 20 * 20
+    if stride == 2:
+        assert first.macs < last.macs
+        assert first.activation_bytes < last.activation_bytes
+
+
 def test_only_large_kernels_are_compared_unless_named() -> None:
     body = "conv 32 k=3 pad=1 -> conv 32 k=5 pad=2 -> conv 32 k=7x1 pad=3x0 -> conv 32 k=11 s=4 pad=5"
     assert list(analysis(body, "factorize")) == ["conv2", "conv4"]

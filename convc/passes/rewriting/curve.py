@@ -14,8 +14,10 @@ The curve is followed where it meets a line z = p + s·q whose point p wanders b
 
 from __future__ import annotations
 
+from cmath import isfinite
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
@@ -57,7 +59,9 @@ class Wanderer:
         self._draw = draw
         self._size, _, *self._extent = taps.shape
         self._scale = float(np.linalg.norm(taps))
-        self._taps = taps.astype(complex).reshape(-1, self._extent[1])
+        self._taps = taps.astype(complex).reshape(self._size**2, -1)
+        # The system of Newton's method; its last row but for the vector, and its corner, are zeros.
+        self._system = np.zeros((self._size + 1, self._size + 1), complex)
         direction = draw.standard_normal(2) + 1j * draw.standard_normal(2)
         self._direction = direction / np.linalg.norm(direction)
         self._base = _torus(draw)
@@ -138,7 +142,7 @@ class Wanderer:
                 return None
             rest = state.matrix @ state.vector
             large = max(1.0, np.abs(state.place).max()) ** (self._extent[0] - 1)
-            if np.linalg.norm(rest) <= _EXACT * self._scale * large:
+            if _length(rest) <= _EXACT * self._scale * large:
                 return state
             state = self._corrected(base, state, -rest)
         return None
@@ -146,37 +150,44 @@ class Wanderer:
     def _corrected(self, base: np.ndarray, state: _State, rest: np.ndarray) -> _State | None:
         """One step of Newton's method for W(base + s·direction)·vector = 0, with `rest` on the right-hand side and a
         change of the vector that is orthogonal to it."""
-        size = self._size
-        system = np.zeros((size + 1, size + 1), complex)
+        size, system = self._size, self._system
         system[:size, :size] = state.matrix
-        system[:size, size] = (
-            self._direction[0] * state.slopes[0] + self._direction[1] * state.slopes[1]
-        ) @ state.vector
+        slope = self._direction[0] * state.slopes[0] + self._direction[1] * state.slopes[1]
+        system[:size, size] = slope @ state.vector
         system[size, :size] = state.vector.conj()
+        side = np.zeros(size + 1, complex)
+        side[:size] = rest
         try:
-            change = np.linalg.solve(system, np.append(rest, 0))
+            change = np.linalg.solve(system, side)
         except np.linalg.LinAlgError:
             return None
         vector = state.vector + change[:size]
         s = complex(state.s + change[size])
-        return self._at(base, s, vector / np.linalg.norm(vector)) if np.isfinite(s) else None
+        return self._at(base, s, vector / _length(vector)) if isfinite(s) else None
 
     def _at(self, base: np.ndarray, s: complex, vector: np.ndarray) -> _State:
         place = base + s * self._direction
-        (rows, steep), (columns, tilted) = (_powers(z, extent) for z, extent in zip(place, self._extent, strict=True))
-        across = (self._taps @ np.array([columns, tilted]).T).reshape(self._size, self._size, self._extent[0], 2)
-        flat, tilt = across[..., 0], across[..., 1]
-        return _State(s, vector, place, flat @ rows, (flat @ steep, tilt @ rows))
+        rows, steep = _powers(complex(place[0]), self._extent[0])
+        columns, tilted = _powers(complex(place[1]), self._extent[1])
+        monomials = np.array([np.outer(*pair).ravel() for pair in ((rows, columns), (steep, columns), (rows, tilted))])
+        matrix, *slopes = (monomials @ self._taps.T).reshape(3, self._size, self._size)
+        return _State(s, vector, place, matrix, (slopes[0], slopes[1]))
 
 
-def _powers(z: complex, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _powers(z: complex, count: int) -> tuple[list[complex], list[complex]]:
     """1, z, z², … and their derivatives."""
-    powers = np.append(1, np.cumprod(np.full(count - 1, z)))
-    return powers, np.append(0, np.arange(1, count) * powers[:-1])
+    powers = [1 + 0j]
+    for _ in range(count - 1):
+        powers.append(powers[-1] * z)
+    return powers, [0j, *(number * power for number, power in enumerate(powers[:-1], 1))]
+
+
+def _length(vector: np.ndarray) -> float:
+    return sqrt(np.vdot(vector, vector).real)
 
 
 def _distance(one: _State, other: _State) -> float:
-    return abs(one.s - other.s) + float(np.linalg.norm(one.vector - other.vector))
+    return abs(one.s - other.s) + _length(one.vector - other.vector)
 
 
 def _torus(draw: np.random.Generator) -> np.ndarray:

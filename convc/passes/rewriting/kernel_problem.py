@@ -35,9 +35,9 @@ class KernelPoint:
             result = [(head.swapaxes(0, 1).reshape(head.shape[1], -1) @ first).reshape(head.swapaxes(0, 1).shape)]
             result[0] = result[0].swapaxes(0, 1)
             for array, (left, right) in zip(middle, self._middles, strict=True):
-                turned = np.einsum("mp,mlrs,lq->pqrs", left[1], array, right[1], optimize=True)
-                turned /= (left[0][:, None] * right[0] + damping)[:, :, None, None]
-                result.append(np.einsum("mp,pqrs,lq->mlrs", left[1], turned, right[1], optimize=True))
+                turned = np.tensordot(left[1].T, array, 1).transpose(0, 2, 3, 1) @ right[1]
+                turned /= (left[0][:, None] * right[0] + damping)[:, None, None, :]
+                result.append(np.tensordot(left[1], (turned @ right[1].T).transpose(0, 3, 1, 2), 1))
             return [*result, (tail.reshape(len(tail), -1) @ last).reshape(tail.shape)]
 
         return apply

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from convc.ir.ops.activation import Relu
 from convc.passes.rewriting.composition import kernel_error, kernel_of
@@ -23,6 +23,7 @@ class Fitted:
     method: str
     ranks: tuple[int, ...]
     kept_energy: float | None = None
+    tried: Mapping[str, float] = field(default_factory=dict[str, float])
     notes: tuple[str, ...] = ()
 
 
@@ -43,6 +44,7 @@ def measured(rule: str, found: Fitted, samples: Samples | None) -> Replacement:
         kept_energy=found.kept_energy,
         output=output,
         output_linear=output_linear,
+        tried=found.tried,
         notes=found.notes,
     )
     return Replacement(rule, found.old, layers, fitted, report)

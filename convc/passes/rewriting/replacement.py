@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -40,8 +40,9 @@ class FitReport:
     chosen: one for two factors, two for a bottleneck, all inner channels of a stack. `kept_energy` is the part of the
     squared Frobenius norm that was kept where singular values were cut off. `weight_error` is ‖composed − old‖ / ‖old‖
     of the kernels, without activations between and apart from the border. `output` is measured on samples;
-    `output_linear` is the same without the ReLUs between, where there are any. `notes` are choices made, and what is
-    not exact, each with its reason.
+    `output_linear` is the same without the ReLUs between, where there are any. `tried` are the output errors of all
+    weights that were compared by them, over all positions. `notes` are choices made, and what is not exact, each with
+    its reason.
     """
 
     method: str
@@ -50,6 +51,7 @@ class FitReport:
     kept_energy: float | None = None
     output: OutputError | None = None
     output_linear: OutputError | None = None
+    tried: Mapping[str, float] = field(default_factory=dict[str, float])
     notes: tuple[str, ...] = ()
 
 
@@ -97,6 +99,11 @@ class Rule:
     def fit(self, old: Layer, weights: Weights, samples: Samples | None = None) -> Replacement:
         """The new layers with weights that come as near to the old layer as the form allows, and how near."""
         raise AssertionError(f"{self.name} fits nothing")
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether what was asked for takes samples."""
+        return False
 
     @property
     def options(self) -> Mapping[str, Any]:

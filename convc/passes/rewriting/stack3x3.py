@@ -14,22 +14,30 @@ kernels agree; `pad=first` pads for all of them in front of the first, costs som
 such error. And with ReLUs between the stack is not linear at all. The report has the errors of the outputs, with ReLUs
 and without, interior and border apart.
 
+With images (`--eval`) the stack is fitted to the outputs of the old layer on them, with its ReLUs and padding
+(`data_fit.py`), unless it is the old kernel already and has no ReLUs; `data=yes` asks for that in any case, `data=no`
+for the kernel alone. `open=yes` allows ReLUs that hidden biases keep open: the net computes what it did, but has no
+more non-linearities than before, and may be hard to train on.
+
 A stride goes to the last layer, where the composition is that of the old window; on the first (`stride=first`) there is
 less to compute, and the stack sees more pixels than the old window: 11x11 for 7x7 with stride 2.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from convc.ir.ops.conv import Conv2d
+from convc.passes.rewriting.data_fit import OPEN, DataFit, fit_to_data
 from convc.passes.rewriting.kernel_chain import Kernels
 from convc.passes.rewriting.kernel_fit import REPRESENTED, KernelFit, fit_kernel
 from convc.passes.rewriting.layer import Layer, Weights
 from convc.passes.rewriting.measure import Fitted, measured
+from convc.passes.rewriting.output_error import output_error
 from convc.passes.rewriting.replacement import Replacement, Rule, Samples
 from convc.passes.rewriting.stack_form import Padding, StackForm, Where, stack_form, with_activations
 
@@ -39,7 +47,9 @@ class Stack3x3(Rule):
     """k x k → 3 x 3, 3 x 3, …
 
     `width` is the number of channels between, by default that of the filters. `stride` is where a stride goes, `relu`
-    whether there are ReLUs between, `pad` where the padding goes. `seed` is that of the random starts.
+    whether there are ReLUs between, `pad` where the padding goes. `data` is whether to fit to outputs on samples; None
+    leaves that to the rule. `open` allows that fit to keep ReLUs open. `seed` is that of the random starts, and of the
+    choice of samples.
     """
 
     name: ClassVar[str] = "stack3x3"
@@ -47,6 +57,8 @@ class Stack3x3(Rule):
     stride: Where = "last"
     relu: bool = True
     pad: Padding = "each"
+    data: bool | None = None
+    open: bool = False
     seed: int | None = None
 
     def refusal(self, old: Layer, weights: Weights | None = None) -> str | None:
@@ -75,21 +87,57 @@ class Stack3x3(Rule):
             found = fit_kernel(kernel, width, form.steps, self.seed or 0)
         else:
             found = KernelFit([np.zeros(layer.shapes["weight"]) for layer in form.layers], 0.0, "zeros")
-        arrays = self._arrays(form, found.factors, weights)
-        notes = [*self._choices(old), _residual(found), *self._inexact(old)]
+        arrays = _parameters(form, found.factors, weights)
+        method = f"least squares on the composed kernel, alternating, from {found.start}"
+        notes = [*self._choices(old), _residual(found)]
+        tried: dict[str, float] = {}
+        wanted, why = self._wants_data(found, samples)
+        if wanted and samples is not None and kernel.any():
+            fit = self._fit_to_data(form, arrays, old, weights, samples)
+            tried, arrays, samples = fit.tried, fit.weights, Samples(samples.x[fit.held])
+            method += f"; then on the outputs on images: {fit.chosen}"
+            notes += [why, *_tried(fit)]
+        elif why:
+            notes.append(why)
         return measured(
             self.name,
             Fitted(
                 old,
                 weights,
                 self.form(old),
-                arrays,
-                method=f"least squares on the composed kernel, alternating, from {found.start}",
+                self._between(arrays),
+                method=method,
                 ranks=(width,) * (len(form.layers) - 1),
-                notes=tuple(notes),
+                tried=tried,
+                notes=(*notes, *self._inexact(old, wanted)),
             ),
             samples,
         )
+
+    @property
+    def needs_samples(self) -> bool:
+        return self.data is True
+
+    def _wants_data(self, found: KernelFit, samples: Samples | None) -> tuple[bool, str]:
+        """Whether to fit to samples, and why."""
+        represented = found.error <= REPRESENTED
+        if samples is None or (self.data is None and represented and not self.relu):
+            return False, ""
+        if self.data is not None:
+            return self.data, "fitted to the outputs on images, as asked" if self.data else ""
+        reason = "the ReLUs between are not in the composition" if self.relu else "no composition is the old kernel"
+        return True, f"fitted to the outputs on images, too, as {reason}; data=no leaves that out"
+
+    def _fit_to_data(
+        self, form: StackForm, start: list[Weights], old: Layer, weights: Weights, samples: Samples
+    ) -> DataFit:
+        def error(fitted: Sequence[Weights], x: np.ndarray) -> float:
+            return output_error(old, weights, self.form(old), self._between(fitted), x).whole
+
+        def outputs(x: np.ndarray) -> np.ndarray:
+            return np.concatenate([old.run(x[index : index + 1], weights) for index in range(len(x))])
+
+        return fit_to_data(form.layers, start, self.relu, samples.x, outputs, error, self.open, self.seed or 0)
 
     def _form(self, old: Layer) -> StackForm:
         return stack_form(old, self._width(old), self.stride, self.pad, bias=self.relu)
@@ -98,19 +146,11 @@ class Stack3x3(Rule):
         assert old.weight is not None
         return self.width or old.weight[0]
 
-    def _arrays(self, form: StackForm, factors: Kernels, weights: Weights) -> list[Weights]:
-        """The factors as parameters; only the last layer has a bias that is not zero."""
-        result: list[Weights] = []
-        for layer, factor in zip(form.layers, factors, strict=True):
-            own = {"weight": factor.astype(np.float32)}
-            if layer.bias:
-                own["bias"] = np.zeros(len(factor), np.float32)
-            result += [own, {}] if self.relu else [own]
-        if self.relu:
-            result.pop()
-        if "bias" in weights:
-            result[-1] = {**result[-1], "bias": np.asarray(weights["bias"], np.float32)}
-        return result
+    def _between(self, arrays: Sequence[Weights]) -> list[Weights]:
+        """With an empty entry for each ReLU."""
+        if not self.relu:
+            return list(arrays)
+        return [own for array in arrays for own in (array, {})][:-1]
 
     def _choices(self, old: Layer) -> list[str]:
         assert isinstance(old.op, Conv2d)
@@ -125,12 +165,12 @@ class Stack3x3(Rule):
             )
         return notes
 
-    def _inexact(self, old: Layer) -> list[str]:
+    def _inexact(self, old: Layer, fitted: bool) -> list[str]:
         assert isinstance(old.op, Conv2d)
         notes: list[str] = []
         if any(old.op.padding) and self.pad == "each":
             notes.append("near the border outputs differ, because every layer pads for itself; pad=first avoids that")
-        if self.relu:
+        if self.relu and not fitted:
             notes.append("the ReLUs between are not in the composition that was fitted: train the net on")
         return notes
 
@@ -146,3 +186,28 @@ def _residual(found: KernelFit) -> str:
     if found.error <= REPRESENTED:
         return f"the old kernel is a composition: residual {found.error:.1e}"
     return f"no composition as wide as this is the old kernel: residual {found.error:.3g}, a local minimum"
+
+
+def _parameters(form: StackForm, factors: Kernels, weights: Weights) -> list[Weights]:
+    """The factors as parameters; only the last layer has a bias that is not zero."""
+    result: list[Weights] = []
+    for layer, factor in zip(form.layers, factors, strict=True):
+        own = {"weight": factor.astype(np.float32)}
+        if layer.bias:
+            own["bias"] = np.zeros(len(factor), np.float32)
+        result.append(own)
+    if "bias" in weights:
+        result[-1] = {**result[-1], "bias": np.asarray(weights["bias"], np.float32)}
+    return result
+
+
+def _tried(fit: DataFit) -> list[str]:
+    errors = ", ".join(f"{name} {error:.3g}" for name, error in fit.tried.items())
+    notes = [f"{fit.images} images were fitted to; output errors on {len(fit.held)} others: {errors}"]
+    if fit.chosen.startswith(OPEN):
+        notes.append(
+            "the ReLUs between cut off nothing, or little, on such images; from there it may be hard to train on"
+        )
+    elif fit.tried.get(OPEN, np.inf) < fit.tried[fit.chosen]:
+        notes.append("ReLUs kept open are nearer, but it may be hard to train on from there: open=yes takes them")
+    return notes

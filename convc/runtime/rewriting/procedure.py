@@ -19,7 +19,7 @@ import numpy as np
 from convc.frontend.net import Net
 from convc.frontend.rewriting.rewrite import Rewritten, editable, rewrite
 from convc.frontend.rewriting.tracing import trace
-from convc.ir.diagnostic import Diagnostic
+from convc.ir.diagnostic import Diagnostic, fail
 from convc.passes.rewriting.analysis import Figures, Measure, figures
 from convc.passes.rewriting.layer import Layer, Weights
 from convc.passes.rewriting.matching import Missed, Target, choose_targets, first_layers
@@ -118,7 +118,7 @@ def rewrite_net(
 ) -> Outcome:
     """Carry out requests on a net; `model` predicts times and `measure` measures them, both for a batch.
 
-    Errors: those of `choose_targets`, `checkpoint-…`, `data-…`, `file-write`.
+    Errors: those of `choose_targets`, `value-rewrite-data`, `checkpoint-…`, `data-…`, `file-write`.
     """
     return _Procedure(net, requests, wishes, model, measure).run()
 
@@ -184,6 +184,7 @@ class _Procedure:
 
     def run(self) -> Outcome:
         wishes = self.wishes
+        self._require_samples()
         targets, missed = choose_targets(self.graph, self.requests, editable(trace(self.net)), self._weights_of)
         images = self.images  # what is wrong with them is told before the work begins
         fits: dict[str, Replacement | None] = {}
@@ -213,6 +214,12 @@ class _Procedure:
             before=before,
             after=after,
         )
+
+    def _require_samples(self) -> None:
+        for request in self.requests:
+            if request.rule.needs_samples and (self.wishes.data is None or self.wishes.weights is None):
+                hint = "--eval with --weights W shows the trained net the file's images, --eval SPEC others"
+                fail("value-rewrite-data", f"`{request.text}` fits to images, and there are none", hint=hint)
 
     # Weights
 
