@@ -60,8 +60,8 @@ def fit_to_data(
 ) -> DataFit:
     """Fit convolutions `layers`, with ReLUs between if `relu`, to the function `old` on images x (N, C, H, W).
 
-    With `keep_open` ReLUs kept open may be taken; without, their error is reported all the same. A quarter of the images
-    is held back, to be compared by `error`; a single one serves for both.
+    With `keep_open` ReLUs kept open may be taken; without, their error is reported all the same. A quarter of the
+    images is held back, to be compared by `error`; a single one serves for both.
     """
     order = np.random.default_rng(seed).permutation(len(x))
     held = np.sort(order[: max(1, len(x) // 4)])

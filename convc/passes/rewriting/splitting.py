@@ -29,12 +29,12 @@ from convc.passes.rewriting.kernel_problem import KernelProblem
 from convc.passes.rewriting.least_squares import Effort, minimize
 
 _SIZE = 3
-# Attempts per factor: each finds the curve of a given factor with probability 1 / (number of factors), so that one in
-# a hundred compositions or fewer is missed here.
-_ATTEMPTS = 4
+# Attempts per factor: each finds the curve of a given factor with probability 1 / (number of factors).
+_ATTEMPTS = 6
 # Points for each unknown tap of a row, of which half a one would do if all were independent, since they are complex;
-# and the largest singular value that counts as zero, as a part of the smallest that does not. A first look is cheap.
-_LOOKS = ((0.6, 0.5), (1.5, 0.1))
+# and the largest singular value that counts as zero, as a part of the smallest that does not. A first look is cheap;
+# neighbours on the way are nearly dependent, so that with 8 channels it must not ask for more than this.
+_LOOKS = ((0.75, 0.8), (1.5, 0.1))
 # The rows found have to divide the kernel up to this: then iteration does the rest.
 _DIVIDES = 0.1
 # What is left after that has to be noise: the start is better than others up to here.
