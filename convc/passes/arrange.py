@@ -8,6 +8,8 @@ Images are NHWC inside; the input arrives as NCHW and is rearranged first, unles
 reads it are convolutions that can take it as it is. Weights are packed in the order in which their layer's kernel reads
 them; gradients, optimiser states and weights computed from them lie like their parameter.
 
+Filters that no run changes are transformed once, for convolutions that would transform them in every run.
+
 Fully connected layers and element-wise ops read a flattened image as it lies. Who cannot reads its natural twin, made
 once, before the first reader. Booleans are never stored, so a twin of one is made from the twins of what it compares.
 """
@@ -38,10 +40,13 @@ from convc.ir.ops import (
 )
 from convc.ir.printer import value_names
 from convc.ir.types import DType
+from convc.passes.algorithms.problem import Problem
 from convc.passes.base import PassLog, PlanPass
 from convc.passes.fusion import is_boolean, is_elementwise, resolve
 from convc.passes.layout import ImageLayout, Layout, PlanarLayout, ScalarLayout, VectorLayout, WeightLayout, padded
+from convc.passes.sections import fixed_values
 from convc.passes.tiling import choose_tile
+from convc.passes.transformed_layout import TransformedLayout
 from convc.passes.weight_families import Families
 
 if TYPE_CHECKING:
@@ -114,7 +119,8 @@ class Arrange(PlanPass):
 
 
 class _Arranger:
-    """The work of one run: `twins` are the natural twins by value, `chosen` the layouts of families of weights."""
+    """The work of one run: `twins` are the natural twins by value, `chosen` the layouts of families of weights, `fixed`
+    what no run changes, `transformed` the filters that are transformed ahead."""
 
     def __init__(self, plan: Plan, log: PassLog) -> None:
         self.machine, self.graph, self.log, self.layouts = plan.machine, plan.graph, log, plan.layouts
@@ -124,6 +130,8 @@ class _Arranger:
         self.twins: dict[Value, Value] = {}
         self.families = Families(self.graph, self.batched)
         self.chosen: dict[Value, WeightLayout] = {}
+        self.fixed = fixed_values(self.graph)
+        self.transformed: dict[tuple[Value, TransformedLayout], Value] = {}
         self.linear_readers = Counter(self.families.of(node.operands[1]) for node in self.graph.nodes_of(Linear))
 
     def run(self) -> None:
@@ -138,6 +146,8 @@ class _Arranger:
                 if operand in self.batched and self._wants_natural(node, index, operand):
                     self.graph.set_operand(node, index, self._twin(operand, node))
             self._weights(node)
+            if isinstance(node.op, Conv2d):
+                self._prepare_filters(node)
             for result in node.results:
                 if result not in self.families:
                     self.layouts[result] = self._result(node, result)
@@ -214,6 +224,26 @@ class _Arranger:
 
     def _choose(self, weights: Value, layout: WeightLayout) -> None:
         self.chosen.setdefault(self.families.of(weights), layout)
+
+    def _prepare_filters(self, node: Node) -> None:
+        """Let a convolution read transformed filters, if its algorithm transforms them and no run changes them."""
+        assert isinstance(node.op, Conv2d)
+        w = node.operands[1]
+        filters = self._family_layout(w)
+        if w not in self.fixed or not isinstance(filters, WeightLayout):
+            return
+        layout = TransformedLayout.of(node.op.algorithm, Problem.of(node, self.fixed), filters, self.machine)
+        if layout is None:
+            return
+        if (w, layout) not in self.transformed:
+            builder = Builder(self.graph, before=node)
+            with builder.at(node.location, node.label):
+                twin = self.transformed[w, layout] = builder.add(Relayout(), w)
+            self.layouts[twin] = layout
+            assert twin.producer is not None
+            why = f"no run changes the filters, and {layout.algorithm} transforms them"
+            self.log.changed("prepare", (node,), (twin.producer,), why)
+        self.graph.set_operand(node, 1, self.transformed[w, layout])
 
     def _family_layout(self, weights: Value) -> Layout | None:
         return self.chosen.get(self.families.of(weights))

@@ -29,6 +29,7 @@ from convc.passes.algorithms.problem import CONVOLUTIONS, Problem
 from convc.passes.algorithms.table import ALGORITHMS, BY_NAME
 from convc.passes.base import Pass, PassLog
 from convc.passes.machine import MACHINES, Tier
+from convc.passes.sections import fixed_values
 
 # Measures algorithms for problems, in the order in which they are given, as many as it cares to: seconds of each.
 Timer = Callable[[Sequence[tuple[Problem, str]]], Measured]
@@ -111,8 +112,8 @@ class ChooseAlgorithms(Pass):
 
     def run(self, graph: Graph, log: PassLog) -> None:
         wanted = _Wanted(graph, parse_wishes(self.wishes))
-        nodes = list(graph.nodes_of(*CONVOLUTIONS))
-        asked = {node: (Problem.of(node), *self._asked(node, wanted)) for node in nodes}
+        nodes, fixed = list(graph.nodes_of(*CONVOLUTIONS)), fixed_values(graph)
+        asked = {node: (Problem.of(node, fixed), *self._asked(node, wanted)) for node in nodes}
         counts = Counter((problem, wish) for problem, wish, _ in asked.values())
         decisions = {key: self._decide(*key) for key in counts}
         if self.timer is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from enum import IntFlag
 
-from convc.ir.graph import Graph, Node, Parameter
+from convc.ir.graph import Graph, Node, Parameter, Value
 from convc.ir.ops.constant import Constant
 
 
@@ -67,6 +67,13 @@ def prepared(graph: Graph) -> set[Node]:
             found.add(node)
             given.update(node.results)
     return found
+
+
+def fixed_values(graph: Graph) -> set[Value]:
+    """Constants, the parameters that no run updates, and all that is made of these alone."""
+    given = {parameter.value for name, parameter in graph.parameters.items() if name not in graph.updates}
+    made = {result for node in prepared(graph) for result in node.results}
+    return given | made | {node.result for node in graph.nodes_of(Constant)}
 
 
 def backward_start(graph: Graph) -> int:

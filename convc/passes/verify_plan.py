@@ -19,6 +19,7 @@ from convc.passes.layout import ImageLayout, Layout, PlanarLayout, ScalarLayout,
 from convc.passes.plan import Plan
 from convc.passes.sections import assign_sections
 from convc.passes.training import GRADIENT
+from convc.passes.transformed_layout import TransformedLayout
 from convc.passes.verify_memory import Findings, MemoryChecker, name_of, stored_values
 
 _VIEWS = (Flatten, Unflatten)
@@ -147,4 +148,6 @@ def _count(layout: Layout) -> int:
         return layout.channels
     if isinstance(layout, WeightLayout):
         return layout.outputs * layout.rows.channels * layout.rows.pixels
+    if isinstance(layout, TransformedLayout):
+        return _count(layout.filters)
     return 1 if isinstance(layout, ScalarLayout) else int((layout.index_map() >= 0).sum())

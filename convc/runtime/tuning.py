@@ -124,4 +124,7 @@ def graph_of(problem: Problem, algorithm: str) -> Graph:
             result = builder.add(op, rows("x", images), rows("dy", results))
     assert isinstance(op, CONVOLUTIONS)
     graph.outputs["logits"] = result
+    if problem.direction == "forward" and not problem.prepared:
+        # What a run may change is prepared by no run.
+        graph.updates["w"] = graph.parameters["w"].value
     return graph

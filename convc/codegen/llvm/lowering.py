@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convc.codegen.llvm.algorithms.table import CONVOLUTION, DIRECTIONS
+from convc.codegen.llvm.algorithms.table import CONVOLUTION, DIRECTIONS, KINDS
+from convc.codegen.llvm.algorithms.transform_convolution import lower_transform_filters
 from convc.codegen.llvm.channel_layout import lower_concat, lower_insert_channels, lower_slice_channels
 from convc.codegen.llvm.classification import (
     lower_count_correct,
@@ -56,6 +57,15 @@ from convc.ir.diagnostic import fail
 from convc.ir.op import Op
 from convc.passes.fusion import Kernel, is_elementwise
 from convc.passes.plan import Plan
+from convc.passes.transformed_layout import TransformedLayout
+
+
+def _lower_relayout(k: KernelBuilder) -> None:
+    if isinstance(k.layout(k.kernel.anchor.result), TransformedLayout):
+        lower_transform_filters(k, KINDS)
+    else:
+        lower_relayout(k)
+
 
 LOWERINGS: dict[type[Op], Lowering] = {
     **dict.fromkeys(DIRECTIONS, CONVOLUTION),
@@ -80,7 +90,7 @@ LOWERINGS: dict[type[Op], Lowering] = {
     ops.CountCorrect: Lowering(lower_count_correct, scratch_per_pixel),
     ops.ChannelSum: Lowering(lower_channel_sum, scratch_channel_sum),
     ops.Sum: Lowering(lower_sum),
-    ops.Relayout: Lowering(lower_relayout),
+    ops.Relayout: Lowering(_lower_relayout),
     ops.Rearrange: Lowering(lower_rearrange),
     ops.Pad: Lowering(lower_pad),
     ops.Concat: Lowering(lower_concat),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from convc.passes.algorithms.problem import Problem
+from convc.passes.algorithms.transform_plan import TransformPlan
 from convc.passes.machine import Machine
 
 # What bounds a stage: products in register tiles, straight-line arithmetic on vectors, or moving memory.
@@ -43,6 +44,10 @@ class Algorithm(ABC):
     @abstractmethod
     def stages(self, problem: Problem, machine: Machine) -> tuple[Stage, ...]:
         """What it has to do, in order, for a problem that it can compute."""
+
+    def transform_plan(self, problem: Problem, machine: Machine) -> TransformPlan | None:
+        """The plan of an algorithm that transforms filters; None for others."""
+        return None
 
     @abstractmethod
     def scratch_bytes(self, problem: Problem, machine: Machine) -> int:

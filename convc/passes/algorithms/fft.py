@@ -80,10 +80,13 @@ class Fft(Algorithm):
             )
         )
         flops = TransformFlops(image, filter, output, output, filter, _EFFICIENCY[self.size])
-        return transform_stages(TransformPlan.of(problem, machine, form), flops)
+        return transform_stages(self.transform_plan(problem, machine), flops)
+
+    def transform_plan(self, problem: Problem, machine: Machine) -> TransformPlan:
+        return TransformPlan.of(problem, machine, self.form(problem))
 
     def scratch_bytes(self, problem: Problem, machine: Machine) -> int:
-        return 4 * TransformPlan.of(problem, machine, self.form(problem)).places.end
+        return 4 * self.transform_plan(problem, machine).places.end
 
     def max_rel_error(self, problem: Problem) -> float:
         return _ERROR * math.sqrt(16 + summed_terms(problem, self.form(problem)))

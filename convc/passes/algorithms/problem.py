@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal
 
-from convc.ir.graph import Node
+from convc.ir.graph import Node, Value
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
 from convc.ir.window import Pair, Sides
 
@@ -17,7 +18,8 @@ CONVOLUTIONS = (Conv2d, Conv2dBackwardData, Conv2dBackwardWeights)
 class Problem:
     """One convolution in one direction; sizes are always those of the forward convolution.
 
-    x is (batch, channels, *size), w (filters, channels/groups, *kernel), y (batch, filters, *output).
+    x is (batch, channels, *size), w (filters, channels/groups, *kernel), y (batch, filters, *output). `prepared` says
+    that no run changes w, so that what is made of it alone is made once, ahead of all runs.
     """
 
     direction: Direction
@@ -31,10 +33,11 @@ class Problem:
     padding: Sides = (0, 0, 0, 0)
     dilation: Pair = (1, 1)
     groups: int = 1
+    prepared: bool = False
 
     @classmethod
-    def of(cls, node: Node) -> Problem:
-        """The problem of a convolution node or of one of its gradients."""
+    def of(cls, node: Node, fixed: Container[Value] = ()) -> Problem:
+        """The problem of a convolution node or of one of its gradients; `fixed` are the values that no run changes."""
         op, (first, second) = node.op, node.operands[:2]
         assert isinstance(op, CONVOLUTIONS)
         if isinstance(op, Conv2d):
@@ -55,6 +58,7 @@ class Problem:
             padding=op.padding,
             dilation=op.dilation,
             groups=op.groups,
+            prepared=isinstance(op, Conv2d) and second in fixed,
         )
 
     @property
@@ -90,5 +94,6 @@ class Problem:
         extras = [f"stride {pair(self.stride)}"] if self.stride != (1, 1) else []
         extras += [f"dilation {pair(self.dilation)}"] if self.dilation != (1, 1) else []
         extras += [f"groups {self.groups}"] if self.groups > 1 else []
+        extras += ["prepared"] if self.prepared else []
         text = f"{self.batch}x{self.channels}x{pair(self.size)} -> {self.filters}x{pair(self.output)}, "
         return text + " ".join([pair(self.kernel), *extras])

@@ -219,12 +219,17 @@ class TransformPlan:
         return max(self.inner_stored, self.columns)
 
     @property
+    def prepared_floats(self) -> int:
+        """The zeros and U of all groups: what depends on the filters alone."""
+        return _aligned(self.zeros) + _aligned(self.problem.groups * self.filter_floats)
+
+    @property
     def places(self) -> Places:
         turned = 0
         if self.problem.direction == "backward_data":
             turned = self.problem.groups * self.inner * self.problem.taps * self.columns
         filters = _aligned(self.zeros)
-        images = filters + _aligned(self.problem.groups * self.filter_floats)
+        images = 0 if self.problem.prepared else self.prepared_floats
         results = images + _aligned(self.image_floats)
         return Places(filters, images, results, max(results + _aligned(self.result_floats), images + _aligned(turned)))
 
@@ -232,7 +237,8 @@ class TransformPlan:
 @dataclass(frozen=True)
 class Places:
     """Where things lie in scratch space: zeros first, then U or S, V, M or P. Filters with input and output channels
-    exchanged, as gradients by the images read them, lie where V will lie."""
+    exchanged, as gradients by the images read them, lie where V will lie. Where filters are prepared, zeros and U are
+    not in scratch space, and `filters` is a place behind those zeros."""
 
     filters: int
     images: int

@@ -53,10 +53,13 @@ class Winograd(Algorithm):
         # A tile is held in registers as a whole; what they do not hold is stored and loaded again.
         efficiency = min(1.0, machine.registers / one.points**2)
         flops = TransformFlops(*(_flops(program) for program in programs), efficiency=efficiency)
-        return transform_stages(TransformPlan.of(problem, machine, self.form), flops)
+        return transform_stages(self.transform_plan(problem, machine), flops)
+
+    def transform_plan(self, problem: Problem, machine: Machine) -> TransformPlan:
+        return TransformPlan.of(problem, machine, self.form)
 
     def scratch_bytes(self, problem: Problem, machine: Machine) -> int:
-        return 4 * TransformPlan.of(problem, machine, self.form).places.end
+        return 4 * self.transform_plan(problem, machine).places.end
 
     def max_rel_error(self, problem: Problem) -> float:
         return self._error * math.sqrt(16 + summed_terms(problem, self.form))

@@ -69,13 +69,18 @@ def _winograd(known: Winograd) -> Kind:
     return lambda problem: WinogradTransform(known.algorithm)
 
 
+# The kinds that transform filters.
+KINDS: dict[str, Kind] = {
+    **{known.name: _winograd(known) for known in WINOGRAD},
+    **{known.name: partial(FourierTransform.of, known.size) for known in FFT},
+}
+
 # Keyed by the names of convc/passes/algorithms/table.py; `auto` is what no pass has decided.
 TABLE: dict[str, dict[type[Op], Lowering]] = {
     "auto": _DIRECT,
     "direct": _DIRECT,
     "im2col": _IM2COL,
-    **{known.name: transformed(_winograd(known)) for known in WINOGRAD},
-    **{known.name: transformed(partial(FourierTransform.of, known.size)) for known in FFT},
+    **{name: transformed(kind) for name, kind in KINDS.items()},
     "strassen": _STRASSEN,
 }
 DIRECTIONS: tuple[type[Op], ...] = (Conv2d, Conv2dBackwardData, Conv2dBackwardWeights)

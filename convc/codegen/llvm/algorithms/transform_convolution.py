@@ -13,7 +13,7 @@ Backward by the data the cotangents are the images, and the filters are turned b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from convc.codegen.llvm.algorithms.tiles import TilePlace, TileView, each_tile, read_tile
@@ -29,7 +29,9 @@ from convc.ir.graph import Value
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
 from convc.passes.algorithms.problem import Problem
 from convc.passes.algorithms.transform_plan import TransformPlan
+from convc.passes.fusion import resolve
 from convc.passes.layout import ImageLayout, WeightLayout
+from convc.passes.transformed_layout import TransformedLayout
 
 # Chains up to this length are written out for every pixel of a whole tile; longer ones are code in a loop over pixels.
 _LONGEST_WRITTEN_OUT = 4
@@ -38,21 +40,49 @@ Kind = Callable[[Problem], Transform]
 """A kind of transform convolution: its transforms for the kernel of a problem."""
 
 
+def problem_of(k: KernelBuilder) -> Problem:
+    """The problem of the anchor; filters that are transformed already are prepared."""
+    node = k.kernel.anchor
+    second = node.operands[1]
+    return Problem.of(node, [second] if isinstance(k.layout(resolve(second)), TransformedLayout) else ())
+
+
 def plan_of(k: KernelBuilder, transform: Transform) -> TransformPlan:
-    return TransformPlan.of(Problem.of(k.kernel.anchor), k.machine, transform.form)
+    return TransformPlan.of(problem_of(k), k.machine, transform.form)
 
 
 def scratch_transform_convolution(k: KernelBuilder, kind: Kind) -> int:
-    return 4 * plan_of(k, kind(Problem.of(k.kernel.anchor))).places.end
+    return 4 * plan_of(k, kind(problem_of(k))).places.end
+
+
+def lower_transform_filters(k: KernelBuilder, kinds: Mapping[str, Kind]) -> None:
+    """relayout of filters: their transforms, by the kind of convolution that will read them."""
+    (weights,) = k.kernel.anchor.operands
+    source, target = k.layout(resolve(weights)), k.layout(k.kernel.anchor.result)
+    assert isinstance(source, WeightLayout)
+    assert isinstance(target, TransformedLayout)
+    transform = kinds[target.algorithm](target.problem)
+    plan = TransformPlan.of(target.problem, k.machine, transform.form)
+
+    def body(f: Function) -> None:
+        transform_filters(
+            f, plan, source, transform, k.pointer(weights), k.pointer(k.kernel.anchor.result), turned=False
+        )
+
+    k.phase("transform_filters", body)
 
 
 def lower_transform_convolution(k: KernelBuilder, kind: Kind) -> None:
     """conv2d or its gradient by the images, with bias and a chain."""
     op = k.op(Conv2d, Conv2dBackwardData)
-    transform = kind(Problem.of(k.kernel.anchor))
+    transform = kind(problem_of(k))
     plan = plan_of(k, transform)
     images, weights = k.kernel.anchor.operands[:2]
-    packed = k.layout(weights)
+    packed = k.layout(resolve(weights))
+    if isinstance(packed, TransformedLayout):
+        k.phase(op.name, lambda f: _Emitter(k, f, plan, packed.filters, transform, images).emit())
+        clear_padding(k, op.groups)
+        return
     assert isinstance(packed, WeightLayout)
     turned = isinstance(op, Conv2dBackwardData)
     layout = turned_layout(plan) if turned else packed
@@ -88,7 +118,7 @@ def turned_layout(plan: TransformPlan) -> WeightLayout:
 def transform_filters(
     f: Function, plan: TransformPlan, layout: WeightLayout, transform: Transform, source: V, scratch: V, turned: bool
 ) -> None:
-    """U of all filters, and the zeros that tiles read beyond the borders."""
+    """Zeros that tiles read beyond the borders, then U of all filters, from the address `scratch` on."""
     clear(f, scratch, plan.zeros)
     height, width = plan.problem.kernel
     for place in each_filter(f, plan, layout, source, f.address(scratch, plan.places.filters)):
@@ -122,10 +152,9 @@ class _Emitter:
         bias = k.kernel.anchor.operands[2:]
         self.bias = k.pointer(bias[0]) if bias else None
         scratch, places = k.scratch_pointer(), plan.places
-        self.zeros = scratch
-        self.filters, self.values, self.results = (
-            f.address(scratch, place) for place in (places.filters, places.images, places.results)
-        )
+        self.zeros = k.pointer(k.kernel.anchor.operands[1]) if plan.problem.prepared else scratch
+        self.filters = f.address(self.zeros, places.filters)
+        self.values, self.results = f.address(scratch, places.images), f.address(scratch, places.results)
         # Channels of one group of the convolution, as vectors see them.
         self.inner = ImageLayout(plan.inner, 1, 1, plan.inner_stored)
         self.outer = ImageLayout(plan.outputs, 1, 1, plan.columns)
