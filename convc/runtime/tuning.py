@@ -18,6 +18,7 @@ from convc.codegen.llvm.target import host_target
 from convc.ir.builder import Builder
 from convc.ir.graph import Graph, Value
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
+from convc.ir.ops.elementwise import Negate
 from convc.ir.ops.shape import Relayout
 from convc.ir.types import DType, TensorType
 from convc.passes.algorithms.problem import CONVOLUTIONS, Problem
@@ -105,7 +106,10 @@ def graph_of(problem: Problem, algorithm: str) -> Graph:
     builder = Builder(graph)
 
     def rows(name: str, shape: tuple[int, ...]) -> Value:
-        return graph.add_input(name, TensorType(DType.F32, shape))
+        # A layer's images come from other layers. Those of the interface, channel after channel, some algorithms read
+        # as they are, and more slowly.
+        with builder.at((), "images"):
+            return builder.add(Negate(), graph.add_input(name, TensorType(DType.F32, shape)))
 
     def weights() -> Value:
         shape = (problem.filters, problem.channels // problem.groups, *problem.kernel)

@@ -28,9 +28,12 @@ from convc.passes.fusion import resolve
 from convc.passes.layout import ImageLayout, Layout, PlanarLayout, WeightLayout
 from convc.passes.tiling import choose_tile, even_split, most_rows
 
-# Weights up to this size stay in the second-level cache, so that all column blocks may be done row by row.
-_RESIDENT_WEIGHTS = 256 << 10
 _MOST_PIXELS = 16
+# What rows of images may take of the second-level cache, while one block of weights after the other passes by.
+_SHARE_OF_CACHE = 0.5
+# An image that is one row of pixels is cut where it is larger than this part of the cache.
+_SHARE_OF_ROW = 0.25
+_SHORTEST_ROW = 24
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def lower_conv2d(k: KernelBuilder) -> None:
     assert isinstance(weights, WeightLayout)
     kernel, (height, width) = (w.shape[2], w.shape[3]), x.shape[2:]
     if pixels_collapse(op, kernel):
-        target, (height, width) = _as_row(target), (1, height * width)
+        target, (height, width) = _as_rows(k, target, x.shape[1])
     source = Source.of(k.layout(resolve(x)), height, width)
     top, left = op.padding[:2]
     rows = forward_axis(height, target.height, kernel[0], op.stride[0], top, op.dilation[0])
@@ -150,7 +153,7 @@ def lower_conv2d_backward_data(k: KernelBuilder) -> None:
     target = k.image(dx)
     kernel, (height, width) = (w.shape[2], w.shape[3]), dy.shape[2:]
     if pixels_collapse(op, kernel):
-        target, (height, width) = _as_row(target), (1, height * width)
+        target, (height, width) = _as_rows(k, target, dy.shape[1])
     source = Source.of(k.image(dy), height, width)
     top, left = op.padding[:2]
     down = list(backward_axes(target.height, height, kernel[0], op.stride[0], top, op.dilation[0]))
@@ -184,8 +187,13 @@ def _clear_lanes(k: KernelBuilder, f: Function, value: Value) -> None:
             f.store(f.constant(0.0), f.address(place, lane))
 
 
-def _as_row(layout: ImageLayout) -> ImageLayout:
-    return ImageLayout(layout.channels, 1, layout.pixels, layout.stored)
+def _as_rows(k: KernelBuilder, layout: ImageLayout, channels: int) -> tuple[ImageLayout, tuple[int, int]]:
+    """An image of pixels that are computed one by one from so many `channels`, in rows as long as the cache likes."""
+    most = max(_SHORTEST_ROW, int(_SHARE_OF_ROW * k.machine.l2_bytes) // (4 * channels))
+    lengths = [n for n in range(_SHORTEST_ROW, min(most, layout.pixels) + 1) if layout.pixels % n == 0]
+    width = layout.pixels if layout.pixels <= most or not lengths else lengths[-1]
+    height = layout.pixels // width
+    return ImageLayout(layout.channels, height, width, layout.stored), (height, width)
 
 
 class _Emitter:
@@ -208,12 +216,24 @@ class _Emitter:
         full, rest = divmod(d.weights.columns, d.weights.block)
         if full and not rest and d.weights.columns != self.own_channels:
             full, rest = full - 1, d.weights.block  # the block with padding lanes gets code of its own
-        resident = d.weights.size * 4 <= _RESIDENT_WEIGHTS
-        if resident:
-            with f.loop(start, stop) as unit:
-                self._blocks(full, rest, lambda block, width: self._row(unit.index, block, width))
-        else:
-            self._blocks(full, rest, lambda block, width: self._all_rows(start, stop, block, width))
+        with f.loop(start, stop, self._rows_at_a_time()) as chunk:
+            end = f.minimum(stop, f.add(chunk.index, self._rows_at_a_time()))
+            self._blocks(full, rest, lambda block, width: self._all_rows(chunk.index, end, block, width))
+
+    def _rows_at_a_time(self) -> int:
+        """Rows of outputs that all blocks are computed for before the next rows begin.
+
+        Either so many that what they are computed from stays in the cache, and the weights pass by once for each such
+        chunk; or all, and the images pass by once for each block; whichever moves less.
+        """
+        d, cache = self.d, self.k.machine.l2_bytes
+        everything = self.k.plan.batch * d.rows.count
+        row = 4 * d.rows.stride * d.columns.limit * d.channels
+        rows = max(1, int(_SHARE_OF_CACHE * cache) // row)
+        chunks, images, weights = -(-everything // rows), everything * row, 4 * d.weights.columns * d.weights.rows.size
+        if weights <= _SHARE_OF_CACHE * cache:
+            return rows
+        return rows if images + 2 * chunks * weights <= images * len(d.weights.blocks) + weights else everything
 
     def _blocks(self, full: int, rest: int, visit: Callable[[Index, int], None]) -> None:
         if full:
@@ -310,9 +330,38 @@ class _Emitter:
             # Neighbouring taps are neighbours in memory, too: the filter row is one run of taps x channels.
             self._channels(source, taps[0][1], filters, taps[0][0], len(taps) * d.channels, everyone, sums, width)
             return
-        for (tap, offset), active in zip(taps, run.active, strict=True):
-            if active:
+        reached = [(tap, offset, active) for (tap, offset), active in zip(taps, run.active, strict=True) if active]
+        for active, group in groupby(reached, key=lambda reach: reach[2]):
+            self._taps_of_row([(tap, offset) for tap, offset, _ in group], source, filters, active, sums, width)
+
+    def _taps_of_row(
+        self, taps: list[tuple[int, int]], source: V, filters: V, active: tuple[int, ...], sums: Sums, width: int
+    ) -> None:
+        """Taps that reach the same pixels.
+
+        Of few channels in a loop: neighbouring taps share pixels, and LLVM would keep more of these than there are
+        registers.
+        """
+        f, d = self.f, self.d
+        (tap, offset), count = taps[0], len(taps)
+        tap_step, offset_step = (taps[1][0] - tap, taps[1][1] - offset) if count > 1 else (1, 1)
+        regular = all(taps[i] == (tap + i * tap_step, offset + i * offset_step) for i in range(count))
+        if not regular or not self._written_out(d.channels, active):
+            for tap, offset in taps:
                 self._channels(source, offset, filters, tap, d.channels, active, sums, width)
+            return
+        with f.loop(0, count, carried=sums.flat) as number:
+            sums.flat = number.carried
+            pixels = f.address(source, f.multiply(number.index, offset_step * d.source.pixel))
+            rows = f.address(filters, f.multiply(number.index, tap_step * d.channels * width))
+            self._channels(pixels, offset, rows, tap, d.channels, active, sums, width)
+            number.carried = sums.flat
+        sums.flat = number.carried
+
+    @staticmethod
+    def _written_out(count: int, active: tuple[int, ...]) -> bool:
+        """Whether all steps of a sum over `count` channels are written out."""
+        return count * len(active) <= 64
 
     def _channels(
         self, source: V, offset: int, filters: V, tap: int, count: int, active: tuple[int, ...], sums: Sums, width: int
@@ -320,8 +369,11 @@ class _Emitter:
         f, d = self.f, self.d
         pixel, channel = d.columns.stride * d.source.pixel, d.source.channel
         start, columns = offset * d.source.pixel, tap * d.channels * width
-        short = count * len(active) <= 64
-        unroll = count if short else unroll_factor(count, 5 if len(active) * len(sums.pieces) <= 16 else 4)
+        unroll = (
+            count
+            if self._written_out(count, active)
+            else unroll_factor(count, 5 if len(active) * len(sums.pieces) <= 16 else 4)
+        )
         with f.loop(0, count, unroll, carried=sums.flat) as loop:
             sums.flat = loop.carried
             scalars = f.address(source, f.multiply(loop.index, channel))

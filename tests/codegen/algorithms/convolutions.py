@@ -19,6 +19,7 @@ from convc.ir.types import DType, TensorType
 from convc.ir.window import Pair, Sides, Window
 from convc.passes.algorithms.algorithm import Algorithm
 from convc.passes.algorithms.problem import CONVOLUTIONS, Direction, Problem
+from convc.passes.sections import fixed_values
 from tests.codegen.native_graph import run_natively, single_op_graph
 from tests.op_case import Array, OpCase, Random, Shape, make_operands, normal
 
@@ -69,7 +70,14 @@ def lower_tiers() -> list[str]:
 
 def problem_of(graph: Graph) -> Problem:
     (node,) = graph.nodes_of(*CONVOLUTIONS)
-    return Problem.of(node)
+    return Problem.of(node, fixed_values(graph))
+
+
+def with_changing_weights(graph: Graph) -> Graph:
+    """The same, but for all that is known ahead a run may change the parameters, so that nothing is prepared."""
+    twin = graph.copy()
+    twin.updates = {name: parameter.value for name, parameter in twin.parameters.items()}
+    return twin
 
 
 def check(case: OpCase, algorithm: Algorithm, rows: int | None = None, threads: tuple[int, ...] = (2,)) -> None:
@@ -84,6 +92,10 @@ def check(case: OpCase, algorithm: Algorithm, rows: int | None = None, threads: 
     assert algorithm.obstacle(problem) is None
     single = run_natively(graph.copy(), named, threads=1, batch=len(arrays[0]))["logits"]
     assert_close(single, np.asarray(exact), algorithm.max_rel_error(problem), problem)
+    if problem.prepared:
+        changing = with_changing_weights(graph)
+        assert not problem_of(changing).prepared
+        np.testing.assert_array_equal(single, run_natively(changing, named, threads=2, batch=len(arrays[0]))["logits"])
     for count in threads:
         again = run_natively(graph.copy(), named, threads=count, batch=len(arrays[0]))["logits"]
         np.testing.assert_array_equal(single, again)

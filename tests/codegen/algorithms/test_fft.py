@@ -20,6 +20,7 @@ from tests.codegen.algorithms.convolutions import (
     check_chain,
     lower_tiers,
     problem_of,
+    with_changing_weights,
 )
 from tests.codegen.native_graph import single_op_graph
 from tests.op_case import make_operands
@@ -113,13 +114,16 @@ def test_without_bias(direction: Direction) -> None:
     check(GEOMETRIES["asymmetric"].case(direction, "fft_16", bias=False), FFT[1])
 
 
+@pytest.mark.parametrize("prepared", [True, False])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("algorithm", FFT, ids=lambda a: a.name)
-def test_scratch_space_and_code_size(algorithm: Fft, direction: Direction) -> None:
+def test_scratch_space_and_code_size(algorithm: Fft, direction: Direction, prepared: bool) -> None:
     """Scratch space is what the chooser is told; code is loops over rows and columns, not whole tiles written out."""
     case = Geometry((2, 64, 30, 30), (64, 64, 7, 7), (3, 3, 3, 3)).case(direction, algorithm.name)
     graph, _ = single_op_graph(case, make_operands(case))
+    graph = graph if prepared else with_changing_weights(graph)
     problem = problem_of(graph)
+    assert problem.prepared == (prepared and direction == "forward")
     step = compile_step(graph)
     (kernel,) = (kernel for kernel in step.plan.kernels if isinstance(kernel.anchor.op, CONVOLUTIONS))
     assert step.plan.memory.scratch[kernel].bytes == algorithm.scratch_bytes(problem, step.plan.machine)

@@ -18,6 +18,7 @@ from tests.codegen.algorithms.convolutions import (
     check_chain,
     lower_tiers,
     problem_of,
+    with_changing_weights,
 )
 from tests.codegen.native_graph import single_op_graph
 from tests.op_case import make_operands
@@ -90,12 +91,15 @@ def test_without_bias(direction: Direction) -> None:
     check(GEOMETRIES["asymmetric"].case(direction, "winograd_f4x3", bias=False), WINOGRAD[1])
 
 
+@pytest.mark.parametrize("prepared", [True, False])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("algorithm", WINOGRAD, ids=lambda a: a.name)
-def test_scratch_space_is_what_the_chooser_is_told(algorithm: Winograd, direction: Direction) -> None:
+def test_scratch_space_is_what_the_chooser_is_told(algorithm: Winograd, direction: Direction, prepared: bool) -> None:
     case = GEOMETRIES["wide"].case(direction, algorithm.name)
     graph, _ = single_op_graph(case, make_operands(case))
+    graph = graph if prepared else with_changing_weights(graph)
     problem = problem_of(graph)
+    assert problem.prepared == (prepared and direction == "forward")
     step = compile_step(graph)
     (kernel,) = (kernel for kernel in step.plan.kernels if isinstance(kernel.anchor.op, CONVOLUTIONS))
     assert step.plan.memory.scratch[kernel].bytes == algorithm.scratch_bytes(problem, step.plan.machine)
