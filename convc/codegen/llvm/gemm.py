@@ -35,6 +35,8 @@ _CHUNK = 128
 # Bytes of C that wait for the next chunk.
 _WAITING = 512 << 10
 _TAIL_ROWS = (8, 4, 2, 1)
+# What rows of A may take of the second-level cache while B passes by.
+_SHARE_OF_CACHE = 0.5
 
 
 @dataclass(frozen=True)
@@ -171,10 +173,16 @@ def multiply(
 
 def multiply_with(
     f: Function, machine: Machine, product: Product, a: Matrices, b: Matrices, finish: Finish,
-    begin: Begin | None = None, units: tuple[Index, Index] | None = None,
+    begin: Begin | None = None, units: tuple[Index, Index] | None = None, cached: bool = False,
 ) -> None:  # fmt: skip
-    """Emit the product; each tile starts from `begin` (default: zeros) and is handed to `finish` in registers."""
-    _Emitter(f, machine, product, a, b, finish, begin).emit(*(units or f.share(product.units(f))))
+    """Emit the product; each tile starts from `begin` (default: zeros) and is handed to `finish` in registers.
+
+    `cached`: A is larger than the caches. So many of its rows as the second-level cache holds are multiplied by all of
+    B before the next rows are read.
+    """
+    emitter = _Emitter(f, machine, product, a, b, finish, begin)
+    strip = max(1, int(_SHARE_OF_CACHE * machine.l2_bytes) // (4 * a.row * product.tile.rows)) if cached else None
+    emitter.emit(*(units or f.share(product.units(f))), strip=strip)
 
 
 def _all_parts(pieces: tuple[Piece, ...], parts: int, apart: int) -> tuple[Piece, ...]:
@@ -190,8 +198,9 @@ class _Emitter:
         self.a, self.b, self.finish, self.begin = a, b, finish, begin
         self.steps: tuple[Index, Index] = 0, product.depth  # of the depth, that tiles are added up over
 
-    def emit(self, start: Index, stop: Index, chunk: int | None = None) -> None:
-        """The units of a range; with `chunk`, so many steps of the depth at a time for a strip of rows."""
+    def emit(self, start: Index, stop: Index, chunk: int | None = None, strip: int | None = None) -> None:
+        """The units of a range; with `strip`, so many tiles of rows at a time, with `chunk`, so many steps of the depth
+        at a time for a strip of rows."""
         f, p = self.f, self.p
         tiles = p.row_tiles(f)
         # Without rows there is nothing to do, and nothing to divide by.
@@ -201,7 +210,11 @@ class _Emitter:
             with f.loop(first, last) as entry:
                 before = f.multiply(entry.index, units)
                 share = f.subtract(start, before), f.subtract(stop, before)
-                if chunk is None:
+                if strip is not None:
+                    with f.loop(0, tiles, strip) as tile:
+                        count = f.minimum(f.subtract(tiles, tile.index), strip)
+                        self._strip(entry.index, share, tile.index, count)
+                elif chunk is None:
                     self._strip(entry.index, share, 0, tiles)
                 else:
                     self._in_chunks(entry.index, share, tiles, chunk)

@@ -101,8 +101,8 @@ class PatchProduct:
 
         def chunk(first: Index, rows: Index, patches: V, row: int, entry: int) -> None:
             a, b = self.operands(patches, row, entry, filters)
-            finish = self.finish(k, f, first)
-            multiply_with(f, k.machine, self.product(k, rows), a, b, finish, begin if bias is not None else None)
+            finish, start = self.finish(k, f, first), begin if bias is not None else None
+            multiply_with(f, k.machine, self.product(k, rows), a, b, finish, start, cached=buffers is None)
 
         total = f.multiply(k.rows(f), matrix.outputs)
         if buffers is None:
