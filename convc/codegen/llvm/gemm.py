@@ -35,6 +35,8 @@ _CHUNK = 128
 # Bytes of C that wait for the next chunk.
 _WAITING = 512 << 10
 _TAIL_ROWS = (8, 4, 2, 1)
+_LINE = 16  # floats of a cache line
+_COPIED = 128 << 10  # bytes of A that are copied at once
 # What rows of A may take of the second-level cache while B passes by.
 _SHARE_OF_CACHE = 0.5
 
@@ -130,11 +132,13 @@ Finish = Callable[[Place, Sums], None]
 
 def multiply(
     f: Function, machine: Machine, product: Product, a: Matrices, b: Matrices, c: Matrices,
-    units: tuple[Index, Index] | None = None,
+    units: tuple[Index, Index] | None = None, copied: bool = False,
 ) -> None:  # fmt: skip
     """Emit the product into memory. `units` is the range of units to do (default: this thread's share).
 
-    With a transposed A a great depth is added up in chunks, which meet in C.
+    With a transposed A a great depth is added up in chunks, which meet in C. `copied`: of each chunk A and a block of B
+    are copied first. Rows of images are often a power of two apart, so that a column of them falls into few sets of the
+    first-level cache, which would hold a fraction of the chunk.
     """
 
     def address(place: Place) -> V:
@@ -157,7 +161,7 @@ def multiply(
         if product.accumulate is True:
             return held
         # The first chunk starts from zero, whatever the memory holds.
-        later = f.less(0, emitter.steps[0])
+        later = f.less(0, emitter.first_step)
         if isinstance(product.accumulate, V):
             later = f.binary("or", later, product.accumulate)
         return [f.select(later, value, f.constant(0.0, value.lanes)) for value in held]
@@ -168,6 +172,7 @@ def multiply(
 
     chunk = _CHUNK if a.transposed and not (isinstance(product.depth, int) and product.depth <= _CHUNK) else None
     emitter = _Emitter(f, machine, product, a, b, finish, begin if product.accumulate is not False or chunk else None)
+    emitter.copied = copied and chunk is not None
     emitter.emit(*(units or f.share(product.units(f))), chunk)
 
 
@@ -197,6 +202,11 @@ class _Emitter:
         self.f, self.machine, self.p = f, machine, product
         self.a, self.b, self.finish, self.begin = a, b, finish, begin
         self.steps: tuple[Index, Index] = 0, product.depth  # of the depth, that tiles are added up over
+        self.first_step: Index = 0  # of the chunk
+        self.first_row: Index = 0  # that has been copied
+        self.copied = False
+        self.rows = self.block = a.pointer  # the copies
+        self.row = a.row
 
     def emit(self, start: Index, stop: Index, chunk: int | None = None, strip: int | None = None) -> None:
         """The units of a range; with `strip`, so many tiles of rows at a time, with `chunk`, so many steps of the depth
@@ -222,9 +232,51 @@ class _Emitter:
     def _in_chunks(self, entry: Index, share: tuple[Index, Index], tiles: Index, chunk: int) -> None:
         f, p = self.f, self.p
         strip = max(1, _WAITING // (4 * p.columns * p.parts * p.tile.rows))
+        if self.copied:
+            strip = min(strip, max(1, _COPIED // (4 * chunk * p.tile.rows)))
+            self.rows = f.local("rows", chunk * self._copied_row(strip))
+            self.block = f.local("block", chunk * p.block)
         with f.loop(0, tiles, strip) as tile, f.loop(0, f.maximum(p.depth, 1), chunk) as step:
-            self.steps = step.index, f.minimum(f.add(step.index, chunk), p.depth)
-            self._strip(entry, share, tile.index, f.minimum(f.subtract(tiles, tile.index), strip))
+            last = f.minimum(f.add(step.index, chunk), p.depth)
+            count = f.minimum(f.subtract(tiles, tile.index), strip)
+            self.first_step, self.steps = step.index, (step.index, last)
+            if self.copied:
+                self.steps = 0, f.subtract(last, step.index)
+                before, most = f.multiply(tile.index, p.block_count), f.multiply(count, p.block_count)
+                with f.when(f.less(before, share[1])), f.when(f.less(share[0], f.add(before, most))):
+                    self._copy_rows(entry, f.multiply(tile.index, p.tile.rows), strip)
+                    self._strip(entry, share, tile.index, count)
+            else:
+                self._strip(entry, share, tile.index, count)
+
+    def _copied_row(self, strip: int) -> int:
+        """Floats from one step to the next: an odd number of cache lines."""
+        lines = -(-strip * self.p.tile.rows // _LINE)
+        return _LINE * (lines + 1 - lines % 2)
+
+    def _copy_rows(self, entry: Index, first: Index, strip: int) -> None:
+        """The chunk of a strip of rows of A, those from `first` on."""
+        f, a, lanes = self.f, self.a, self.machine.lanes
+        self.first_row, self.row = first, self._copied_row(strip)
+        source = f.address(a.pointer, f.add(f.multiply(entry, a.entry), first))
+        count = f.minimum(f.subtract(self.p.rows, first), strip * self.p.tile.rows)
+        vectors = f.multiply(f.divide(count, lanes), lanes)
+        with f.loop(*self.steps) as step:
+            given = f.address(source, f.multiply(f.add(self.first_step, step.index), a.row))
+            copy = f.address(self.rows, f.multiply(step.index, self.row))
+            with f.loop(0, vectors, lanes) as place:
+                f.store(f.load(f.address(given, place.index), lanes), f.address(copy, place.index))
+            with f.loop(vectors, count) as place:
+                f.store(f.load(f.address(given, place.index)), f.address(copy, place.index))
+
+    def _copy_block(self, columns: V, b_row: int, pieces: tuple[Piece, ...], width: int) -> None:
+        """The chunk of a block of columns of B."""
+        f = self.f
+        with f.loop(*self.steps) as step:
+            given = f.address(columns, f.multiply(f.add(self.first_step, step.index), b_row))
+            copy = f.address(self.block, f.multiply(step.index, width))
+            for piece in pieces:
+                f.store(f.load(f.address(given, piece.offset), piece.lanes), f.address(copy, piece.offset))
 
     def _strip(self, entry: Index, share: tuple[Index, Index], first: Index, tiles: Index) -> None:
         """What the share has of an entry's tiles of rows from `first` on, panel by panel (block of columns).
@@ -258,6 +310,10 @@ class _Emitter:
         pieces = column_pieces(width, self.machine.lanes)
 
         b_row = width * p.parts if b.packed else b.row
+        if self.copied:
+            with f.when(f.less(low, high)):
+                self._copy_block(columns, b_row, pieces, width)
+            columns, b_row, rows = self.block, width, self.rows
 
         def tile(row: Index, count: int, unroll: int) -> None:
             self._tile(Place(entry, row, count, column, pieces), rows, columns, b_row, unroll)
@@ -287,12 +343,13 @@ class _Emitter:
                 first = f.add(first, has)
 
     def _tile(self, place: Place, a: V, b: V, b_row: int, unroll: int) -> None:
-        f, row = self.f, self.a.row
+        f, row = self.f, self.row if self.copied else self.a.row
         pieces = _all_parts(place.pieces, self.p.parts, place.width if self.b.packed else self.b.imaginary)
         sums = Sums.zeros(f, place.rows, pieces)
         if self.begin is not None:
             sums.flat = list(self.begin(place))
-        corner = f.address(a, place.row if self.a.transposed else f.multiply(place.row, row))
+        first_row = f.subtract(place.row, self.first_row) if self.copied else place.row
+        corner = f.address(a, first_row if self.a.transposed else f.multiply(place.row, row))
         along, across = (row, 1) if self.a.transposed else (1, row)
 
         def steps(start: Index, stop: Index, unroll: int) -> None:

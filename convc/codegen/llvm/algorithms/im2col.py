@@ -195,7 +195,7 @@ def lower_im2col_backward_weights(k: KernelBuilder) -> None:
         shift = f.multiply(strip, matrix.columns)
         c = Matrices(k.pointer(k.kernel.anchor.result), gradient.rows.size, whole, packed=True, first=shift)
         shape = Product(matrix.columns, gradient.columns, rows, tile, gradient.groups, begun)
-        multiply(f, k.machine, shape, patches, b, c)
+        multiply(f, k.machine, shape, patches, b, c, copied=True)
 
     def body(f: Function) -> None:
         total = f.multiply(k.rows(f), matrix.outputs)
