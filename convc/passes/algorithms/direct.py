@@ -12,6 +12,7 @@ from convc.passes.tiling import choose_tile, even_split, most_rows
 
 _MOST_PARTS = 8
 _FEW_CHANNELS = 8
+_LINE = 64  # bytes
 
 
 def tile_efficiency(machine: Machine, width: int, columns: int, reduction: int) -> float:
@@ -53,6 +54,8 @@ class Direct(Algorithm):
             merged = per_filter < _FEW_CHANNELS
             taps = problem.taps if merged and not any(problem.padding) else problem.kernel[1] if merged else 1
             efficiency = tile_efficiency(machine, per_filter * taps, per_channel, problem.output[1])
+            product = Stage("convolve", "product", problem.flops, traffic, efficiency=efficiency)
+            return (product, *self._again(problem, machine))
         elif problem.direction == "forward":
             efficiency = tile_efficiency(machine, problem.output[1], per_channel, per_filter * problem.taps)
         else:
@@ -63,6 +66,20 @@ class Direct(Algorithm):
         if problem.direction == "backward_data":
             return Stage("transpose filters", "copy", 0, 2 * problem.weight_bytes), product
         return (product,)
+
+    def _again(self, problem: Problem, machine: Machine) -> tuple[Stage, ...]:
+        """What a weight gradient reads again: a tile passes over all positions, and reads lines of both images there.
+
+        Images of which one fits half of the second-level cache are read from that, while sums are added up.
+        """
+        if 2 * (problem.image_bytes + problem.result_bytes) <= problem.batch * machine.l2_bytes:
+            return ()
+        per_filter, per_channel = problem.channels // problem.groups, problem.filters // problem.groups
+        tile = choose_tile(machine, per_filter * problem.taps, per_channel)
+        tiles = problem.groups * -(-per_filter * problem.taps // tile.rows) * -(-per_channel // tile.block)
+        positions = problem.batch * problem.output[0] * problem.output[1]
+        lines = 1 + -(-4 * tile.block // _LINE)
+        return (Stage("read images again", "copy", 0, tiles * positions * lines * _LINE, resident=True),)
 
     def scratch_bytes(self, problem: Problem, machine: Machine) -> int:
         stored = 4 * problem.taps * padded(problem.channels) * padded(problem.filters)

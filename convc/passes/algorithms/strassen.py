@@ -30,6 +30,9 @@ _LEAST_HALF = 16
 # Two levels only where the quarters are this large: additions then cost little.
 _LARGE_QUARTER = 512
 
+# Of the speed of a product of the whole matrices: the parts are smaller, and wait for memory (docs/performance-log.md).
+_EFFICIENCY = 0.8
+
 
 def _programs() -> tuple[StraightLine, StraightLine, StraightLine]:
     left, right, result = Builder(4), Builder(4), Builder(PRODUCTS)
@@ -248,7 +251,7 @@ def _stages(problem: Problem, machine: Machine, plan: StrassenPlan) -> tuple[Sta
         product = Stage(
             "multiply", "product", flops, 8 * groups * chunks * strips * products * plan.result_entry,
             plan.products * plan.result_entry * 4 <= machine.l2_bytes,
-            tile_efficiency(machine, left, right, plan.rows),
+            _EFFICIENCY * tile_efficiency(machine, left, right, plan.rows),
         )  # fmt: skip
         return (
             replace(sums("add patches", LEFT, rows * left * strips), resident=plan.copied),
@@ -262,7 +265,7 @@ def _stages(problem: Problem, machine: Machine, plan: StrassenPlan) -> tuple[Sta
         replace(sums("add patches", LEFT, rows * left), resident=plan.copied),
         Stage(
             "multiply", "product", flops, chunks * filters, filters <= machine.l2_bytes,
-            tile_efficiency(machine, plan.rows, right, left),
+            _EFFICIENCY * tile_efficiency(machine, plan.rows, right, left),
         ),
         sums("add products", RESULT, rows * right),
     )  # fmt: skip
