@@ -303,3 +303,39 @@ def test_padding_of_a_vector_stays_zero() -> None:
         (quotient,) = executor.graph.nodes_of(Divide)
         assert executor.stored(quotient.result).tolist() == [0.5] * 5 + [0.0] * 3
         np.testing.assert_array_equal(executor.output("logits", 2), np.full((2, 5), 1.5, np.float32))
+
+
+# Layers that transform filters, how many tensors of filters that makes, and in which mode.
+TRANSFORMED: dict[str, tuple[str, str, int]] = {
+    "two algorithms": ("conv 6 k=3 pad=1 algo=winograd_f4x3 -> relu -> conv 5 k=5 pad=2 algo=fft_8", "infer", 2),
+    "one that does not": ("conv 6 k=3 pad=1 algo=winograd_f2x3 -> relu -> conv 5 k=3 algo=direct", "infer", 1),
+    "groups": ("conv 6 k=3 pad=1 algo=winograd_f2x3 -> relu -> conv 9 k=3 groups=3 algo=winograd_f4x3", "infer", 2),
+    "folded norms": ("conv 6 k=3 pad=1 bias=no algo=winograd_f4x3 -> bn -> relu", "infer", 1),
+    "in training none": ("conv 6 k=3 pad=1 algo=winograd_f4x3 -> relu", "train", 0),
+    "but frozen ones": ("conv 6 k=3 pad=1 algo=winograd_f4x3 freeze=yes -> relu -> conv 4 k=3 algo=fft_8", "train", 1),
+}
+
+
+@pytest.mark.parametrize(("body", "mode", "count"), TRANSFORMED.values(), ids=TRANSFORMED)
+def test_filters_that_no_run_changes_are_transformed_once(body: str, mode: str, count: int) -> None:
+    text = f"net n {{ input 3x9x10\n {body} -> pool max 2 -> fc 4\n loss softmax }}"
+    net = loads(text, file="n.cnn")
+    x = np.random.default_rng(3).standard_normal((BATCH, 3, 9, 10)).astype(np.float32)
+    with (
+        convc.compile(net, batch=BATCH, mode=mode, threads=2) as program,
+        convc.compile(net, batch=BATCH, mode=mode, target="reference") as reference,
+    ):
+        assert program.plan is not None
+        assert sum(isinstance(kernel.anchor.op, Relayout) for kernel in prepares(program.plan)) == count
+        for seed in (1, 2):  # new weights are transformed anew
+            generator = np.random.default_rng(seed)
+            weights = {
+                name: np.abs(generator.standard_normal(array.shape)).astype(np.float32)
+                for name, array in reference.state_dict().items()
+                if name in net.graph(1).parameters
+            }
+            program.set_params(weights)
+            reference.set_params(weights)
+            expected = reference(x)
+            for _ in range(2):
+                np.testing.assert_allclose(program(x), expected, rtol=0, atol=1e-4 * float(np.abs(expected).max()))
