@@ -318,7 +318,7 @@ TRANSFORMED: dict[str, tuple[str, str, int]] = {
 
 @pytest.mark.parametrize(("body", "mode", "count"), TRANSFORMED.values(), ids=TRANSFORMED)
 def test_filters_that_no_run_changes_are_transformed_once(body: str, mode: str, count: int) -> None:
-    text = f"net n {{ input 3x9x10\n {body} -> pool max 2 -> fc 4\n loss softmax }}"
+    text = f"net n {{ input 3x9x10\n {body} -> pool max 2 -> fc 4\n loss softmax }}\ntrain {{ optim sgd lr=0.1 }}"
     net = loads(text, file="n.cnn")
     x = np.random.default_rng(3).standard_normal((BATCH, 3, 9, 10)).astype(np.float32)
     with (
