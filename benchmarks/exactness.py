@@ -16,7 +16,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from convc.passes.algorithms.problem import CONVOLUTIONS, Direction, Problem
+from convc.ir.interpreter import run_reference
+from convc.passes.algorithms.problem import Direction, Problem
 from convc.passes.algorithms.table import BY_NAME
 from convc.passes.sections import EVERYTHING
 from convc.runtime.native import NativeExecutor
@@ -38,18 +39,18 @@ def problems() -> Iterator[Problem]:
 
 def largest_error(problem: Problem, algorithm: str, draws: int = DRAWS) -> float:
     """The largest relative error of some draws of operands."""
-    (node,) = graph_of(problem, algorithm).nodes_of(*CONVOLUTIONS)
-    executor = NativeExecutor(graph_of(problem, algorithm), batch=problem.batch, threads=1)
+    graph = graph_of(problem, algorithm)
+    executor = NativeExecutor(graph.copy(), batch=problem.batch, threads=1)
     worst = 0.0
     for draw in range(draws):
         random = np.random.default_rng(draw)
-        operands = [random.standard_normal(operand.shape, np.float32) for operand in node.operands]
-        for value, array in zip(node.operands[1:], operands[1:], strict=True):
-            assert value.name is not None
-            write = executor.write if value.name in executor.graph.parameters else executor.write_input
-            write(value.name, array)
-        result = executor.run(EVERYTHING, operands[0], None).logits
-        exact = node.op.reference(*(array.astype(np.float64) for array in operands))
+        values = {**graph.inputs, **{name: parameter.value for name, parameter in graph.parameters.items()}}
+        arrays = {name: random.standard_normal(value.shape, np.float32) for name, value in values.items()}
+        for name, array in arrays.items():
+            if name != "x":
+                (executor.write if name in graph.parameters else executor.write_input)(name, array)
+        result = executor.run(EVERYTHING, arrays["x"], None).logits
+        exact = run_reference(graph, {name: array.astype(np.float64) for name, array in arrays.items()})["logits"]
         worst = max(worst, float(np.abs(result - exact).max() / np.abs(exact).max()))
     executor.close()
     return worst
