@@ -24,7 +24,7 @@ def test_a_net_within_the_limit() -> None:
         assert program.graph.nodes
 
 
-@pytest.mark.parametrize("limit", [1, 1_000, 4_000])
+@pytest.mark.parametrize("limit", [1, 300, 4_000])
 def test_the_layer_at_which_it_grows_too_long_is_named(limit: int) -> None:
     net = loads(NET, limits=Limits(instructions=limit), file="n.cnn")
     with pytest.raises(convc.CompileError, match=f"the code grows beyond {limit:,} instructions") as error:
@@ -59,5 +59,5 @@ def test_equal_kernels_count_once() -> None:
 def test_it_is_an_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "n.cnn"
     file.write_text(NET)
-    assert main(["compile", str(file), "--limit", "instructions=1000"]) == 1
+    assert main(["compile", str(file), "--limit", "instructions=300"]) == 1
     assert "`--limit instructions=N` changes the limit" in capsys.readouterr().err

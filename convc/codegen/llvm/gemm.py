@@ -171,8 +171,8 @@ def multiply(
             f.store(value, vector)
 
     chunk = _CHUNK if a.transposed and not (isinstance(product.depth, int) and product.depth <= _CHUNK) else None
-    emitter = _Emitter(f, machine, product, a, b, finish, begin if product.accumulate is not False or chunk else None)
-    emitter.copied = copied and chunk is not None
+    kind = _CopyingEmitter if copied and chunk else _Emitter
+    emitter = kind(f, machine, product, a, b, finish, begin if product.accumulate is not False or chunk else None)
     emitter.emit(*(units or f.share(product.units(f))), chunk)
 
 
@@ -203,14 +203,14 @@ class _Emitter:
         self.a, self.b, self.finish, self.begin = a, b, finish, begin
         self.steps: tuple[Index, Index] = 0, product.depth  # of the depth, that tiles are added up over
         self.first_step: Index = 0  # of the chunk
-        self.first_row: Index = 0  # that has been copied
-        self.copied = False
-        self.rows = self.block = a.pointer  # the copies
-        self.row = a.row
+        self.a_row, self.first_row = (
+            a.row,
+            0,
+        )  # of A as tiles read it: from one row of memory to the next, and what is first
 
     def emit(self, start: Index, stop: Index, chunk: int | None = None, strip: int | None = None) -> None:
         """The units of a range; with `strip`, so many tiles of rows at a time, with `chunk`, so many steps of the depth
-        at a time for a strip of rows."""
+        at a time for a strip of rows that fits it."""
         f, p = self.f, self.p
         tiles = p.row_tiles(f)
         # Without rows there is nothing to do, and nothing to divide by.
@@ -231,52 +231,21 @@ class _Emitter:
 
     def _in_chunks(self, entry: Index, share: tuple[Index, Index], tiles: Index, chunk: int) -> None:
         f, p = self.f, self.p
-        strip = max(1, _WAITING // (4 * p.columns * p.parts * p.tile.rows))
-        if self.copied:
-            strip = min(strip, max(1, _COPIED // (4 * chunk * p.tile.rows)))
-            self.rows = f.local("rows", chunk * self._copied_row(strip))
-            self.block = f.local("block", chunk * p.block)
+        strip = self._strip_of(chunk)
         with f.loop(0, tiles, strip) as tile, f.loop(0, f.maximum(p.depth, 1), chunk) as step:
+            self.first_step = step.index
             last = f.minimum(f.add(step.index, chunk), p.depth)
-            count = f.minimum(f.subtract(tiles, tile.index), strip)
-            self.first_step, self.steps = step.index, (step.index, last)
-            if self.copied:
-                self.steps = 0, f.subtract(last, step.index)
-                before, most = f.multiply(tile.index, p.block_count), f.multiply(count, p.block_count)
-                with f.when(f.less(before, share[1])), f.when(f.less(share[0], f.add(before, most))):
-                    self._copy_rows(entry, f.multiply(tile.index, p.tile.rows), strip)
-                    self._strip(entry, share, tile.index, count)
-            else:
-                self._strip(entry, share, tile.index, count)
+            self._chunk(entry, share, tile.index, f.minimum(f.subtract(tiles, tile.index), strip), last)
 
-    def _copied_row(self, strip: int) -> int:
-        """Floats from one step to the next: an odd number of cache lines."""
-        lines = -(-strip * self.p.tile.rows // _LINE)
-        return _LINE * (lines + 1 - lines % 2)
+    def _strip_of(self, chunk: int) -> int:
+        """How many tiles of rows a chunk is added to before the next one comes."""
+        p = self.p
+        return max(1, _WAITING // (4 * p.columns * p.parts * p.tile.rows))
 
-    def _copy_rows(self, entry: Index, first: Index, strip: int) -> None:
-        """The chunk of a strip of rows of A, those from `first` on."""
-        f, a, lanes = self.f, self.a, self.machine.lanes
-        self.first_row, self.row = first, self._copied_row(strip)
-        source = f.address(a.pointer, f.add(f.multiply(entry, a.entry), first))
-        count = f.minimum(f.subtract(self.p.rows, first), strip * self.p.tile.rows)
-        vectors = f.multiply(f.divide(count, lanes), lanes)
-        with f.loop(*self.steps) as step:
-            given = f.address(source, f.multiply(f.add(self.first_step, step.index), a.row))
-            copy = f.address(self.rows, f.multiply(step.index, self.row))
-            with f.loop(0, vectors, lanes) as place:
-                f.store(f.load(f.address(given, place.index), lanes), f.address(copy, place.index))
-            with f.loop(vectors, count) as place:
-                f.store(f.load(f.address(given, place.index)), f.address(copy, place.index))
-
-    def _copy_block(self, columns: V, b_row: int, pieces: tuple[Piece, ...], width: int) -> None:
-        """The chunk of a block of columns of B."""
-        f = self.f
-        with f.loop(*self.steps) as step:
-            given = f.address(columns, f.multiply(f.add(self.first_step, step.index), b_row))
-            copy = f.address(self.block, f.multiply(step.index, width))
-            for piece in pieces:
-                f.store(f.load(f.address(given, piece.offset), piece.lanes), f.address(copy, piece.offset))
+    def _chunk(self, entry: Index, share: tuple[Index, Index], first: Index, tiles: Index, last: Index) -> None:
+        """The steps of the depth from `first_step` to `last`."""
+        self.steps = self.first_step, last
+        self._strip(entry, share, first, tiles)
 
     def _strip(self, entry: Index, share: tuple[Index, Index], first: Index, tiles: Index) -> None:
         """What the share has of an entry's tiles of rows from `first` on, panel by panel (block of columns).
@@ -305,15 +274,10 @@ class _Emitter:
         if b.packed:
             before = f.multiply(f.multiply(column, p.parts), b.row or p.depth)
             offset = f.add(before, f.multiply(b.first, width * p.parts))
-        columns = f.address(b.pointer, f.add(f.multiply(entry, b.entry), offset))
-        rows = f.address(self.a.pointer, f.multiply(entry, self.a.entry))
         pieces = column_pieces(width, self.machine.lanes)
-
-        b_row = width * p.parts if b.packed else b.row
-        if self.copied:
-            with f.when(f.less(low, high)):
-                self._copy_block(columns, b_row, pieces, width)
-            columns, b_row, rows = self.block, width, self.rows
+        columns = f.address(b.pointer, f.add(f.multiply(entry, b.entry), offset))
+        columns, b_row = self._block(columns, width * p.parts if b.packed else b.row, pieces, (low, high))
+        rows = self._rows(entry)
 
         def tile(row: Index, count: int, unroll: int) -> None:
             self._tile(Place(entry, row, count, column, pieces), rows, columns, b_row, unroll)
@@ -329,6 +293,14 @@ class _Emitter:
             for first, count in self._tail(f.multiply(whole, size), left):
                 tile(first, count, _TAIL_UNROLL)
 
+    def _rows(self, entry: Index) -> V:
+        """Where the rows of A begin from which tiles are computed."""
+        return self.f.address(self.a.pointer, self.f.multiply(entry, self.a.entry))
+
+    def _block(self, columns: V, row: int, pieces: tuple[Piece, ...], tiles: tuple[Index, Index]) -> tuple[V, int]:
+        """Where a range of tiles finds a block of B that lies at `columns`, and how far it is to the next row."""
+        return columns, row
+
     def _tail(self, first: Index, left: Index) -> Iterator[tuple[Index, int]]:
         """(first row, rows) of the tiles of what is left after the whole tiles; one tile where that is known."""
         f, size = self.f, self.p.tile.rows
@@ -343,13 +315,13 @@ class _Emitter:
                 first = f.add(first, has)
 
     def _tile(self, place: Place, a: V, b: V, b_row: int, unroll: int) -> None:
-        f, row = self.f, self.row if self.copied else self.a.row
+        f, row = self.f, self.a_row
         pieces = _all_parts(place.pieces, self.p.parts, place.width if self.b.packed else self.b.imaginary)
         sums = Sums.zeros(f, place.rows, pieces)
         if self.begin is not None:
             sums.flat = list(self.begin(place))
-        first_row = f.subtract(place.row, self.first_row) if self.copied else place.row
-        corner = f.address(a, first_row if self.a.transposed else f.multiply(place.row, row))
+        first_row = f.subtract(place.row, self.first_row)
+        corner = f.address(a, first_row if self.a.transposed else f.multiply(first_row, row))
         along, across = (row, 1) if self.a.transposed else (1, row)
 
         def steps(start: Index, stop: Index, unroll: int) -> None:
@@ -375,3 +347,54 @@ class _Emitter:
                 steps(first, whole, unroll)
             steps(whole if unroll > 1 else first, last, 1)
         self.finish(place, sums)
+
+
+class _CopyingEmitter(_Emitter):
+    """Copies what the tiles of a chunk read: a strip of rows of a transposed A, and each block of columns of B.
+
+    In the copies, rows of A's memory are an odd number of cache lines apart, and those of a block of B are adjacent.
+    """
+
+    def _strip_of(self, chunk: int) -> int:
+        p = self.p
+        assert p.parts == 1, "real matrices are copied"
+        strip = min(super()._strip_of(chunk), max(1, _COPIED // (4 * chunk * p.tile.rows)))
+        if isinstance(p.rows, int):
+            strip = min(strip, -(-p.rows // p.tile.rows))
+        self.rows_of_strip = strip * p.tile.rows
+        self.a_row = _LINE * (-(-self.rows_of_strip // _LINE) | 1)
+        self.rows, self.block = self.f.local("rows", chunk * self.a_row), self.f.local("block", chunk * p.block)
+        return strip
+
+    def _chunk(self, entry: Index, share: tuple[Index, Index], first: Index, tiles: Index, last: Index) -> None:
+        f, p = self.f, self.p
+        self.steps, self.first_row = (0, f.subtract(last, self.first_step)), f.multiply(first, p.tile.rows)
+        before, behind = f.multiply(first, p.block_count), f.multiply(f.add(first, tiles), p.block_count)
+        with f.when(f.less(before, share[1])), f.when(f.less(share[0], behind)):
+            self._copy_rows(entry)
+            self._strip(entry, share, first, tiles)
+
+    def _copy_rows(self, entry: Index) -> None:
+        f, lanes = self.f, self.machine.lanes
+        source = f.address(super()._rows(entry), self.first_row)
+        count = f.minimum(f.subtract(self.p.rows, self.first_row), self.rows_of_strip)
+        vectors = f.multiply(f.divide(count, lanes), lanes)
+        with f.loop(*self.steps) as step:
+            given = f.address(source, f.multiply(f.add(self.first_step, step.index), self.a.row))
+            copy = f.address(self.rows, f.multiply(step.index, self.a_row))
+            with f.loop(0, vectors, lanes) as place:
+                f.store(f.load(f.address(given, place.index), lanes), f.address(copy, place.index))
+            with f.loop(vectors, count) as place:
+                f.store(f.load(f.address(given, place.index)), f.address(copy, place.index))
+
+    def _rows(self, entry: Index) -> V:
+        return self.rows
+
+    def _block(self, columns: V, row: int, pieces: tuple[Piece, ...], tiles: tuple[Index, Index]) -> tuple[V, int]:
+        f, width = self.f, sum(piece.lanes for piece in pieces)
+        with f.when(f.less(*tiles)), f.loop(*self.steps) as step:
+            given = f.address(columns, f.multiply(f.add(self.first_step, step.index), row))
+            copy = f.address(self.block, f.multiply(step.index, width))
+            for piece in pieces:
+                f.store(f.load(f.address(given, piece.offset), piece.lanes), f.address(copy, piece.offset))
+        return self.block, width

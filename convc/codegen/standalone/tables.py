@@ -153,8 +153,6 @@ def _definitions(interface: Interface) -> list[str]:
         "#define _GNU_SOURCE",
         "#include <math.h>",
         "#include <stdint.h>",
-        "#include <math.h>",
-        "#include <stdint.h>",
         f"#define API(name) {interface.prefix}_##name",
         f"#define MODEL {interface.prefix}_model",
         f'#define TIER_NAMES "{", ".join(interface.tiers)}"',

@@ -59,12 +59,15 @@ def transform_stages(plan: TransformPlan, flops: TransformFlops) -> tuple[Stage,
             flops.stage("transform sums", gradients, scattered + problem.weight_bytes, resident),
         )
     efficiency = tile_efficiency(machine, plan.chunk, plan.outputs, plan.inner)
-    # Memory that is written is read first. What is prepared is in no near cache when it is read for the first time.
-    first = flops.stage("transform filters", matrices * flops.filter, 2 * scattered + problem.weight_bytes, resident)
     if problem.prepared:
-        first = Stage("fetch filters", "copy", 0, filters if resident else 0)
+        # In no near cache when they are read for the first time.
+        ready = Stage("fetch filters", "copy", 0, filters if resident else 0)
+    else:
+        # Memory that is written is read first.
+        traffic = 2 * scattered + problem.weight_bytes
+        ready = flops.stage("transform filters", matrices * flops.filter, traffic, resident)
     stages = (
-        first,
+        ready,
         images,
         values,
         Stage("read filters", "copy", 0, chunks * filters, resident),

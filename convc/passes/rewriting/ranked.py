@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Factors:
 
 
 @dataclass(frozen=True)
-class RankedRule(Rule):
+class RankedRule(Rule, ABC):
     """Replaces a layer by linear ones through narrow places.
 
     At most one of `rank`, `energy` (the smallest rank that keeps this part of the squared norm) and `speedup` (the
@@ -61,28 +62,29 @@ class RankedRule(Rule):
     energy: float | None = None
     speedup: float | None = None
 
+    @abstractmethod
     def unfit(self, old: Layer) -> str | None:
         """Why the rule has nothing to offer for a layer, whatever the rank."""
-        raise NotImplementedError
 
+    @abstractmethod
     def full_ranks(self, old: Layer) -> Ranks:
         """The ranks at which the new layers are exact."""
-        raise NotImplementedError
 
+    @abstractmethod
     def usual(self, old: Layer) -> Decision:
         """What is taken when nothing is asked for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def layers(self, old: Layer, ranks: Ranks) -> tuple[Layer, ...]:
-        raise NotImplementedError
+        """The new layers with these widths between."""
 
+    @abstractmethod
     def take_apart(self, old: Layer, weight: np.ndarray) -> Factors:
         """`weight` is float64."""
-        raise NotImplementedError
 
+    @abstractmethod
     def method(self, old: Layer) -> str:
         """What is decomposed, in words."""
-        raise NotImplementedError
 
     def refusal(self, old: Layer, weights: Weights | None = None) -> str | None:
         why = self._senseless() or self.unfit(old)

@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,11 +74,9 @@ class Contestant:
     def turn(self, index: int, pace: Pace) -> None:
         """Work through round `index`."""
         assert self.process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # reading finds out how it ended
             self.process.stdin.write(f"round {pace.seconds} {pace.warm_up}\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # reading finds out how it ended
         reply = self.read()
         if "error" in reply:
             self.error = str(reply["error"])
@@ -90,10 +89,8 @@ class Contestant:
         """End the process: it reads the end of its input, or (at once, without `wait`) is killed."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        try:
+        with suppress(BrokenPipeError):
             self.process.stdin.close()
-        except BrokenPipeError:
-            pass
         try:
             self.process.wait(_ENDING if wait else 0)
         except subprocess.TimeoutExpired:
