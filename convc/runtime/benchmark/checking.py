@@ -20,8 +20,8 @@ _ROUNDING = 1e-5
 class Check:
     """`deviation` is the largest difference, relative to our largest value; `problem` says why it cannot be right.
 
-    Of a training it is that of the first loss, before any update. Updates let rounding grow: after four of them losses of
-    ResNet-50 on eight images differ by 1 % even between our own algorithms (docs/performance-log.md).
+    Of a training it is that of the first loss, before any update. Updates let rounding grow: after four of them the
+    losses of ResNet-50 on eight images differ by 1 % even between our own algorithms (docs/performance-log.md).
     """
 
     deviation: float | None
