@@ -133,6 +133,7 @@ CASES: dict[str, tuple[type, bool, Mode, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_same_bits(case: str, threads: int) -> None:

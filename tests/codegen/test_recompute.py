@@ -25,6 +25,8 @@ from convc.passes.recompute import Recompute, repeat
 from tests.codegen.whole_net import Arrays, arrays_for, assert_same_bits, exactly, lowered, run_natively, with_batch
 from tests.strategies import graphs
 
+pytestmark = pytest.mark.slow
+
 ROWS = 4
 NETS: dict[str, str] = {
     "residual": """input 3x8x8 -> conv 8 k=3 pad=1 bias=no -> bn -> relu

@@ -10,6 +10,8 @@ from convc.passes.algorithms.im2col import Im2col
 from convc.passes.algorithms.problem import Direction
 from tests.codegen.algorithms.convolutions import DIRECTIONS, Geometry, check
 
+pytestmark = pytest.mark.slow
+
 GEOMETRIES: dict[str, Geometry] = {
     "pointwise": Geometry((3, 40, 14, 15), (50, 40, 1, 1)),
     "3x3": Geometry((3, 21, 13, 9), (50, 21, 3, 3), (1, 1, 1, 1)),
