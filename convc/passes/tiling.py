@@ -28,7 +28,9 @@ class Tile:
 
 def most_rows(machine: Machine, vectors: int) -> int:
     """The largest number of rows whose accumulators fit beside the operands."""
-    spare = 1 if machine.broadcast_operand else 2
+    # Where scalars need no register of their own, LLVM loads the vectors of the next step while it uses those of this
+    # one; with less room than that it keeps all accumulators of a loop in memory.
+    spare = vectors if machine.broadcast_operand else 2
     return max(1, (machine.registers - spare - vectors) // vectors)
 
 

@@ -29,9 +29,11 @@ from convc.passes.machine import Machine
 from convc.passes.tiling import Tile
 
 _UNROLL, _TAIL_UNROLL = 4, 2
-# Steps of the depth after which a transposed A starts again with the next tile: each step reads another line of
+# Most steps of the depth after which a transposed A starts again with the next tile: each step reads another line of
 # memory, and so many of them stay in the caches until the other blocks of columns want them.
 _CHUNK = 128
+# What a block of B may take of the first-level cache, in which tiles of a chunk find it again.
+_SHARE_OF_FIRST_CACHE = 0.5
 # Bytes of C that wait for the next chunk.
 _WAITING = 512 << 10
 _TAIL_ROWS = (8, 4, 2, 1)
@@ -170,10 +172,19 @@ def multiply(
         for (vector, _), value in zip(vectors(place), sums.flat, strict=True):
             f.store(value, vector)
 
-    chunk = _CHUNK if a.transposed and not (isinstance(product.depth, int) and product.depth <= _CHUNK) else None
+    chunk = _chunk_of(machine, product) if a.transposed else None
+    if chunk is not None and isinstance(product.depth, int) and product.depth <= chunk:
+        chunk = None
     kind = _CopyingEmitter if copied and chunk else _Emitter
     emitter = kind(f, machine, product, a, b, finish, begin if product.accumulate is not False or chunk else None)
     emitter.emit(*(units or f.share(product.units(f))), chunk)
+
+
+def _chunk_of(machine: Machine, product: Product) -> int:
+    """Steps of the depth to add up at a time."""
+    row = 4 * product.block * product.parts
+    fitting = int(_SHARE_OF_FIRST_CACHE * machine.l1_bytes) // row
+    return max(_UNROLL, min(_CHUNK, fitting // _UNROLL * _UNROLL))
 
 
 def multiply_with(

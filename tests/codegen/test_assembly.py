@@ -1,0 +1,73 @@
+"""What LLVM makes of inner loops: the sums of a product stay in registers, at every tier of x86-64."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from convc.codegen.llvm.program import generate, plan_step
+from convc.codegen.llvm.target import emit_assembly, tier_targets
+from convc.passes.algorithms.problem import Direction, Problem
+from convc.passes.machine import Tier
+from convc.runtime.tuning import graph_of
+from tests.codegen.algorithms.convolutions import DIRECTIONS
+
+PROBLEMS: dict[str, tuple[int, int, int, int, int]] = {  # batch, channels, filters, size, kernel
+    "pointwise": (8, 256, 1024, 14, 1),
+    "pointwise of 7": (8, 512, 96, 7, 1),
+    "3x3": (8, 64, 64, 28, 3),
+    "3x3 of 7": (8, 512, 512, 7, 3),
+    "5x5": (8, 32, 96, 28, 5),
+}
+TARGETS = tier_targets()
+# Loops with fewer products are tails of others, or transforms, which hold more values than there are registers.
+_PRODUCTS = 48
+
+
+@dataclass(frozen=True)
+class Loop:
+    """An innermost loop: its multiply-adds, and how often it moves a vector between registers and the stack."""
+
+    products: int
+    spills: int
+    loads: int
+
+
+def loops(assembly: str) -> Iterator[Loop]:
+    lines = assembly.splitlines()
+    labels = {line[: line.index(":")]: number for number, line in enumerate(lines) if re.match(r"\.LBB\w+:", line)}
+    for number, line in enumerate(lines):
+        jump = re.match(r"\s+j\w+\s+(\.LBB\w+)", line)
+        if jump is None or labels.get(jump[1], number) >= number:
+            continue
+        body = lines[labels[jump[1]] + 1 : number]
+        if not any(line.startswith(".LBB") for line in body):
+            own = [line for line in body if "(%rsp" not in line]
+            yield Loop(
+                sum("fmadd" in line for line in body),
+                sum("vmov" in line and "(%rsp" in line for line in body),
+                sum("(" in line and ("vmovups" in line or "broadcast" in line or "fmadd" in line) for line in own),
+            )
+
+
+@pytest.mark.skipif("avx512" not in TARGETS, reason="the tiers are those of x86-64")
+@pytest.mark.parametrize("tier", ["avx512", "avx2"])
+@pytest.mark.parametrize("algorithm", ["direct", "im2col", "winograd_f2x3"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_sums_stay_in_registers(direction: Direction, algorithm: str, tier: Tier) -> None:
+    seen = 0
+    for name, (batch, channels, filters, size, kernel) in PROBLEMS.items():
+        if algorithm.startswith("winograd") and kernel != 3:
+            continue
+        pad = kernel // 2
+        sizes = (size, size), (size, size), (kernel, kernel)
+        problem = Problem(direction, batch, channels, filters, *sizes, padding=(pad, pad, pad, pad))
+        plan = plan_step(graph_of(problem, algorithm), TARGETS[tier])
+        for loop in loops(emit_assembly(generate(plan, "fma").text, TARGETS[tier])):
+            if loop.products >= _PRODUCTS and loop.loads < loop.products:
+                seen += 1
+                assert 8 * loop.spills <= loop.products, (name, loop)
+    assert seen
