@@ -102,6 +102,8 @@ _POOLS: list[tuple[str, Shape, dict[str, Any]]] = [
     ("wide", (2, 50, 13, 13), {"kernel": (3, 3), "stride": (2, 2)}),
 ]
 
+# A sum of squares around this has lost more digits of a float32 than results may.
+FAR = 64.0
 _NORMALISED: list[tuple[str, Shape]] = [
     ("image", (2, 3, 5, 7)),
     ("rows", (7, 17)),
@@ -109,6 +111,8 @@ _NORMALISED: list[tuple[str, Shape]] = [
     ("batch_of_one", (1, 3, 3, 3)),
     ("single_value", (1, 3, 1, 1)),
     ("wide", (7, 50, 5, 5)),
+    ("blocks", (2, 132, 9, 11)),
+    ("narrow_blocks", (1, 2, 40, 60)),
 ]
 
 _SHAPES: list[tuple[str, Shape]] = [
@@ -197,12 +201,19 @@ def _after_first(function: Callable[..., Array]) -> Callable[..., Array]:
 def _norms() -> list[OpCase]:
     cases: list[OpCase] = []
     for name, x in _NORMALISED:
-        c, axes, wide = x[1], (0, *range(2, len(x))), x[1] >= 17
+        c, axes, wide = x[1], (0, *range(2, len(x))), x[1] >= 17 or x[-1] >= 17
         vectors = (positive(c), normal(c))
         statistics = (lambda dy, x, gamma, axes=axes: x.mean(axes), lambda dy, x, gamma, m, axes=axes: x.var(axes))
         cases += [
             OpCase(f"batch_norm/{name}", BatchNorm(eps=1e-3), (normal(*x), *vectors, normal(c), positive(c)), (), wide),
             OpCase(f"batch_norm_training/{name}", BatchNormTraining(1e-3), (normal(*x), *vectors), (0, 1, 2), wide),
+            OpCase(
+                f"batch_norm_training/far_from_zero/{name}",
+                BatchNormTraining(1e-3),
+                (np.add(FAR, np.random.default_rng(c).standard_normal(x)), *vectors),
+                (),
+                wide,
+            ),
             OpCase(
                 f"batch_norm_backward/{name}",
                 BatchNormBackward(1e-3),

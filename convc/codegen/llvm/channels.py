@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from convc.codegen.llvm.kernel import KernelBuilder, Spot
+from convc.codegen.llvm.register_tile import Piece, column_pieces
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.passes.layout import ImageLayout
-from convc.passes.machine import split_lanes
+from convc.passes.machine import Machine, split_lanes
 
 
 def channel_vectors(f: Function, layout: ImageLayout, lanes: int) -> Iterator[tuple[Index, int, int]]:
@@ -25,6 +26,25 @@ def channel_vectors(f: Function, layout: ImageLayout, lanes: int) -> Iterator[tu
     for piece in split_lanes(layout.stored - first, lanes):
         yield first, piece, max(0, min(piece, layout.channels - first))
         first += piece
+
+
+def channel_groups(
+    f: Function, layout: ImageLayout, machine: Machine, sums: int
+) -> Iterator[tuple[Index, tuple[Piece, ...]]]:
+    """(first channel, vectors) of groups of neighbouring channels, for sweeps over pixels that keep `sums` vectors for
+    each vector of channels in registers: a group reads whole lines of memory, one after the other.
+
+    Full groups share one loop, the rest is written out.
+    """
+    width = max(1, machine.registers // (2 * sums)) * machine.lanes
+    full, rest = divmod(layout.stored, width)
+    if full > 1:
+        with f.loop(0, full) as group:
+            yield f.multiply(group.index, width), column_pieces(width, machine.lanes)
+    elif full:
+        yield 0, column_pieces(width, machine.lanes)
+    if rest:
+        yield full * width, column_pieces(rest, machine.lanes)
 
 
 def each_pixel(

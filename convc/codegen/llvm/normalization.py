@@ -1,23 +1,27 @@
 """Batch normalisation in training, forward and backward.
 
-Statistics are gathered image by image, each image around its own mean (two sweeps over data that is in the cache), and
-combined by the formula of Chan, Golub & LeVeque (1979): no cancellation, and the same bits for any number of threads,
-because an image is never split. Threads then share the channels, for which they combine the images in order.
+Statistics are gathered block by block of an image's pixels, each block around its own mean (two sweeps over data that
+is in the nearest cache), and combined by the formula of Chan, Golub & LeVeque (1979): no cancellation, one pass over
+memory, and the same bits for any number of threads, because an image is never split. Threads then share the channels,
+for which they combine the images in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from convc.codegen.llvm.channels import channel_vectors, each_pixel, spot_at
+from convc.codegen.llvm.channels import channel_groups, each_pixel, spot_at
 from convc.codegen.llvm.kernel import KernelBuilder
+from convc.codegen.llvm.register_tile import Piece
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.graph import Value
 from convc.ir.ops.norm import BatchNorm, BatchNormBackward, BatchNormTraining
 from convc.passes.layout import ImageLayout
 
-# One round of a loop over pixels: offset of the pixel, sums so far -> sums.
-Step = Callable[[Index, list[V]], list[V]]
+_BLOCK_BYTES = 16 << 10  # of the channels of a group, in a block of pixels
+
+# What a round of a loop over pixels does with a vector of channels: its number, the pixel's offset, its sums -> sums.
+Step = Callable[[int, Index, Sequence[V]], Sequence[V]]
 
 
 def scratch_batch_norm(k: KernelBuilder) -> int:
@@ -32,21 +36,30 @@ def _count(f: Function, rows: Index, pixels: int) -> V:
     return f.emit("float", f"sitofp i64 {total if isinstance(total, int) else total.ref} to float")
 
 
-def _per_image(k: KernelBuilder, f: Function, layout: ImageLayout) -> Iterator[tuple[Index, Index, int, V]]:
-    """For every image of this thread and every vector of channels: (row, channel, lanes, place of its two sums)."""
+def _per_image(
+    k: KernelBuilder, f: Function, layout: ImageLayout, sums: int
+) -> Iterator[tuple[Index, Index, tuple[Piece, ...], V]]:
+    """For every image of this thread and every group of channels, each vector of which needs `sums` sums: (row, first
+    channel, vectors, place of two numbers for each channel)."""
     start, stop = f.share(k.rows(f))
     with f.loop(start, stop) as image:
-        for channel, lanes, _ in channel_vectors(f, layout, k.machine.lanes):
-            sums = f.address(k.scratch_pointer(), f.add(f.multiply(image.index, 2 * layout.stored), channel))
-            yield image.index, channel, lanes, sums
+        for channel, pieces in channel_groups(f, layout, k.machine, sums):
+            place = f.address(k.scratch_pointer(), f.add(f.multiply(image.index, 2 * layout.stored), channel))
+            yield image.index, channel, pieces, place
 
 
-def _sweep(f: Function, layout: ImageLayout, count: int, lanes: int, step: Step) -> list[V]:
-    """`count` sums over the pixels of an image."""
-    start = [f.constant(0.0, lanes) for _ in range(count)]
-    with f.loop(0, layout.pixels, carried=start) as pixel:
-        pixel.carried = step(f.multiply(pixel.index, layout.stored), pixel.carried)
-    return pixel.carried
+def _sweep(
+    f: Function, layout: ImageLayout, pixels: tuple[Index, Index], pieces: tuple[Piece, ...], sums: int, step: Step
+) -> Sequence[Sequence[V]]:
+    """`sums` sums for each vector of channels, over a range of an image's pixels."""
+    start = [f.constant(0.0, piece.lanes) for piece in pieces for _ in range(sums)]
+    with f.loop(*pixels, carried=start) as pixel:
+        base, carried = f.multiply(pixel.index, layout.stored), pixel.carried
+        pixel.carried = []
+        for number, piece in enumerate(pieces):
+            own = carried[number * sums : (number + 1) * sums]
+            pixel.carried += step(number, f.add(base, piece.offset), own)
+    return [pixel.carried[first : first + sums] for first in range(0, len(pixel.carried), sums)]
 
 
 def _load(f: Function, pointer: V, place: Index, lanes: int) -> V:
@@ -61,22 +74,11 @@ def lower_batch_norm_training(k: KernelBuilder) -> None:
     stored = layout.stored
 
     def statistics(f: Function) -> None:
-        for row, channel, lanes, sums in _per_image(k, f, layout):
+        for row, channel, pieces, place in _per_image(k, f, layout, 2):
             image = f.address(k.pointer(x), f.add(f.multiply(row, layout.size), channel))
-
-            def add(place: Index, s: list[V]) -> list[V]:
-                return [f.binary("fadd", s[0], _load(f, image, place, lanes))]
-
-            (total,) = _sweep(f, layout, 1, lanes, add)
-            own_mean = f.binary("fmul", total, f.constant(1 / layout.pixels, lanes))
-
-            def square(place: Index, s: list[V]) -> list[V]:
-                difference = f.binary("fsub", _load(f, image, place, lanes), own_mean)
-                return [f.fma(difference, difference, s[0])]
-
-            (squares,) = _sweep(f, layout, 1, lanes, square)
-            f.store(own_mean, sums)
-            f.store(squares, f.address(sums, stored))
+            for piece, (own_mean, squares) in zip(pieces, _statistics(f, layout, image, pieces), strict=True):
+                f.store(own_mean, f.address(place, piece.offset))
+                f.store(squares, f.address(place, stored + piece.offset))
 
     def combine(f: Function) -> None:
         # mean = Σ meanᵢ / images;  M₂ = Σ M₂ᵢ + pixels · Σ (meanᵢ − mean)², for images of equally many pixels.
@@ -114,6 +116,52 @@ def lower_batch_norm_training(k: KernelBuilder) -> None:
     k.phase("batch_statistics", statistics)
     k.phase("combine_statistics", combine)
     k.phase("batch_norm_training", normalise)
+
+
+def _statistics(f: Function, layout: ImageLayout, image: V, pieces: tuple[Piece, ...]) -> Sequence[Sequence[V]]:
+    """Mean and sum of squared differences from it, of all pixels of an image, for each vector of a group."""
+    size = min(layout.pixels, max(1, _BLOCK_BYTES // (4 * sum(piece.lanes for piece in pieces))))
+
+    def of_block(first: Index, count: int) -> Sequence[Sequence[V]]:
+        block = first, f.add(first, count)
+
+        def add(number: int, place: Index, s: Sequence[V]) -> Sequence[V]:
+            return [f.binary("fadd", s[0], _load(f, image, place, pieces[number].lanes))]
+
+        share = 1 / count
+        means = [
+            f.binary("fmul", total, f.constant(share, total.lanes))
+            for (total,) in _sweep(f, layout, block, pieces, 1, add)
+        ]
+
+        def square(number: int, place: Index, s: Sequence[V]) -> Sequence[V]:
+            difference = f.binary("fsub", _load(f, image, place, pieces[number].lanes), means[number])
+            return [f.fma(difference, difference, s[0])]
+
+        squares = _sweep(f, layout, block, pieces, 1, square)
+        return [(mean, total) for mean, (total,) in zip(means, squares, strict=True)]
+
+    def both(so_far: Sequence[Sequence[V]], first: Index, count: int) -> Sequence[Sequence[V]]:
+        """With the block that begins at `first`, as many pixels as are in `so_far`."""
+        before, own = _count(f, first, 1), f.constant(float(count))
+        share = f.binary("fdiv", own, f.binary("fadd", before, own))
+        between = f.binary("fmul", before, share)
+        result: list[Sequence[V]] = []
+        for (mean, squares), (own_mean, own_squares) in zip(so_far, of_block(first, count), strict=True):
+            difference = f.binary("fsub", own_mean, mean)
+            moved = f.fma(difference, f.splat(share, mean.lanes), mean)
+            apart = f.binary("fmul", f.binary("fmul", difference, difference), f.splat(between, mean.lanes))
+            result.append((moved, f.binary("fadd", f.binary("fadd", squares, own_squares), apart)))
+        return result
+
+    whole, rest = divmod(layout.pixels, size)
+    so_far = of_block(0, size)
+    if whole > 1:
+        with f.loop(1, whole, carried=[value for pair in so_far for value in pair]) as block:
+            pairs = list(zip(block.carried[::2], block.carried[1::2], strict=True))
+            block.carried = [value for pair in both(pairs, f.multiply(block.index, size), size) for value in pair]
+        so_far = list(zip(block.carried[::2], block.carried[1::2], strict=True))
+    return both(so_far, whole * size, rest) if rest else so_far
 
 
 def scratch_batch_norm_again(k: KernelBuilder) -> int:
@@ -181,19 +229,21 @@ def lower_batch_norm_backward(k: KernelBuilder) -> None:
     stored = layout.stored
 
     def sums_of_images(f: Function) -> None:
-        for row, channel, lanes, sums in _per_image(k, f, layout):
+        for row, channel, pieces, sums in _per_image(k, f, layout, 3):
             base = f.add(f.multiply(row, layout.size), channel)
             image, cotangents = f.address(k.pointer(x), base), f.address(k.pointer(dy), base)
-            centre = _load(f, k.pointer(mean), channel, lanes)
+            centres = [_load(f, k.pointer(mean), f.add(channel, piece.offset), piece.lanes) for piece in pieces]
 
-            def step(place: Index, s: list[V]) -> list[V]:
-                difference = f.binary("fsub", _load(f, image, place, lanes), centre)
+            def step(number: int, place: Index, s: Sequence[V]) -> Sequence[V]:
+                lanes = pieces[number].lanes
+                difference = f.binary("fsub", _load(f, image, place, lanes), centres[number])
                 cotangent = _load(f, cotangents, place, lanes)
                 return [f.binary("fadd", s[0], cotangent), f.fma(cotangent, difference, s[1])]
 
-            plain, weighted = _sweep(f, layout, 2, lanes, step)
-            f.store(plain, sums)
-            f.store(weighted, f.address(sums, stored))
+            both = _sweep(f, layout, (0, layout.pixels), pieces, 2, step)
+            for piece, (plain, weighted) in zip(pieces, both, strict=True):
+                f.store(plain, f.address(sums, piece.offset))
+                f.store(weighted, f.address(sums, stored + piece.offset))
 
     def combine(f: Function) -> None:
         rows = k.rows(f)

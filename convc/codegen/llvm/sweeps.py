@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convc.codegen.llvm.channels import channel_vectors, each_channel, each_pixel, spot_at
+from convc.codegen.llvm.channels import channel_groups, channel_vectors, each_channel, each_pixel, spot_at
 from convc.codegen.llvm.kernel import KernelBuilder, Spot
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.passes.fusion import resolve
@@ -77,13 +77,14 @@ def lower_channel_sum(k: KernelBuilder) -> None:
             first = f.minimum(f.multiply(part.index, in_part), rows)
             last = f.minimum(f.add(first, in_part), rows)
             into = f.address(k.scratch_pointer(), f.multiply(part.index, layout.stored))
-            for channel, lanes, _ in channel_vectors(f, layout, k.machine.lanes):
-                zero = f.constant(0.0, lanes)
+            for channel, pieces in channel_groups(f, layout, k.machine, 1):
                 low, high = f.multiply(first, layout.pixels), f.multiply(last, layout.pixels)
-                with f.loop(low, high, carried=[zero]) as pixel:
-                    place = f.add(f.multiply(pixel.index, layout.stored), channel)
-                    pixel.carried = [f.binary("fadd", pixel.carried[0], f.load(f.address(k.pointer(x), place), lanes))]
-                f.store(pixel.carried[0], f.address(into, channel))
+                with f.loop(low, high, carried=[f.constant(0.0, piece.lanes) for piece in pieces]) as pixel:
+                    place = f.address(k.pointer(x), f.add(f.multiply(pixel.index, layout.stored), channel))
+                    values = [f.load(f.address(place, piece.offset), piece.lanes) for piece in pieces]
+                    pixel.carried = [f.binary("fadd", *pair) for pair in zip(pixel.carried, values, strict=True)]
+                for piece, total in zip(pieces, pixel.carried, strict=True):
+                    f.store(total, f.address(into, f.add(channel, piece.offset)))
 
     def combine(f: Function) -> None:
         with f.when(f.equal(f.rank, 0)), f.loop(0, layout.stored) as channel:
