@@ -27,6 +27,7 @@ _MOST_ROWS = 14
 _REGISTERS_OF_COMPLEX = 16
 _CHANNELS_OF_LINE = 16  # floats in a cache line
 _MOST_CACHES = 16  # bytes of a chunk, in second-level caches
+_SHARE_OF_CACHE = 0.25  # beside it lie filters, the images that are read, the results that are written
 
 
 @dataclass(frozen=True)
@@ -150,11 +151,11 @@ class TransformPlan:
     def chunk(self) -> int:
         """Tiles that are transformed before the products begin.
 
-        As many as the second-level cache holds; where the filters are larger than that as many as are as large as they
-        are, within bounds, because all of them pass by once for each chunk (docs/performance-log.md).
+        As many as take a share of the second-level cache; where the filters are larger than that as many as are as
+        large as they are, within bounds, because all of them pass by once for each chunk (docs/performance-log.md).
         """
         cache = self.machine.l2_bytes
-        room = min(max(cache, 4 * self.filter_floats), _MOST_CACHES * cache)
+        room = min(max(int(_SHARE_OF_CACHE * cache), 4 * self.filter_floats), _MOST_CACHES * cache)
         tile = 4 * sum(p.entries * (self.image_row(p) + self.result_row(p)) for p in self.form.products)
         total = self.problem.batch * self.tiles
         count = -(-total // max(_MOST_ROWS, room // tile))
