@@ -27,6 +27,8 @@ def _own_object_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         patch.delenv("CONVC_CACHE", raising=False)
         patch.delenv("CONVC_CPU", raising=False)
         patch.delenv("CONVC_THREADS", raising=False)
+        # Tests run side by side themselves.
+        patch.setenv("CONVC_COMPILE_PROCESSES", "1")
         yield
 
 

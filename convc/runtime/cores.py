@@ -18,6 +18,9 @@ from convc.ir.diagnostic import fail
 THREADS_VARIABLE = "CONVC_THREADS"
 # They share Python's lock between two array operations.
 _MOST_LOADERS = 4
+COMPILE_VARIABLE = "CONVC_COMPILE_PROCESSES"
+# Each is an interpreter with LLVM: 0.2 s and 100 MB, for a share of some seconds of work.
+_MOST_COMPILERS = 8
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,15 @@ def loader_threads() -> ThreadChoice:
     threads = min(_MOST_LOADERS, max(1, cores // 2))
     why = f"for `augment`, half of the {cores} cores" + (f", at most {_MOST_LOADERS}" if cores > 9 else "")
     return ThreadChoice(threads, f"{why if cores > 1 else 'for `augment`'}; the images do not depend on it")
+
+
+def compile_processes() -> int:
+    """How many processes may compile a program: `CONVC_COMPILE_PROCESSES` if set, else the cores, at most 8.
+
+    Raises CompileError (`value-threads`) unless the number is between 1 and 1024.
+    """
+    given = os.environ.get(COMPILE_VARIABLE, "").strip()
+    return _checked(given, COMPILE_VARIABLE) if given else min(_MOST_COMPILERS, usable_cores().threads)
 
 
 def usable_cores() -> ThreadChoice:

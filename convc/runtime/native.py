@@ -36,6 +36,7 @@ from convc.passes.plan import Plan
 from convc.passes.planning import PLANNING
 from convc.passes.sections import EVERYTHING, Section
 from convc.passes.training import GRADIENT
+from convc.runtime.cores import compile_processes
 from convc.runtime.executor import Result
 from convc.runtime.profile import Profile, make_profile
 from convc.runtime.threads import shared_pool
@@ -72,7 +73,12 @@ class NativeExecutor:
         self.batch = batch
         self.graph = graph
         self.step: CompiledStep = compile_step(
-            graph, most_instructions=most_instructions, passes=passes, dump=dump, planned=planned
+            graph,
+            most_instructions=most_instructions,
+            passes=passes,
+            dump=dump,
+            planned=planned,
+            processes=compile_processes(),
         )
         self.plan = self.step.plan
         self._pool = shared_pool(threads)
@@ -238,7 +244,7 @@ class NativeExecutor:
             return self.step.module.text.encode()
         if kind == "asm":
             return self.step.assembly().encode()
-        return self.step.image if kind == "obj" else None
+        return self.step.object_file() if kind == "obj" else None
 
     def poison(self) -> None:
         """Fill the arena with NaN, so that a kernel that reads what nobody has written is found out (for tests)."""

@@ -20,7 +20,7 @@ class SinglePhase:
         f = Function("phase", pointers)
         f.fma_name = "fma" if target.has_fma else "fmuladd"
         body(f)
-        self.text = "\n".join([*sorted(f.declarations.values()), f.text(exported=True)])
+        self.text = "\n".join([*sorted(f.declarations.values()), f.text()])
         self._library = link(compile_object(self.text, target), ["phase"])
         words = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, *[ctypes.c_void_p] * pointers]
         self._call = ctypes.CFUNCTYPE(None, *words)(self._library["phase"])

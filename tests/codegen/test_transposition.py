@@ -16,7 +16,7 @@ from convc.passes.layout import ImageLayout, WeightLayout
 
 def run(f: Function, source: np.ndarray, size: int, parties: int = 1) -> np.ndarray:
     """What the function, which reads its first pointer, writes behind its second one, rank by rank."""
-    text = "\n".join([*f.declarations.values(), f.text(exported=True)])
+    text = "\n".join([*f.declarations.values(), f.text()])
     library = link(compile_object(text, host_target()), [f.name])
     result = np.full(size, np.nan, np.float32)
     pointer, word = ctypes.c_void_p, ctypes.c_int64

@@ -9,7 +9,7 @@ import pytest
 
 from convc.ir.diagnostic import CompileError
 from convc.runtime import cores
-from convc.runtime.cores import cgroup_quota, choose_threads, default_threads, usable_cores
+from convc.runtime.cores import cgroup_quota, choose_threads, compile_processes, default_threads, usable_cores
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +60,19 @@ def test_the_quota_cuts_the_cores_down(monkeypatch: pytest.MonkeyPatch) -> None:
         assert usable_cores().threads == threads
     monkeypatch.setattr(cores, "cgroup_quota", lambda: 2.5)
     assert usable_cores().why == "the cgroup grants 2.5 of 16 cores"
+
+
+def test_processes_that_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "cgroup_quota", lambda: None)
+    monkeypatch.delenv("CONVC_COMPILE_PROCESSES", raising=False)
+    for granted, processes in ((1, 1), (3, 3), (64, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, granted=granted: set(range(granted)), raising=False)
+        assert compile_processes() == processes
+    monkeypatch.setenv("CONVC_COMPILE_PROCESSES", "12")
+    assert compile_processes() == 12
+    monkeypatch.setenv("CONVC_COMPILE_PROCESSES", "none")
+    with pytest.raises(CompileError, match="CONVC_COMPILE_PROCESSES=none"):
+        compile_processes()
 
 
 def test_cgroup_version_2(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from convc._version import __version__
-from convc.codegen.llvm import program as module
+from convc.codegen.llvm import emission as module
 from convc.runtime.doctor import doctor, print_doctor, render_doctor
 
 

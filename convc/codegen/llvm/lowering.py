@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from convc.codegen.llvm.algorithms.table import CONVOLUTION, DIRECTIONS, KINDS
 from convc.codegen.llvm.algorithms.transform_convolution import lower_transform_filters
@@ -22,7 +24,7 @@ from convc.codegen.llvm.computed_weights import lower_scale_weights, lower_sum_w
 from convc.codegen.llvm.dropconnect import lower_drop_connect
 from convc.codegen.llvm.feature_maps import lower_spatial_sum, lower_spread_maps
 from convc.codegen.llvm.folding import scratch_per_pixel
-from convc.codegen.llvm.kernel import BARRIER, KernelBuilder, Lowering
+from convc.codegen.llvm.kernel import KernelBuilder, Lowering
 from convc.codegen.llvm.linear import (
     lower_linear,
     lower_linear_backward_data,
@@ -51,7 +53,7 @@ from convc.codegen.llvm.sweeps import (
     scratch_channel_sum,
 )
 from convc.codegen.llvm.updates import lower_accumulate, lower_update
-from convc.codegen.llvm.vocabulary import MOST_INSTRUCTIONS, CodeTooLarge, Function
+from convc.codegen.llvm.vocabulary import MOST_INSTRUCTIONS, CodeTooLarge, Function, module_text
 from convc.ir import ops
 from convc.ir.diagnostic import fail
 from convc.ir.op import Op
@@ -148,30 +150,49 @@ class PhaseCall:
 
 @dataclass(frozen=True)
 class ModuleText:
-    """LLVM IR of a program, and its phases in order."""
+    """The functions of a program, the step last, and its phases in order."""
 
-    text: str
+    functions: tuple[Function, ...]
     phases: tuple[PhaseCall, ...]
 
+    @cached_property
+    def text(self) -> str:
+        """LLVM IR of all functions as one module."""
+        return module_text(self.functions, "internal")
 
-def generate(plan: Plan, fma: str, most: int = MOST_INSTRUCTIONS, name: str = "step") -> ModuleText:
+
+def _ignore(function: Function) -> None:
+    pass
+
+
+def generate(
+    plan: Plan,
+    fma: str,
+    most: int = MOST_INSTRUCTIONS,
+    name: str = "step",
+    written: Callable[[Function], None] = _ignore,
+) -> ModuleText:
     """The module of a plan, which exports the step under `name`; `fma` names the intrinsic that multiplies and adds
-    (fma, or fmuladd without hardware).
+    (fma, or fmuladd without hardware). `written` is told of each function as soon as it is complete.
 
     Error: `budget-code` as soon as there are more than `most` instructions.
     """
     functions: dict[str, list[Function]] = {}
-    calls = [call for kernel in plan.kernels for call in _calls(plan, kernel, fma, functions, most)]
-    phases = [phase for kernel in functions.values() for phase in kernel]
+    calls: list[Call] = []
+    for kernel in plan.kernels:
+        known = len(functions)
+        phases = _phases(plan, kernel, fma, functions, most)
+        calls += phases
+        if len(functions) > known:
+            for phase in phases:
+                written(phase.function)
     step = make_step(plan, calls, name)
-    declarations = {BARRIER: f"declare void @{BARRIER}(ptr)"}
-    for function in (*phases, step):
-        declarations |= function.declarations
-    text = "\n".join([*sorted(declarations.values()), *(phase.text() for phase in phases), step.text(exported=True)])
-    return ModuleText(text, tuple(PhaseCall(c.kernel, c.function.name, c.function.comment) for c in calls))
+    written(step)
+    made = [function for phases in functions.values() for function in phases]
+    return ModuleText((*made, step), tuple(PhaseCall(c.kernel, c.function.name, c.function.comment) for c in calls))
 
 
-def _calls(plan: Plan, kernel: Kernel, fma: str, functions: dict[str, list[Function]], most: int) -> list[Call]:
+def _phases(plan: Plan, kernel: Kernel, fma: str, functions: dict[str, list[Function]], most: int) -> list[Call]:
     """The phases of a kernel, taken from `functions` where a kernel of the same signature has made them."""
     builder = KernelBuilder(plan, kernel, fma, most - sum(f.size for phases in functions.values() for f in phases))
     signature = f"{lowering_of(kernel).emit.__name__}\n{builder.signature()}"

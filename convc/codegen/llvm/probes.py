@@ -23,7 +23,7 @@ def probe_module(target: CpuTarget) -> str:
     """LLVM IR that exports `PROBES`."""
     functions = [_product(target), _transform(target), _copy(target), _multiply_add(target), _read(target)]
     declarations = dict(item for function in functions for item in function.declarations.items())
-    return "\n".join([*declarations.values(), *(function.text(exported=True) for function in functions)])
+    return "\n".join([*declarations.values(), *(function.text() for function in functions)])
 
 
 def product_flops(target: CpuTarget) -> int:

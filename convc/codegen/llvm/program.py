@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate, pairwise
 
+from convc.codegen.llvm.emission import Emission
 from convc.codegen.llvm.link import Library, link
 from convc.codegen.llvm.lowering import ModuleText, PhaseCall, generate, scratch_bytes
 from convc.codegen.llvm.object_cache import cache_key, shared_cache
@@ -22,17 +25,16 @@ from convc.passes.planning import PLANNING, make_plan
 
 @dataclass
 class CompiledStep:
-    """A linked program: its plan, and the library that exports `step`. `cached` tells where the object came from."""
+    """A linked program: its plan, and the library that exports `step`. `cached` tells where the objects came from."""
 
     plan: Plan
     target: CpuTarget
     library: Library
-    image: bytes  # the object file
     cached: bool
 
     @cached_property
     def module(self) -> ModuleText:
-        """The module's LLVM IR before LLVM's own passes, and its phases (generated again if the object was cached)."""
+        """The LLVM IR before LLVM's own passes, and the phases: generated again, since few ask and it is large."""
         return generate(self.plan, _fma(self.target))
 
     @property
@@ -41,6 +43,10 @@ class CompiledStep:
 
     def assembly(self) -> str:
         return emit_assembly(self.module.text, self.target)
+
+    def object_file(self) -> bytes:
+        """The code as one object file, which exports `step`; a library is linked from several."""
+        return compile_object(self.module.text, self.target)
 
 
 def machine_of(target: CpuTarget) -> Machine:
@@ -80,28 +86,38 @@ def compile_step(
     passes: Sequence[PlanPass] = PLANNING,
     dump: Dump | None = None,
     planned: Callable[[Plan], None] | None = None,
+    processes: int = 1,
 ) -> CompiledStep:
-    """Plan by `passes`, generate (unless the cache has the object), link; `graph` gains `relayout` nodes.
+    """Plan by `passes`, generate (unless the cache has the objects), link; `graph` gains `relayout` nodes.
 
     With `dump` the passes and the LLVM IR are written there. `planned` is called with the plan before anything is made
-    of it. Error: `budget-code`.
+    of it. Up to `processes` processes compile. Error: `budget-code`.
     """
     target = target or host_target()
     plan = plan_step(graph, target, passes, dump)
     if planned is not None:
         planned(plan)
-    text = plan.dump()
-    key = cache_key(text, target, {"fma": _fma(target)})
+    key = cache_key(plan.dump(), target, {"fma": _fma(target)})
     image = shared_cache().get(key)
-    cached = image is not None
-    module: ModuleText | None = None
     if image is None:
-        module = generate(plan, _fma(target), most_instructions)
-        image = compile_object(module.text, target)
-        shared_cache().put(key, image)
-    step = CompiledStep(plan, target, link(image, ["step"], load_runtime().imports), image, cached)
-    if module is not None:
-        step.module = module
+        with Emission(target, processes) as emission:
+            generate(plan, _fma(target), most_instructions, written=emission.add)
+            objects = emission.objects()
+        shared_cache().put(key, _join(objects))
+    else:
+        objects = _split(image)
+    step = CompiledStep(plan, target, link(objects, ["step"], load_runtime().imports), image is not None)
     if dump is not None:
         dump.write("program.ll", step.module.text)
     return step
+
+
+def _join(objects: Sequence[bytes]) -> bytes:
+    """Object files as one entry of the cache: their number, their lengths, and they."""
+    return struct.pack(f"<{1 + len(objects)}Q", len(objects), *map(len, objects)) + b"".join(objects)
+
+
+def _split(image: bytes) -> list[bytes]:
+    (count,) = struct.unpack_from("<Q", image)
+    ends = list(accumulate(struct.unpack_from(f"<{count}Q", image, 8), initial=8 * (1 + count)))
+    return [image[start:end] for start, end in pairwise(ends)]

@@ -54,12 +54,16 @@ def _overlap(left: list[Slot], right: list[Slot]) -> bool:
 def make_step(plan: Plan, calls: list[Call], name: str = "step") -> Function:
     """The step that makes the calls."""
     f = Function(name, 0, f"@{plan.graph.name}, {len(calls)} phases")
+    f.exported = True
+    # It only tests and calls: to optimise that takes a tenth of the time that LLVM has for the whole program.
+    f.attributes += " optnone"
     control, sections = context_word(f, CONTROL, "ptr"), context_word(f, SECTIONS)
     first, last = context_word(f, FIRST), context_word(f, LAST)
     bases = {region: context_word(f, word, "ptr") for region, word in REGION_WORDS.items()}
     slots, scratch = plan.memory.slots, plan.memory.scratch
 
     def barrier() -> None:
+        f.declarations[BARRIER] = f"declare void @{BARRIER}(ptr)"
         f.do(f"call void @{BARRIER}(ptr {control.ref})")
 
     def emit(numbered: list[tuple[int, Call]]) -> None:
@@ -78,6 +82,7 @@ def make_step(plan: Plan, calls: list[Call], name: str = "step") -> Function:
             enabled = f.binary("and", f.less(0, wanted), f.less(first, number + 1))
             with f.when(f.binary("and", enabled, f.less(number, last))):
                 pointers = [f.address(bases[slot.region], slot.offset, "i8") for slot in call.arguments]
+                f.declarations[call.function.name] = call.function.prototype()
                 text = "".join(f", ptr {pointer.ref}" for pointer in pointers)
                 f.do(f"call void @{call.function.name}(ptr %context, i64 %rank, i64 %parties{text})")
 

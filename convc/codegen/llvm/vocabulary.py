@@ -71,6 +71,8 @@ class Function:
     """A function `void name(ptr context, i64 rank, i64 parties, ptr…)` under construction."""
 
     fma_name = "fma"
+    attributes = "nounwind noinline"
+    exported = False
     # Set when another thread works on the memory behind a pointer.
     may_alias = False
 
@@ -119,14 +121,18 @@ class Function:
         self.lines.append(f"{label}:")
         self._block = label
 
-    def text(self, exported: bool = False) -> str:
-        """The whole definition."""
+    def prototype(self) -> str:
+        """The declaration, for a caller in another object file of the same program."""
+        return f"declare hidden void @{self.name}({', '.join(['ptr', 'i64', 'i64', *('ptr' for _ in self.pointers)])})"
+
+    def text(self, linkage: str = "") -> str:
+        """The whole definition. `linkage` is "internal" (seen in its module), "hidden" (seen in all object files of
+        the program) or nothing (exported)."""
         kind = "ptr" if self.may_alias else "ptr noalias"
         arguments = ", ".join(
             ["ptr %context", "i64 %rank", "i64 %parties", *(f"{kind} {p.ref}" for p in self.pointers)]
         )
-        linkage = "" if exported else "internal "
-        head = f"; {self.comment}\ndefine {linkage}void @{self.name}({arguments}) nounwind noinline {{\nentry:"
+        head = f"; {self.comment}\ndefine {linkage} void @{self.name}({arguments}) {self.attributes} {{\nentry:"
         places = [f"  %{name} = alloca [{floats} x float], align 64" for name, floats in self.locals.items()]
         return "\n".join([head, *places, *self.lines, "  ret void", "}"])
 
@@ -337,6 +343,20 @@ class Function:
             low, high = (self.shuffle(value, value, range(part, part + half)) for part in (0, half))
             value = self.binary("fadd", low, high)
         return value if value.lanes == 1 else self.binary("fadd", self.extract(value, 0), self.extract(value, 1))
+
+
+def module_text(functions: Sequence[Function], linkage: str) -> str:
+    """LLVM IR of a module: functions, and declarations of what they call and the module does not define.
+
+    `linkage` is that of all functions but exported ones.
+    """
+    declarations: dict[str, str] = {}
+    for function in functions:
+        declarations |= function.declarations
+    for function in functions:
+        declarations.pop(function.name, None)
+    texts = [function.text("" if function.exported else linkage) for function in functions]
+    return "\n".join([*sorted(declarations.values()), *texts])
 
 
 ALIGN = {"float": 4, "i32": 4, "i64": 8, "ptr": 8, "double": 8, "i8": 1}

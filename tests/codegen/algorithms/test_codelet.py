@@ -20,7 +20,7 @@ LANES = 8
 
 def run(f: Function, source: np.ndarray, count: int) -> np.ndarray:
     """What the function, which reads its first pointer, writes behind its second: `count` vectors."""
-    text = "\n".join([*f.declarations.values(), f.text(exported=True)])
+    text = "\n".join([*f.declarations.values(), f.text()])
     library = link(compile_object(text, host_target()), [f.name])
     result = np.full((count, LANES), np.nan, np.float32)
     pointer, word = ctypes.c_void_p, ctypes.c_int64
