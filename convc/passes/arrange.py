@@ -38,11 +38,14 @@ from convc.ir.ops import (
     Relayout,
     Unflatten,
 )
+from convc.ir.ops.sweep import MaxNorm
+from convc.ir.ops.units import ScaleWeights, SumWeights
 from convc.ir.printer import value_names
 from convc.ir.types import DType
-from convc.passes.algorithms.problem import Problem
+from convc.passes.algorithms.problem import CONVOLUTIONS, Problem
 from convc.passes.base import PassLog, PlanPass
 from convc.passes.fusion import is_boolean, is_elementwise, resolve
+from convc.passes.group_lanes import fits_lanes, lane_filters
 from convc.passes.layout import ImageLayout, Layout, PlanarLayout, ScalarLayout, VectorLayout, WeightLayout, padded
 from convc.passes.sections import fixed_values
 from convc.passes.tiling import choose_tile
@@ -84,9 +87,15 @@ def _constant_rows(graph: Graph, batched: set[Value]) -> set[Value]:
     return found
 
 
-def _reads_planes(node: Node, index: int) -> bool:
-    """Whether a kernel reads images channel by channel, as they are given, as well as pixel by pixel."""
-    return isinstance(node.op, Conv2d) and index == 0 and node.op.algorithm in ("auto", "direct")
+def _is_direct(node: Node) -> bool:
+    return isinstance(node.op, CONVOLUTIONS) and node.op.algorithm in ("auto", "direct")
+
+
+def _holds_groups_together(node: Node) -> bool:
+    """Whether a kernel needs the filters of each group in one piece."""
+    if isinstance(node.op, (ScaleWeights, SumWeights, MaxNorm)):
+        return node.op.axis == 1
+    return isinstance(node.op, CONVOLUTIONS) and not _is_direct(node)
 
 
 def _padding(value: Value, layout: Layout) -> int:
@@ -120,7 +129,8 @@ class Arrange(PlanPass):
 
 class _Arranger:
     """The work of one run: `twins` are the natural twins by value, `chosen` the layouts of families of weights, `fixed`
-    what no run changes, `transformed` the filters that are transformed ahead."""
+    what no run changes, `transformed` the filters that are transformed ahead, `apart` the families of filters whose
+    groups lie apart."""
 
     def __init__(self, plan: Plan, log: PassLog) -> None:
         self.machine, self.graph, self.log, self.layouts = plan.machine, plan.graph, log, plan.layouts
@@ -132,6 +142,13 @@ class _Arranger:
         self.chosen: dict[Value, WeightLayout] = {}
         self.fixed = fixed_values(self.graph)
         self.transformed: dict[tuple[Value, TransformedLayout], Value] = {}
+        self.apart = {
+            self.families.of(value)
+            for node in self.graph.nodes
+            if _holds_groups_together(node)
+            for value in (*node.operands, *node.results)
+            if value in self.families
+        }
         self.linear_readers = Counter(self.families.of(node.operands[1]) for node in self.graph.nodes_of(Linear))
 
     def run(self) -> None:
@@ -170,7 +187,7 @@ class _Arranger:
         if layout == natural(operand, True):
             return False
         if isinstance(layout, PlanarLayout):
-            return not all(_reads_planes(user, position) for user, position in operand.users)
+            return not all(self._reads_planes(user, position) for user, position in operand.users)
         if is_elementwise(node):
             # Equal orders stay as they are; mixed ones meet in the natural order.
             rows = {self.layouts[o] for o in node.operands if o.shape == operand.shape}
@@ -183,6 +200,18 @@ class _Arranger:
             weights = self._family_layout(node.result)
             return isinstance(weights, WeightLayout) and weights.rows != layout
         return True
+
+    def _reads_planes(self, node: Node, index: int) -> bool:
+        """Whether a kernel reads images channel by channel, as they are given, as well as pixel by pixel."""
+        return isinstance(node.op, Conv2d) and _is_direct(node) and index == 0 and not self._spans_groups(node)
+
+    def _spans_groups(self, node: Node) -> bool:
+        """Whether the vectors of a convolution span groups."""
+        assert isinstance(node.op, CONVOLUTIONS)
+        w = node.result if isinstance(node.op, Conv2dBackwardWeights) else node.operands[1]
+        outputs, channels = w.shape[:2]
+        together = w in self.families and self.families.of(w) not in self.apart
+        return together and fits_lanes(self.machine, node.op.groups, channels, outputs // node.op.groups)
 
     def _twin(self, value: Value, node: Node) -> Value:
         """The same tensor in the natural order, made before `node` unless an earlier reader has asked for it."""
@@ -208,16 +237,13 @@ class _Arranger:
 
     def _weights(self, node: Node) -> None:
         """A family of weights takes the layout that the first reader of any of them wants."""
-        if isinstance(node.op, (Conv2d, Conv2dBackwardData)):
-            w = node.operands[1]
-            images = node.result if isinstance(node.op, Conv2d) else node.operands[0]
-            self._choose(w, self._filters(node.op, w.shape, images))
+        if isinstance(node.op, CONVOLUTIONS):
+            w = node.result if isinstance(node.op, Conv2dBackwardWeights) else node.operands[1]
+            self._choose(w, self._filters(node, w.shape))
         elif isinstance(node.op, (Linear, LinearBackwardData)):
             x, w = node.operands[:2]
             rows = self.layouts[x] if isinstance(node.op, Linear) else ImageLayout.of(w.shape[1:])
             self._choose(w, self._matrix(w.shape[0], rows, x.shape[0]))
-        elif isinstance(node.op, Conv2dBackwardWeights):
-            self._choose(node.result, self._filters(node.op, node.result.shape, node.operands[1]))
         elif isinstance(node.op, LinearBackwardWeights):
             x = node.operands[0]
             self._choose(node.result, self._matrix(node.result.shape[0], self.layouts[x], x.shape[0]))
@@ -248,11 +274,15 @@ class _Arranger:
     def _family_layout(self, weights: Value) -> Layout | None:
         return self.chosen.get(self.families.of(weights))
 
-    def _filters(
-        self, op: Conv2d | Conv2dBackwardData | Conv2dBackwardWeights, shape: tuple[int, ...], images: Value
-    ) -> WeightLayout:
-        """Filters (K, C/groups, R, S); `images` is what the forward convolution gives."""
-        k, c, r, s = shape
+    def _filters(self, node: Node, shape: tuple[int, ...]) -> WeightLayout:
+        """Filters (K, C/groups, R, S)."""
+        op, (k, c, r, s) = node.op, shape
+        assert isinstance(op, CONVOLUTIONS)
+        if self._spans_groups(node):
+            return lane_filters(self.machine, k, c, (r, s))
+        images = (
+            node.result if isinstance(op, Conv2d) else node.operands[0 if isinstance(op, Conv2dBackwardData) else 1]
+        )
         width = images.shape[2] * images.shape[3] if pixels_collapse(op, (r, s)) else images.shape[3]
         own = k // op.groups
         block = choose_tile(self.machine, width, own).block

@@ -250,13 +250,22 @@ def test_computed_weights_lie_like_those_that_they_are_made_of() -> None:
 
 
 def test_a_convolution_reads_colours_as_they_are_given() -> None:
-    for body in ("conv 6 k=3 pad=1", "conv 6 k=1", "conv 7 k=3 s=2 groups=1 dilation=2", "conv 6 k=5 groups=3"):
+    for body in ("conv 6 k=3 pad=1", "conv 6 k=1", "conv 7 k=3 s=2 groups=1 dilation=2", "conv 9 k=5 groups=3"):
         graph = lowered(loads(f"net n {{ input 3x9x7 -> {body} -> relu -> fc 4 }}").graph(BATCH), "infer")
         arrays = arrays_for(graph, 4)
         with executor_for(graph, arrays, 2) as executor:
             assert not any(executor.graph.nodes_of(Relayout))
             run(executor, arrays)
             assert_agrees(graph, arrays, results(executor, 4))
+
+
+def test_groups_that_share_a_vector_read_colours_pixel_by_pixel() -> None:
+    graph = lowered(loads("net n { input 3x9x7 -> conv 6 k=5 groups=3 -> relu -> fc 4 }").graph(BATCH), "infer")
+    arrays = arrays_for(graph, 4)
+    with executor_for(graph, arrays, 2) as executor:
+        assert len(list(executor.graph.nodes_of(Relayout))) == 1
+        run(executor, arrays)
+        assert_agrees(graph, arrays, results(executor, 4))
 
 
 def test_the_normalisation_of_the_input_rides_where_it_is_rearranged() -> None:

@@ -62,6 +62,23 @@ def tile_runs(axis: Axis, most: int) -> list[Run]:
     return runs
 
 
+def taps_inside(f: Function, axis: Axis, output: Index) -> tuple[Index, Index]:
+    """Bounds of the numbers t of the axis's taps that the image has: 0 <= output·stride + offset t < limit."""
+    count, first_offset, step = len(axis.taps), axis.taps[0][1], axis.distances[1]
+    if axis.always_inside:
+        return 0, count
+    start = f.add(f.multiply(output, axis.stride), first_offset)
+    if step > 0:
+        under, over = f.subtract(0, start), f.subtract(axis.limit - 1, start)
+    else:
+        under, over = f.subtract(start, axis.limit - 1), start
+    size = abs(step)
+    low = f.divide(f.add(f.maximum(under, 0), size - 1), size)
+    high = f.divide(f.maximum(f.add(over, size), 0), size)
+    high = f.minimum(high, count)
+    return f.minimum(low, high), high
+
+
 @dataclass(frozen=True)
 class Source:
     """Images as they are read: how far apart neighbouring rows, pixels and channels lie, and one image and the next."""
@@ -288,13 +305,8 @@ class _Emitter:
     def _taps(self, run: Run, row: Index, corner: V, panel: V, sums: Sums, width: int) -> None:
         """The loop over filter rows; which of them the image has depends on the row of the output."""
         f, d = self.f, self.d
-        taps = d.rows.taps
-        (first_tap, first_offset), (second_tap, second_offset) = taps[0], taps[min(1, len(taps) - 1)]
-        offset_step, tap_step = (second_offset - first_offset, second_tap - first_tap) if len(taps) > 1 else (1, 1)
-        if d.rows.always_inside:
-            low, high = 0, len(taps)
-        else:
-            low, high = self._inside(row, first_offset, offset_step, len(taps))
+        (first_tap, first_offset), (tap_step, offset_step) = d.rows.taps[0], d.rows.distances
+        low, high = taps_inside(f, d.rows, row)
         line = d.source.row
         filter_row = d.weights.rows.width * d.channels * width
         with f.loop(low, high, carried=sums.flat) as tap:
@@ -304,20 +316,6 @@ class _Emitter:
             self._filter_row(run, source, filters, sums, width)
             tap.carried = sums.flat
         sums.flat = tap.carried
-
-    def _inside(self, row: Index, first_offset: int, step: int, count: int) -> tuple[Index, Index]:
-        """Bounds of t such that 0 <= row·stride + first_offset + t·step < limit."""
-        f, axis = self.f, self.d.rows
-        start = f.add(f.multiply(row, axis.stride), first_offset)
-        if step > 0:
-            under, over = f.subtract(0, start), f.subtract(axis.limit - 1, start)
-        else:
-            under, over = f.subtract(start, axis.limit - 1), start
-        size = abs(step)
-        low = f.divide(f.add(f.maximum(under, 0), size - 1), size)
-        high = f.divide(f.maximum(f.add(over, size), 0), size)
-        high = f.minimum(high, count)
-        return f.minimum(low, high), high
 
     def _filter_row(self, run: Run, source: V, filters: V, sums: Sums, width: int) -> None:
         """One filter row: all its taps, all channels."""

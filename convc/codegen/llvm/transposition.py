@@ -112,16 +112,16 @@ class _Transposition:
         f, (rows, columns) = self.f, self.taps
         r, s = _tap(f, rows, f.divide(tap, len(columns))), _tap(f, columns, f.remainder(tap, len(columns)))
         origin = f.add(f.multiply(r, self.packed.rows.width), s)
-        place, width = _place(f, self.packed, group, origin, c, k)
+        place, width = weight_place(f, self.packed, group, origin, c, k)
         return f.address(self.source, place), width
 
     def _transposed(self, group: Index, tap: Index, k: Index, c: Index) -> tuple[V, Index]:
         """The address of a weight, and how far it is to the next output channel."""
-        place, width = _place(self.f, self.transposed, group, tap, k, c)
+        place, width = weight_place(self.f, self.transposed, group, tap, k, c)
         return self.f.address(self.target, place), width
 
 
-def _place(
+def weight_place(
     f: Function, layout: WeightLayout, group: Index, tap: Index, channel: Index, output: Index
 ) -> tuple[Index, Index]:
     """The element of a weight, and how far it is to that of the next channel: the width of the block of outputs."""

@@ -25,7 +25,6 @@ from convc.codegen.llvm.control import maybe
 from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.register_tile import Sums, column_pieces, unroll_factor
 from convc.codegen.llvm.vocabulary import Function, Index, V
-from convc.ir.graph import Value
 from convc.ir.ops.conv import Conv2dBackwardWeights
 from convc.passes.arrange import pixels_collapse
 from convc.passes.layout import ImageLayout, WeightLayout
@@ -125,30 +124,29 @@ class Shape:
         return max(1, _CHUNK_BYTES // (4 * (self.source.size + self.cotangent.size)))
 
 
-def _part_size(k: KernelBuilder, shape: Shape) -> int:
+def part_size(k: KernelBuilder, weights: WeightLayout) -> int:
     """Floats of one partial result: the gradient, and the bias gradient behind it."""
-    return shape.weights.size + sum(k.layout(rider.result).size for rider in k.kernel.riders)
+    return weights.size + sum(k.layout(rider.result).size for rider in k.kernel.riders)
 
 
 def scratch_backward_weights(k: KernelBuilder) -> int:
     shape = Shape.of(k)
     parts = shape.parts(k.plan.batch)
-    return parts * _part_size(k, shape) * 4 if parts > 1 else 0
+    return parts * part_size(k, shape.weights) * 4 if parts > 1 else 0
 
 
 def lower_conv2d_backward_weights(k: KernelBuilder) -> None:
     shape = Shape.of(k)
     parts = shape.parts(k.plan.batch)
     k.phase("conv2d_backward_weights", lambda f: _Emitter(k, f, shape, parts).emit())
-    targets = [k.kernel.anchor.result, *(rider.result for rider in k.kernel.riders)]
     if parts > 1:
-        k.phase("add_parts", lambda f: _add_parts(k, f, targets, parts, _part_size(k, shape)))
+        k.phase("add_parts", lambda f: add_parts(k, f, parts, shape.weights))
 
 
-def _add_parts(k: KernelBuilder, f: Function, targets: list[Value], parts: int, part_size: int) -> None:
-    """target[i] = part 0[i] + part 1[i] + …, in order."""
-    first = 0
-    for target in targets:
+def add_parts(k: KernelBuilder, f: Function, parts: int, weights: WeightLayout) -> None:
+    """The gradients: target[i] = part 0[i] + part 1[i] + …, in order; the parts lie in scratch space."""
+    first, size_of_part = 0, part_size(k, weights)
+    for target in (k.kernel.anchor.result, *(rider.result for rider in k.kernel.riders)):
         size = k.layout(target).size
         lanes = 4 if size % 4 == 0 else 1
         start, stop = f.share(size // lanes)
@@ -157,9 +155,31 @@ def _add_parts(k: KernelBuilder, f: Function, targets: list[Value], parts: int, 
             source = f.address(k.scratch_pointer(), f.add(place, first))
             total = f.load(source, lanes)
             for part in range(1, parts):
-                total = f.binary("fadd", total, f.load(f.address(source, part * part_size), lanes))
+                total = f.binary("fadd", total, f.load(f.address(source, part * size_of_part), lanes))
             f.store(total, f.address(k.pointer(target), place))
         first += size
+
+
+def sum_cotangents(
+    k: KernelBuilder, f: Function, cotangent: ImageLayout, dy: V, target: V, parts: int, distance: int
+) -> None:
+    """The bias gradient in a sweep of its own, split by parts and channels; those of parts lie at a `distance`."""
+    rows = k.rows(f)
+    in_part = f.divide(f.add(rows, parts - 1), parts)
+    lanes = 4 if cotangent.stored % 4 == 0 else 1
+    vectors = cotangent.stored // lanes
+    start, stop = f.share(parts * vectors)
+    with f.loop(start, stop) as unit:
+        part, channel = f.divide(unit.index, vectors), f.multiply(f.remainder(unit.index, vectors), lanes)
+        first = f.minimum(f.multiply(part, in_part), rows)
+        last = f.minimum(f.add(first, in_part), rows)
+        pixels = cotangent.pixels
+        start_sum = [f.constant(0.0, lanes)]
+        with f.loop(f.multiply(first, pixels), f.multiply(last, pixels), carried=start_sum) as pixel:
+            place = f.add(f.multiply(pixel.index, cotangent.stored), channel)
+            value = f.load(f.address(dy, place), lanes)
+            pixel.carried = [f.binary("fadd", pixel.carried[0], value)]
+        f.store(pixel.carried[0], f.address(target, f.add(f.multiply(part, distance), channel)))
 
 
 @dataclass(frozen=True)
@@ -201,8 +221,9 @@ class _Emitter:
             end = f.minimum(f.multiply(f.add(part, 1), in_part), rows)
             images = first, f.minimum(f.add(first, s.chunk), end)
             self._unit(part, inner, images, f.equal(chunk.index, 0))
-        if self.bias is not None and self.bias_tap is None:
-            self._bias_alone(in_part, rows)
+        if self.bias_target is not None and self.bias_tap is None:
+            distance = part_size(self.k, s.weights) if self.parts > 1 else 0
+            sum_cotangents(self.k, f, s.cotangent, self.dy, self.bias_target, self.parts, distance)
         elif self.bias is not None:
             self._clear_bias_padding()
 
@@ -214,7 +235,7 @@ class _Emitter:
         padding = range(s.weights.outputs, self.k.layout(self.bias).size) if s.op.groups > 1 else ()
         if padding:
             with f.when(f.equal(f.rank, 0)), f.loop(0, self.parts) as part:
-                bias = f.address(self.bias_target, f.multiply(part.index, _part_size(self.k, s)))
+                bias = f.address(self.bias_target, f.multiply(part.index, part_size(self.k, s.weights)))
                 for channel in padding:
                     f.store(f.constant(0.0), f.address(bias, channel))
 
@@ -240,14 +261,14 @@ class _Emitter:
         vectors = f.address(self.dy, channel)
         scalars = f.address(self.x, f.multiply(group, s.channels))
         offset = f.sum(
-            f.multiply(part, _part_size(self.k, s)) if self.parts > 1 else 0,
+            f.multiply(part, part_size(self.k, s.weights)) if self.parts > 1 else 0,
             f.multiply(group, s.weights.columns * s.weights.rows.size),
             f.multiply(block, s.weights.block * s.weights.rows.size),
         )
         target = f.address(self.weights_target, offset)
         bias_target = None
         if self.bias_target is not None:
-            shift = f.multiply(part, _part_size(self.k, s)) if self.parts > 1 else 0
+            shift = f.multiply(part, part_size(self.k, s.weights)) if self.parts > 1 else 0
             bias_target = f.address(self.bias_target, f.add(shift, channel))
         if s.merged:
             self._merged(scalars, vectors, target, bias_target, width, inner, images, fresh)
@@ -431,23 +452,3 @@ class _Emitter:
                 index = m * len(sums.pieces) + number
                 value = f.load(f.address(dy_pixel, beside + piece.offset), piece.lanes)
                 sums.flat[index] = f.binary("fadd", sums.flat[index], value)
-
-    def _bias_alone(self, in_part: Index, rows: Index) -> None:
-        """No tap reaches every position: the bias gradient takes a sweep of its own, split by channels."""
-        f, s = self.f, self.s
-        assert self.bias_target is not None
-        lanes = 4 if s.cotangent.stored % 4 == 0 else 1
-        vectors = s.cotangent.stored // lanes
-        start, stop = f.share(self.parts * vectors)
-        with f.loop(start, stop) as unit:
-            part, channel = f.divide(unit.index, vectors), f.multiply(f.remainder(unit.index, vectors), lanes)
-            first = f.minimum(f.multiply(part, in_part), rows)
-            last = f.minimum(f.add(first, in_part), rows)
-            pixels = s.cotangent.pixels
-            start_sum = [f.constant(0.0, lanes)]
-            with f.loop(f.multiply(first, pixels), f.multiply(last, pixels), carried=start_sum) as pixel:
-                place = f.add(f.multiply(pixel.index, s.cotangent.stored), channel)
-                value = f.load(f.address(self.dy, place), lanes)
-                pixel.carried = [f.binary("fadd", pixel.carried[0], value)]
-            shift = f.multiply(part, _part_size(self.k, s)) if self.parts > 1 else 0
-            f.store(pixel.carried[0], f.address(self.bias_target, f.add(shift, channel)))

@@ -22,6 +22,14 @@ class Axis:
         return 0 <= output * self.stride + offset < self.limit
 
     @property
+    def distances(self) -> tuple[int, int]:
+        """From one of the taps to the next, by number and by offset: they lie evenly."""
+        if len(self.taps) < 2:
+            return 1, 1
+        (tap, offset), (next_tap, next_offset) = self.taps[:2]
+        return next_tap - tap, next_offset - offset
+
+    @property
     def always_inside(self) -> bool:
         return all(self.reached(a, offset) for _, offset in self.taps for a in (0, self.count - 1))
 

@@ -1,4 +1,7 @@
-"""Direct convolution: the definition as a loop nest, always possible (codegen/llvm/direct.py, weight_gradient.py)."""
+"""Direct convolution: the definition as a loop nest, always possible (codegen/llvm/direct.py, weight_gradient.py).
+
+Groups of few channels have kernels of their own (codegen/llvm/depthwise.py, depthwise_gradient.py).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import math
 
 from convc.passes.algorithms.algorithm import Algorithm, Stage
 from convc.passes.algorithms.problem import Problem
+from convc.passes.group_lanes import fits_lanes, gradient_efficiency, gradient_tiles, pixels_efficiency
 from convc.passes.layout import padded
 from convc.passes.machine import Machine, split_lanes
 from convc.passes.tiling import choose_tile, even_split, most_rows
@@ -48,6 +52,8 @@ class Direct(Algorithm):
     def stages(self, problem: Problem, machine: Machine) -> tuple[Stage, ...]:
         per_filter = problem.channels // problem.groups
         per_channel = problem.filters // problem.groups
+        if fits_lanes(machine, problem.groups, per_filter, per_channel):
+            return self._across_groups(problem, machine)
         traffic = problem.image_bytes + problem.result_bytes + problem.weight_bytes
         if problem.direction == "backward_weights":
             # Where channels are few, a tile takes the taps of a filter row together, without padding those of all rows.
@@ -64,6 +70,30 @@ class Direct(Algorithm):
             efficiency = tile_efficiency(machine, width, per_filter, per_channel * taps)
         product = Stage("convolve", "product", problem.flops, traffic, efficiency=efficiency)
         if problem.direction == "backward_data":
+            return Stage("transpose filters", "copy", 0, 2 * problem.weight_bytes), product
+        return (product,)
+
+    def _across_groups(self, problem: Problem, machine: Machine) -> tuple[Stage, ...]:
+        """Few channels in a group: vectors span groups, and nothing is read twice but what lies in the cache."""
+        groups, stride, kernel = problem.groups, problem.stride, problem.kernel
+        channels, outputs = problem.channels // groups, problem.filters // groups
+        traffic = problem.image_bytes + problem.result_bytes + problem.weight_bytes
+        if problem.direction == "backward_weights":
+            efficiency = gradient_efficiency(machine, kernel, stride[1], channels, outputs, groups)
+            product = Stage("convolve", "product", problem.flops, traffic, efficiency=efficiency)
+            rows, columns, own = gradient_tiles(machine, kernel, channels)
+            passes = -(-kernel[0] // rows) * -(-kernel[1] // columns) * -(-channels // own)
+            again = (passes - 1) * (problem.image_bytes + problem.result_bytes)
+            return (product, Stage("read images again", "copy", 0, again, resident=True)) if again else (product,)
+        if problem.direction == "forward":
+            taps = float(kernel[0]), float(kernel[1])
+            efficiency = pixels_efficiency(machine, problem.output[1], taps, stride[1], channels, outputs, groups)
+        else:
+            taps = kernel[0] / stride[0], kernel[1] / stride[1]
+            width = -(-problem.size[1] // stride[1])
+            efficiency = pixels_efficiency(machine, width, taps, 1, outputs, channels, groups)
+        product = Stage("convolve", "product", problem.flops, traffic, efficiency=efficiency)
+        if problem.direction == "backward_data" and channels * outputs > 1:
             return Stage("transpose filters", "copy", 0, 2 * problem.weight_bytes), product
         return (product,)
 

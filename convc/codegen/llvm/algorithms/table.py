@@ -25,6 +25,12 @@ from convc.codegen.llvm.algorithms.transform_convolution import (
 )
 from convc.codegen.llvm.algorithms.transform_weight_gradient import lower_transform_weight_gradient
 from convc.codegen.llvm.algorithms.winograd import WinogradTransform
+from convc.codegen.llvm.depthwise import (
+    lower_depthwise,
+    lower_depthwise_backward_data,
+    scratch_depthwise_backward_data,
+)
+from convc.codegen.llvm.depthwise_gradient import lower_depthwise_backward_weights, scratch_depthwise_backward_weights
 from convc.codegen.llvm.direct import lower_conv2d, lower_conv2d_backward_data, scratch_backward_data
 from convc.codegen.llvm.kernel import KernelBuilder, Lowering
 from convc.codegen.llvm.weight_gradient import lower_conv2d_backward_weights, scratch_backward_weights
@@ -32,11 +38,19 @@ from convc.ir.op import Op
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
 from convc.passes.algorithms.fft import FFT
 from convc.passes.algorithms.winograd import WINOGRAD, Winograd
+from convc.passes.layout import WeightLayout
 
 _DIRECT: dict[type[Op], Lowering] = {
     Conv2d: Lowering(lower_conv2d),
     Conv2dBackwardData: Lowering(lower_conv2d_backward_data, scratch_backward_data),
     Conv2dBackwardWeights: Lowering(lower_conv2d_backward_weights, scratch_backward_weights),
+}
+
+# The direct algorithm where vectors span groups.
+_DEPTHWISE: dict[type[Op], Lowering] = {
+    Conv2d: Lowering(lower_depthwise),
+    Conv2dBackwardData: Lowering(lower_depthwise_backward_data, scratch_depthwise_backward_data),
+    Conv2dBackwardWeights: Lowering(lower_depthwise_backward_weights, scratch_depthwise_backward_weights),
 }
 
 _IM2COL: dict[type[Op], Lowering] = {
@@ -88,7 +102,10 @@ DIRECTIONS: tuple[type[Op], ...] = (Conv2d, Conv2dBackwardData, Conv2dBackwardWe
 
 def _lowering(k: KernelBuilder) -> Lowering:
     op = k.op(Conv2d, Conv2dBackwardData, Conv2dBackwardWeights)
-    return TABLE[op.algorithm][type(op)]
+    filters = k.kernel.anchor.result if isinstance(op, Conv2dBackwardWeights) else k.kernel.anchor.operands[1]
+    layout = k.layout(filters)
+    spans_groups = isinstance(layout, WeightLayout) and layout.groups < op.groups
+    return (_DEPTHWISE if spans_groups else TABLE[op.algorithm])[type(op)]
 
 
 def _emit_convolution(k: KernelBuilder) -> None:
