@@ -32,6 +32,7 @@ from convc.passes.base import PlanPass
 from convc.passes.dump import Dump
 from convc.passes.fusion import is_immediate, resolve
 from convc.passes.layout import ImageLayout, pack, unpack
+from convc.passes.memory import Region
 from convc.passes.plan import Plan
 from convc.passes.planning import PLANNING
 from convc.passes.sections import EVERYTHING, Section
@@ -83,8 +84,8 @@ class NativeExecutor:
         self.plan = self.step.plan
         self._pool = shared_pool(threads)
         memory = self.plan.memory
-        self._persistent, persistent = _aligned(memory.persistent_bytes)
-        self._arena, arena = _aligned(memory.arena_bytes)
+        self._persistent, persistent = self._allocate("persistent", memory.persistent_bytes)
+        self._arena, arena = self._allocate("arena", memory.arena_bytes)
         self._bases = {"persistent": persistent, "arena": arena}
         self._given: np.ndarray | None = None
         self._context = (ctypes.c_int64 * WORDS)()
@@ -100,6 +101,10 @@ class NativeExecutor:
         self._loss, self._correct = (self._scalar(graph.outputs.get(name)) for name in ("loss", "correct"))
 
     # Memory
+
+    def _allocate(self, region: Region, size: int) -> tuple[np.ndarray, int]:
+        """The memory of a region, and its address."""
+        return _aligned(size)
 
     def _where(self, value: Value) -> tuple[int, int]:
         slot = self.plan.memory.slots[resolve(value)]

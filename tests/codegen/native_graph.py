@@ -35,7 +35,7 @@ from convc.ir.ops.sweep import Accumulate, Sweep
 from convc.ir.ops.update import Update
 from convc.ir.types import DType, TensorType
 from convc.passes.sections import EVERYTHING
-from convc.runtime.native import NativeExecutor
+from tests.codegen.guarded import GuardedExecutor, Side
 from tests.op_cases import OpCase, make_operands
 
 # Operands that have rows. Elementwise ops are told apart by shape; all other ops not named here read rows only.
@@ -124,12 +124,11 @@ def _declare(
 
 
 def run_natively(
-    graph: Graph, named: dict[str, np.ndarray], threads: int = 1, batch: int | None = None
+    graph: Graph, named: dict[str, np.ndarray], threads: int = 1, batch: int | None = None, side: Side = "after"
 ) -> dict[str, np.ndarray]:
-    """The outputs of a graph on arrays by name, memory filled with NaN first: reading what nobody wrote shows."""
+    """The outputs of a graph on arrays by name, every buffer against an inaccessible page and all memory NaN before."""
     rows = len(named["x"])
-    executor = NativeExecutor(graph, batch=batch or rows, threads=threads)
-    executor.poison()
+    executor = GuardedExecutor(graph, batch=batch or rows, threads=threads, side=side)
     for name, array in named.items():
         if name in graph.parameters:
             executor.write(name, array)

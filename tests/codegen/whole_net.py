@@ -17,6 +17,7 @@ from convc.passes.pipeline import Recipe, pipeline
 from convc.passes.sections import EVERYTHING, Section
 from convc.passes.training import GRADIENT
 from convc.runtime.native import NativeExecutor
+from tests.codegen.guarded import GuardedExecutor, Side
 from tests.strategies import random_arrays
 
 Arrays = dict[str, np.ndarray]
@@ -61,9 +62,15 @@ def arrays_for(graph: Graph, rows: int, seed: int = 0, step: int = 3) -> Arrays:
 
 
 @contextmanager
-def executor_for(graph: Graph, arrays: Mapping[str, np.ndarray], threads: int = 1) -> Iterator[NativeExecutor]:
+def executor_for(
+    graph: Graph, arrays: Mapping[str, np.ndarray], threads: int = 1, guards: Side | None = None
+) -> Iterator[NativeExecutor]:
     """A program with its parameters set and everything else NaN."""
-    executor = NativeExecutor(graph.copy(), batch=graph.inputs["x"].shape[0], threads=threads)
+    batch = graph.inputs["x"].shape[0]
+    if guards is None:
+        executor = NativeExecutor(graph.copy(), batch=batch, threads=threads)
+    else:
+        executor = GuardedExecutor(graph.copy(), batch=batch, threads=threads, side=guards)
     try:
         executor.poison()
         for name in graph.parameters:
@@ -93,8 +100,11 @@ def results(executor: NativeExecutor, rows: int) -> Arrays:
     return outputs | gradients | {name: executor.read(name) for name in graph.updates}
 
 
-def run_natively(graph: Graph, arrays: Mapping[str, np.ndarray], threads: int = 1) -> Arrays:
-    with executor_for(graph, arrays, threads) as executor:
+def run_natively(
+    graph: Graph, arrays: Mapping[str, np.ndarray], threads: int = 1, guards: Side | None = None
+) -> Arrays:
+    """The results of one run; with `guards`, every buffer has pages of its own, between inaccessible ones."""
+    with executor_for(graph, arrays, threads, guards) as executor:
         run(executor, arrays)
         return results(executor, len(arrays["x"]))
 
