@@ -14,14 +14,9 @@ import argparse
 import sys
 from collections.abc import Iterator
 
-import numpy as np
-
-from convc.ir.interpreter import run_reference
 from convc.passes.algorithms.problem import Direction, Problem
 from convc.passes.algorithms.table import BY_NAME
-from convc.passes.sections import EVERYTHING
-from convc.runtime.native import NativeExecutor
-from convc.runtime.tuning import graph_of
+from convc.runtime.exactness import largest_error
 
 DIRECTIONS: tuple[Direction, ...] = ("forward", "backward_data", "backward_weights")
 DRAWS = 3
@@ -37,25 +32,6 @@ def problems() -> Iterator[Problem]:
             yield Problem(direction, batch, channels, channels, sides, sides, (3, 3), padding=(1, 1, 1, 1))
 
 
-def largest_error(problem: Problem, algorithm: str, draws: int = DRAWS) -> float:
-    """The largest relative error of some draws of operands."""
-    graph = graph_of(problem, algorithm)
-    executor = NativeExecutor(graph.copy(), batch=problem.batch, threads=1)
-    worst = 0.0
-    for draw in range(draws):
-        random = np.random.default_rng(draw)
-        values = {**graph.inputs, **{name: parameter.value for name, parameter in graph.parameters.items()}}
-        arrays = {name: random.standard_normal(value.shape, np.float32) for name, value in values.items()}
-        for name, array in arrays.items():
-            if name != "x":
-                (executor.write if name in graph.parameters else executor.write_input)(name, array)
-        result = executor.run(EVERYTHING, arrays["x"], None).logits
-        exact = run_reference(graph, {name: array.astype(np.float64) for name, array in arrays.items()})["logits"]
-        worst = max(worst, float(np.abs(result - exact).max() / np.abs(exact).max()))
-    executor.close()
-    return worst
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--algorithms", nargs="*", choices=list(BY_NAME), default=list(BY_NAME))
@@ -64,7 +40,7 @@ def main() -> int:
     for name in options.algorithms:
         for problem in problems():
             if BY_NAME[name].obstacle(problem) is None:
-                error, promised = largest_error(problem, name), BY_NAME[name].max_rel_error(problem)
+                error, promised = largest_error(problem, name, DRAWS), BY_NAME[name].max_rel_error(problem)
                 worst = max(worst, error / promised)
                 print(
                     f"{name:14} {problem.direction:17} {problem!s:38} {error:.1e} {error / promised:5.2f}", flush=True

@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_threads(parser)
     add_algorithms(parser)
     parser.add_argument("--all", action="store_true", help="list all candidates, not the chosen ones alone")
+    text = "measure how exact the algorithms shown are here, against float64"
+    parser.add_argument("--measure-errors", action="store_true", help=text)
     add_json(parser)
 
 
@@ -40,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from convc.runtime.explanation import explain
 
     net = open_net(arguments)
+    measured = "all" if arguments.all else "chosen"
     with with_sources(net.sources):
         explanation = explain(
             net,
@@ -47,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             batch=arguments.batch,
             threads=arguments.threads,
             algorithms=AlgorithmOptions(**algorithm_arguments(arguments)),
+            measure_errors=measured if arguments.measure_errors else "none",
         )
     if arguments.json:
         print_json(as_json(explanation))
@@ -63,7 +67,7 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
         "batch": explanation.batch,
         "tier": explanation.tier,
         "threads": explanation.threads,
-        "convolutions": [_convolution(choice, explanation.threads) for choice in explanation.choices],
+        "convolutions": [_convolution(choice, explanation) for choice in explanation.choices],
         "prediction": {
             "spearman": explanation.spearman,
             "worst": [
@@ -80,8 +84,8 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _convolution(choice: Choice, threads: int) -> dict[str, Any]:
-    decision = choice.decision
+def _convolution(choice: Choice, explanation: Explanation) -> dict[str, Any]:
+    decision, threads = choice.decision, explanation.threads
     return {
         "name": choice.label,
         "line": choice.line,
@@ -99,11 +103,16 @@ def _convolution(choice: Choice, threads: int) -> dict[str, Any]:
                 "measured_ms": _milliseconds(candidate.measured, 1),
                 "scratch_bytes": candidate.scratch_bytes,
                 "max_rel_error": candidate.max_rel_error,
+                "measured_rel_error": _measured_error(explanation, choice, candidate),
             }
             for candidate in decision.candidates
         ],
         "regret": decision.regret,
     }
+
+
+def _measured_error(explanation: Explanation, choice: Choice, candidate: Candidate) -> float | None:
+    return explanation.errors.get((choice.decision.problem, candidate.algorithm))
 
 
 def _milliseconds(seconds: float | None, threads: int) -> float | None:
@@ -122,19 +131,33 @@ def as_text(explanation: Explanation, all_candidates: bool) -> str:
         for choice in explanation.choices:
             place = f", line {choice.line}" if choice.line else ""
             lines += [f"{choice.label} {choice.direction}{place}: {choice.decision.problem}"]
-            rows = [_candidate_row(candidate, choice, threads) for candidate in choice.decision.candidates]
-            header = ("", "algorithm", "predicted ms", "measured ms", "scratch", "error", "why")
-            lines += [format_table(header, rows, left=(0, 1, 6)), ""]
+            rows = [_candidate_row(candidate, choice, explanation) for candidate in choice.decision.candidates]
+            header = ("", "algorithm", "predicted ms", "measured ms", "scratch", *_ERRORS, "why")
+            lines += [format_table(header, rows, left=(0, 1, 7)), ""]
     else:
-        rows = [_choice_row(choice, threads) for choice in explanation.choices]
-        header = ("convolution", "direction", "shape", "algorithm", "predicted ms", "measured ms", "regret", "why")
-        lines += [format_table(header, rows, left=(0, 1, 2, 3, 7)), ""]
+        rows = [_choice_row(choice, explanation) for choice in explanation.choices]
+        header = ("convolution", "direction", "shape", "algorithm", "predicted ms", "measured ms", "regret")
+        lines += [format_table((*header, *_ERRORS, "why"), rows, left=(0, 1, 2, 3, 9)), ""]
     missed = [f"{choice.label} {choice.direction}: {choice.missed}" for choice in explanation.choices if choice.missed]
     lines += missed
     if explanation.spearman is not None:
         lines.append(f"rank correlation of predicted and measured times: {explanation.spearman:.2f}")
         lines += [f"  furthest off: {_miss(miss)}" for miss in explanation.worst]
+    if explanation.errors:
+        lines.append(f"closest to its bound: {_closest(explanation)}")
     return "\n".join(lines).rstrip()
+
+
+def _closest(explanation: Explanation) -> str:
+    """The measured error that takes most of what its algorithm may err."""
+    shares = [
+        (error / candidate.max_rel_error, f"{choice.label} {choice.direction} by {candidate.algorithm}")
+        for choice in explanation.choices
+        for candidate in choice.decision.candidates
+        if (error := _measured_error(explanation, choice, candidate)) is not None and candidate.max_rel_error
+    ]
+    share, which = max(shares)
+    return f"{which}, {100 * share:.0f} % of it"
 
 
 def _miss(miss: Miss) -> str:
@@ -147,8 +170,16 @@ def _shown(seconds: float | None, threads: int) -> str:
     return "" if milliseconds is None else f"{milliseconds:.3f}"
 
 
-def _choice_row(choice: Choice, threads: int) -> tuple[str, ...]:
-    decision = choice.decision
+_ERRORS = ("error bound", "error")
+
+
+def _error_cells(explanation: Explanation, choice: Choice, candidate: Candidate) -> tuple[str, ...]:
+    both = candidate.max_rel_error, _measured_error(explanation, choice, candidate)
+    return tuple("" if error is None else f"{error:.0e}" for error in both)
+
+
+def _choice_row(choice: Choice, explanation: Explanation) -> tuple[str, ...]:
+    decision, threads = choice.decision, explanation.threads
     chosen = decision.candidate(decision.chosen)
     return (
         choice.label,
@@ -158,17 +189,19 @@ def _choice_row(choice: Choice, threads: int) -> tuple[str, ...]:
         _shown(chosen.predicted, threads),
         _shown(chosen.measured, 1),
         "" if decision.regret is None else f"{100 * decision.regret:.0f} %",
+        *_error_cells(explanation, choice, chosen),
         decision.why,
     )
 
 
-def _candidate_row(candidate: Candidate, choice: Choice, threads: int) -> tuple[str, ...]:
+def _candidate_row(candidate: Candidate, choice: Choice, explanation: Explanation) -> tuple[str, ...]:
+    threads = explanation.threads
     return (
         "*" if candidate.algorithm == choice.decision.chosen else "",
         candidate.algorithm,
         _shown(candidate.predicted, threads),
         _shown(candidate.measured, 1),
         "" if candidate.scratch_bytes is None else format_bytes(candidate.scratch_bytes),
-        "" if candidate.max_rel_error is None else f"{candidate.max_rel_error:.0e}",
+        *_error_cells(explanation, choice, candidate),
         candidate.reason,
     )

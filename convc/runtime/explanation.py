@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import correlation
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from convc.passes.algorithms.decision import Candidate
+from convc.passes.algorithms.problem import Problem
 from convc.passes.base import Mode
 from convc.passes.choose_algorithms import Choice
 from convc.passes.manager import PassManager
@@ -43,7 +44,7 @@ class Explanation:
     """The choices for all convolutions of a net, and what they were made with.
 
     `spearman` is the rank correlation of predicted and measured times (None with fewer than two measurements), `worst`
-    are the predictions that were most off.
+    are the predictions that were most off. `errors` are those that were measured, by problem and algorithm.
     """
 
     net: str
@@ -54,6 +55,7 @@ class Explanation:
     choices: tuple[Choice, ...]
     spearman: float | None
     worst: tuple[Miss, ...]
+    errors: Mapping[tuple[Problem, str], float] = field(default_factory=dict[tuple[Problem, str], float])
 
 
 def explain(
@@ -63,9 +65,11 @@ def explain(
     batch: int | None = None,
     threads: int | None = None,
     algorithms: AlgorithmOptions | None = None,
+    measure_errors: Literal["none", "chosen", "all"] = "none",
 ) -> Explanation:
     """Run the passes of a program up to the choice of algorithms. Nothing is compiled but what is measured.
 
+    `measure_errors`: of the algorithms that were chosen, or of all that apply, against float64.
     Errors: those of the choice (`unavailable-algorithm`, …); `value-loss` for a training step without a loss.
     """
     settings = net.settings
@@ -89,10 +93,22 @@ def explain(
         choices,
         spearman([(miss.predicted, miss.measured) for miss in misses]),
         tuple(_by_factor(misses)[:_WORST]),
+        _errors(choices, measure_errors == "all") if measure_errors != "none" else {},
     )
 
 
 _WORST = 5
+
+
+def _errors(choices: tuple[Choice, ...], all_candidates: bool) -> Mapping[tuple[Problem, str], float]:
+    from convc.runtime.exactness import measure_errors
+
+    return measure_errors(
+        (choice.decision.problem, candidate.algorithm)
+        for choice in choices
+        for candidate in choice.decision.candidates
+        if candidate.algorithm == choice.decision.chosen or (all_candidates and candidate.applicable)
+    )
 
 
 def _misses(choices: tuple[Choice, ...], threads: int) -> list[Miss]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,16 @@ train {
 }
 """
 Capture = pytest.CaptureFixture[str]
-KEYS = {"algo", "applicable", "reason", "predicted_ms", "measured_ms", "scratch_bytes", "max_rel_error"}
+KEYS = {
+    "algo",
+    "applicable",
+    "reason",
+    "predicted_ms",
+    "measured_ms",
+    "scratch_bytes",
+    "max_rel_error",
+    "measured_rel_error",
+}
 
 
 @pytest.fixture
@@ -69,6 +79,7 @@ class TestReport:
                 assert candidate.keys() == KEYS
                 assert candidate["reason"]
                 assert candidate["measured_ms"] is None
+                assert candidate["measured_rel_error"] is None
                 if candidate["applicable"]:
                     assert candidate["predicted_ms"] > 0
                     assert candidate["scratch_bytes"] >= 0
@@ -76,6 +87,23 @@ class TestReport:
             assert item["chosen"] in {c["algo"] for c in item["candidates"] if c["applicable"]}
             assert item["regret"] is None
         assert {item["line"] for item in content["convolutions"]} == {3, 4, 5}
+
+    def test_errors_are_measured_when_asked_for(self, capsys: Capture) -> None:
+        for item in answer(capsys, "--mode", "train", "--measure-errors")["convolutions"]:
+            errors = {candidate["algo"]: candidate["measured_rel_error"] for candidate in item["candidates"]}
+            assert {name for name, error in errors.items() if error is not None} == {item["chosen"]}
+        for item in answer(capsys, "--all", "--measure-errors")["convolutions"]:
+            for candidate in item["candidates"]:
+                assert (candidate["measured_rel_error"] is not None) == candidate["applicable"]
+                if candidate["applicable"]:
+                    assert 1e-9 < candidate["measured_rel_error"] < candidate["max_rel_error"]
+
+    def test_the_text_shows_errors_and_bounds(self, capsys: Capture) -> None:
+        for options in (["--all"], []):
+            assert main(["explain", "n.cnn", "--measure-errors", *options]) == 0
+            text = capsys.readouterr().out
+            assert "error bound  error" in text
+            assert re.search(r"closest to its bound: conv\d forward by \w+, \d+ % of it", text)
 
     def test_reasons_are_words(self, capsys: Capture) -> None:
         content = answer(capsys)
