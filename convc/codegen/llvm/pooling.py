@@ -2,22 +2,24 @@
 
 Backward, each window gives its cotangent to its first maximum (or shares it out evenly). Where windows do not overlap
 and cover the image, every input pixel belongs to one window and is written once, with the chain applied on the spot.
-Otherwise a thread takes whole images: it clears the image, adds window by window, and applies the chain in a second
-sweep while the image is still in the cache.
+Otherwise a thread takes whole images, and windows add to rows of the image that lie in the cache: a row is cleared
+before the first window that reaches it, and the chain applied after the last one.
 
-The taps of a small window are written out, those of a large one (7x7 before a classifier) are loops: code must not grow
-with the image that a global pool reads.
+Windows that see padding have code of their own, so that the others ask nothing. The taps of a small window are written
+out, those of a large one (7x7 before a classifier) are loops: code must not grow with the image that a global pool
+reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 from convc.codegen.llvm.channels import channel_vectors, each_pixel, spot_at
 from convc.codegen.llvm.control import maybe
 from convc.codegen.llvm.kernel import KernelBuilder
-from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.codegen.llvm.vocabulary import Function, Index, V, ref
 from convc.ir.ops.pool import AvgPool, AvgPoolBackward, MaxPool, MaxPoolBackward
 from convc.ir.window import Window
 from convc.passes.layout import ImageLayout
@@ -56,37 +58,54 @@ def _fold(
     return loop.carried
 
 
-def _over_taps(
-    f: Function,
-    window: Window,
-    source: ImageLayout,
-    target: ImageLayout,
-    pixel: Index,
-    visit: TapVisit,
-    start: Carried,
-) -> Carried:
-    """Visit the source pixel under each tap of an output pixel's window, in row-major order.
+@dataclass(frozen=True)
+class _Spot:
+    """An output pixel's window: its first row and column in the source, which may lie outside; whether taps must ask."""
 
-    Conditions are None when every window lies inside the image. Where the taps are written out the first of them is
-    handed nothing, else `start`.
-    """
+    top: Index
+    left: Index
+    guarded: bool
+
+
+def _spots(f: Function, window: Window, source: ImageLayout, target: ImageLayout, pixel: Index) -> Iterator[_Spot]:
+    """The window of an output pixel, once for each kind of code that it may need."""
     row, column = f.divide(pixel, target.width), f.remainder(pixel, target.width)
     top = f.add(f.multiply(row, window.stride[0]), -window.padding[0])
     left = f.add(f.multiply(column, window.stride[1]), -window.padding[1])
-    guarded = _partial(window, source, target)
+    if not _partial(window, source, target):
+        yield _Spot(top, left, guarded=False)
+        return
+    sizes, corner = (source.height, source.width), (top, left)
+    places = [max(0, size - extent + 1) for size, extent in zip(sizes, window.extent, strict=True)]
+    # One unsigned comparison per axis tests both ends.
+    whole = f.binary("and", *(f.emit("i1", f"icmp ult i64 {ref(c)}, {n}") for c, n in zip(corner, places, strict=True)))
+    if all(places):
+        with f.when(whole):
+            yield _Spot(top, left, guarded=False)
+    with f.when(f.binary("xor", whole, V("true", "i1"))):
+        yield _Spot(top, left, guarded=True)
+
+
+def _over_taps(
+    f: Function, window: Window, source: ImageLayout, spot: _Spot, visit: TapVisit, start: Carried
+) -> Carried:
+    """Visit the source pixel under each tap of a window, in row-major order.
+
+    Conditions are None when the window lies inside the image. Where the taps are written out the first of them is
+    handed nothing, else `start`.
+    """
     taps = window.kernel[0] * window.kernel[1]
     small = taps <= _WRITTEN_OUT
 
     def in_row(r: Index, carried: Carried) -> Carried:
-        u = f.add(top, f.multiply(r, window.dilation[0]))
+        u = f.add(spot.top, f.multiply(r, window.dilation[0]))
 
         def at(s: Index, carried: Carried) -> Carried:
-            v = f.add(left, f.multiply(s, window.dilation[1]))
+            v = f.add(spot.left, f.multiply(s, window.dilation[1]))
             condition = None
-            if guarded:
-                # One unsigned comparison per axis tests both ends.
-                down = f.emit("i1", f"icmp ult i64 {_text(u)}, {source.height}")
-                across = f.emit("i1", f"icmp ult i64 {_text(v)}, {source.width}")
+            if spot.guarded:
+                down = f.emit("i1", f"icmp ult i64 {ref(u)}, {source.height}")
+                across = f.emit("i1", f"icmp ult i64 {ref(v)}, {source.width}")
                 condition = f.binary("and", down, across)
             return visit(f.add(f.multiply(u, source.width), v), condition, carried)
 
@@ -95,15 +114,11 @@ def _over_taps(
     return _fold(f, window.kernel[0], small, [] if small else start, in_row)
 
 
-def _text(index: Index) -> str:
-    return str(index) if isinstance(index, int) else index.ref
-
-
 def _guarded_load(f: Function, pointer: V, place: Index, lanes: int, condition: V | None, default: V) -> V:
     """What lies at `place`, or `default` where the condition fails; never reads outside the tensor."""
     if condition is None:
         return f.load(f.address(pointer, place), lanes)
-    safe = f.select(condition, V(_text(place), "i64"), V("0", "i64"))
+    safe = f.select(condition, V(ref(place), "i64"), V("0", "i64"))
     return f.select(
         f.splat(condition, lanes) if lanes > 1 else condition, f.load(f.address(pointer, safe), lanes), default
     )
@@ -132,10 +147,11 @@ def lower_pool(k: KernelBuilder) -> None:
                 return [f.select(f.compare("ugt", value, total), value, total)]
             return [f.binary("fadd", total, value)]
 
-        (total,) = _over_taps(f, op.window, source, target, pixel, take, [start])
-        if isinstance(op, AvgPool):
-            total = f.binary("fmul", total, _reciprocal(f, op, source, target, pixel, lanes))
-        k.finish(f, spot_at(f, target, row, pixel, channel, lanes, real), total)
+        for window in _spots(f, op.window, source, target, pixel):
+            (total,) = _over_taps(f, op.window, source, window, take, [start])
+            if isinstance(op, AvgPool):
+                total = f.binary("fmul", total, _reciprocal(f, op, source, target, pixel, lanes))
+            k.finish(f, spot_at(f, target, row, pixel, channel, lanes, real), total)
 
     def body(f: Function) -> None:
         each_pixel(k, f, target, partial(visit, f))
@@ -185,7 +201,8 @@ def lower_pool_backward(k: KernelBuilder) -> None:
                 give(tap, condition, share)
                 return before
 
-            _over_taps(f, window, source, target, pixel, evenly, [])
+            for spot in _spots(f, window, source, target, pixel):
+                _over_taps(f, window, source, spot, evenly, [])
             return
         best, zero = f.load(f.address(k.pointer(operands[2]), place), lanes), f.constant(0.0, lanes)
 
@@ -202,7 +219,8 @@ def lower_pool_backward(k: KernelBuilder) -> None:
             give(tap, condition, f.select(here, cotangent, zero))
             return [taken]
 
-        _over_taps(f, window, source, target, pixel, to_the_first_maximum, [_truth(False, lanes)])
+        for spot in _spots(f, window, source, target, pixel):
+            _over_taps(f, window, source, spot, to_the_first_maximum, [_truth(False, lanes)])
 
     def direct(f: Function) -> None:
         def visit(row: Index, pixel: Index, channel: Index, lanes: int, real: int) -> None:
@@ -215,30 +233,68 @@ def lower_pool_backward(k: KernelBuilder) -> None:
 
     def scatter(f: Function) -> None:
         start, stop = f.share(k.rows(f))
-        into = k.scratch_pointer()
+        live, floats = _live_rows(window, source), source.width * source.stored
         with f.loop(start, stop) as image:
             row = image.index
-            place = f.address(into, f.multiply(row, source.size))
-            for channel, lanes, _ in channel_vectors(f, source, k.machine.lanes):
-                with f.loop(0, source.pixels) as pixel:
-                    spot = f.add(f.multiply(pixel.index, source.stored), channel)
-                    f.store(f.constant(0.0, lanes), f.address(place, spot))
-            with f.loop(0, target.pixels) as pixel:
-                for channel, lanes, _ in channel_vectors(f, source, k.machine.lanes):
-                    shares(f, row, pixel.index, channel, lanes, partial(_add, f, source, place, channel))
-            with f.loop(0, source.pixels) as pixel:
-                for channel, lanes, real in channel_vectors(f, source, k.machine.lanes):
-                    spot = spot_at(f, source, row, pixel.index, channel, lanes, real)
-                    k.finish(f, spot, f.load(f.address(into, f.add(spot.base, spot.extra)), lanes))
+            rows = f.address(k.scratch_pointer(), f.multiply(row, live * floats))
+
+            def clear(first: Index, last: Index) -> None:
+                with f.loop(first, last) as line:
+                    into = f.address(rows, f.multiply(f.remainder(line.index, live), floats))
+                    _clear(f, into, floats, k.machine.lanes)
+
+            def finish(first: Index, last: Index) -> None:
+                with f.loop(first, last) as line, f.loop(0, source.width) as column:
+                    pixel = f.add(f.multiply(line.index, source.width), column.index)
+                    here = f.add(f.multiply(f.remainder(line.index, live), source.width), column.index)
+                    place = f.address(rows, f.multiply(here, source.stored))
+                    for channel, lanes, real in channel_vectors(f, source, k.machine.lanes):
+                        spot = spot_at(f, source, row, pixel, channel, lanes, real)
+                        k.finish(f, spot, f.load(f.address(place, channel), lanes))
+
+            def inside(line: Index) -> Index:
+                return f.minimum(f.maximum(line, 0), source.height)
+
+            def give(channel: Index, tap: Index, condition: V | None, share: V) -> None:
+                with maybe(f, condition):
+                    here = f.remainder(tap, live * source.width)
+                    place = f.address(rows, f.add(f.multiply(here, source.stored), channel))
+                    f.store(f.binary("fadd", f.load(place, share.lanes), share), place)
+
+            # Rows from `top` on are not done; those up to `ready` are cleared.
+            ahead = max(window.extent[0], window.stride[0])
+            clear(0, inside(ahead - window.padding[0]))
+            with f.loop(0, target.height) as line:
+                top = f.add(f.multiply(line.index, window.stride[0]), -window.padding[0])
+                following = f.add(top, window.stride[0])
+                with f.loop(0, target.width) as column:
+                    pixel = f.add(f.multiply(line.index, target.width), column.index)
+                    for channel, lanes, _ in channel_vectors(f, source, k.machine.lanes):
+                        shares(f, row, pixel, channel, lanes, partial(give, channel))
+                finish(inside(top), inside(following))
+                clear(inside(f.add(top, ahead)), inside(f.add(following, ahead)))
+            # What is behind the last window's first row: no more than is cleared, and rows that no window reaches.
+            left = target.height * window.stride[0] - window.padding[0]
+            done, ready = (min(max(bound, 0), source.height) for bound in (left, left + ahead))
+            finish(done, ready)
+            with f.loop(ready, source.height) as line:
+                clear(line.index, f.add(line.index, 1))
+                finish(line.index, f.add(line.index, 1))
 
     k.phase(op.name, direct if _covers(window, source, target) else scatter)
 
 
-def _add(f: Function, source: ImageLayout, image: V, channel: Index, tap: Index, condition: V | None, share: V) -> None:
-    """Add a window's share to what a pixel of the image has already."""
-    with maybe(f, condition):
-        spot = f.address(image, f.add(f.multiply(tap, source.stored), channel))
-        f.store(f.binary("fadd", f.load(spot, share.lanes), share), spot)
+def _clear(f: Function, place: V, floats: int, lanes: int) -> None:
+    whole = floats // lanes * lanes
+    for first, last, width in ((0, whole, lanes), (whole, floats, 1)):
+        if first < last:
+            with f.loop(first, last, width) as element:
+                f.store(f.constant(0.0, width), f.address(place, element.index))
+
+
+def _live_rows(window: Window, source: ImageLayout) -> int:
+    """Rows of an image that are cleared and not done: those that a row of windows reaches, or passes over."""
+    return min(source.height, max(window.extent[0], window.stride[0]))
 
 
 def _covers(window: Window, source: ImageLayout, target: ImageLayout) -> bool:
@@ -249,11 +305,13 @@ def _covers(window: Window, source: ImageLayout, target: ImageLayout) -> bool:
 
 
 def scratch_pool_backward(k: KernelBuilder) -> int:
-    """The sums of overlapping windows, before the chain."""
+    """Rows of the sums of overlapping windows, for each image, before the chain."""
     op = k.op(MaxPoolBackward, AvgPoolBackward)
     source = k.image(k.kernel.anchor.results[0])
     target = k.image(k.kernel.anchor.operands[0])
-    return 0 if _covers(op.window, source, target) else 4 * k.plan.batch * source.size
+    if _covers(op.window, source, target):
+        return 0
+    return 4 * k.plan.batch * _live_rows(op.window, source) * source.width * source.stored
 
 
 def _truth(value: bool, lanes: int) -> V:
