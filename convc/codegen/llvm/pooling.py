@@ -60,7 +60,7 @@ def _fold(
 
 @dataclass(frozen=True)
 class _Spot:
-    """An output pixel's window: its first row and column in the source, which may lie outside; whether taps must ask."""
+    """The window of an output pixel: its first row and column, which may lie outside; whether taps must ask."""
 
     top: Index
     left: Index
