@@ -6,6 +6,7 @@ Groups of few channels have kernels of their own (codegen/llvm/depthwise.py, dep
 from __future__ import annotations
 
 import math
+from functools import cache
 
 from convc.passes.algorithms.algorithm import Algorithm, Stage
 from convc.passes.algorithms.problem import Problem
@@ -19,6 +20,7 @@ _FEW_CHANNELS = 8
 _LINE = 64  # bytes
 
 
+@cache
 def tile_efficiency(machine: Machine, width: int, columns: int, reduction: int) -> float:
     """The share of a product's full speed that register tiles reach: rows of `width` pixels by `columns` outputs.
 
