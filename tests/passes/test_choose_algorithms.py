@@ -20,7 +20,7 @@ from convc.passes.pipeline import pipeline
 NET = "net n {\n  input 4x16x16\n  conv 8 k=3 pad=1 -> relu -> conv 8 k=3 pad=1 -> relu -> fc 3\n  loss softmax\n}\n"
 Key = tuple[str, str]
 PLAIN = Problem("forward", 2, 64, 64, (16, 16), (16, 16), (3, 3), padding=(1, 1, 1, 1))
-WINOGRAD = [name for name in BY_NAME if name.startswith("winograd")]
+WINOGRAD = [name for name in BY_NAME if name.startswith("winograd") and BY_NAME[name].obstacle(PLAIN) is None]
 
 
 def chosen(wishes: str, mode: str = "train", recorded: Mapping[str, str] = MappingProxyType({})) -> dict[Key, str]:
@@ -58,7 +58,7 @@ def test_a_wish_holds_in_every_direction() -> None:
     "change",
     [
         {"kernel": (3, 5)},
-        {"kernel": (1, 3)},
+        {"kernel": (2, 3)},
         {"stride": (2, 2)},
         {"stride": (1, 2)},
         {"stride": (2, 1)},
@@ -67,7 +67,7 @@ def test_a_wish_holds_in_every_direction() -> None:
     ],
     ids=str,
 )
-def test_winograd_takes_neighbouring_pixels_of_3x3_windows(name: str, change: dict[str, object]) -> None:
+def test_winograd_takes_neighbouring_pixels_of_windows_with_3_taps(name: str, change: dict[str, object]) -> None:
     assert BY_NAME[name].obstacle(PLAIN) is None
     (key,) = change
     why = BY_NAME[name].obstacle(replace(PLAIN, **change))  # type: ignore[arg-type]

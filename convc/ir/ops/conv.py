@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 ALGORITHM_FAMILIES: dict[str, tuple[str, ...]] = {
     "direct": ("direct",),
     "im2col": ("im2col",),
-    "winograd": ("winograd_f2x3", "winograd_f4x3", "winograd_f6x3"),
+    "winograd": (
+        *("winograd_f2x3", "winograd_f4x3", "winograd_f6x3"),
+        *("winograd_f2x5", "winograd_f4x5"),
+        "winograd_f2x7",
+    ),
     "fft": ("fft_8", "fft_16", "fft_32"),
     "strassen": ("strassen",),
 }

@@ -40,7 +40,9 @@ FORMS = of_matrix(
 
 
 @pytest.mark.parametrize(
-    "program", [FORMS, *(toom_cook(m, 3).image for m in (2, 4, 6))], ids=["forms", "F(2,3)", "F(4,3)", "F(6,3)"]
+    "program",
+    [FORMS, *(toom_cook(*form).image for form in ((1, 1), (2, 3), (4, 3), (6, 3)))],
+    ids=["forms", "F(1,1)", "F(2,3)", "F(4,3)", "F(6,3)"],
 )
 def test_a_codelet_is_its_program(program: StraightLine) -> None:
     source = np.random.default_rng(1).standard_normal((program.inputs, LANES)).astype(np.float32)

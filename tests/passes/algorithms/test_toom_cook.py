@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convc.passes.algorithms.straight_line import StraightLine
-from convc.passes.algorithms.toom_cook import POINTS, Matrix, ToomCook, derive, toom_cook, transposed
+from convc.passes.algorithms.toom_cook import Matrix, ToomCook, derive, toom_cook, transposed
+from convc.passes.algorithms.winograd import WINOGRAD
 
-CHOSEN = sorted(POINTS)
+CHOSEN = [(1, 1), *((known.algorithm.outputs, known.algorithm.taps) for known in WINOGRAD)]
 
 
 def unit(count: int, place: int) -> list[Any]:
@@ -69,7 +70,20 @@ def test_programs_are_their_matrices(form: tuple[int, int]) -> None:
 def test_pairs_of_points_share_their_arithmetic() -> None:
     """Two multiply-adds for the even part, two for the odd one, one for each sign: what a careful hand would write."""
     counts = {form: (toom_cook(*form).image.operations, toom_cook(*form).output.operations) for form in CHOSEN}
-    assert counts == {(2, 3): (4, 4), (4, 3): (12, 12), (6, 3): (24, 20)}
+    assert counts == {
+        (1, 1): (0, 0),
+        (2, 3): (4, 4),
+        (4, 3): (12, 12),
+        (6, 3): (24, 20),
+        (2, 5): (12, 8),
+        (4, 5): (24, 16),
+        (2, 7): (24, 12),
+    }
+
+
+def test_a_single_tap_is_nothing_to_transform() -> None:
+    algorithm = toom_cook(1, 1)
+    assert algorithm.interpolate == algorithm.evaluate_filter == algorithm.evaluate_outputs == ((1,),)
 
 
 @pytest.mark.parametrize("points", [(0, 1), (0, 1, 1), (0, 1, 2, 3)], ids=str)

@@ -80,7 +80,7 @@ def transformed(kind: Kind) -> dict[type[Op], Lowering]:
 
 
 def _winograd(known: Winograd) -> Kind:
-    return lambda problem: WinogradTransform(known.algorithm)
+    return lambda problem: WinogradTransform(known.axes(problem))
 
 
 # The kinds that transform filters.
