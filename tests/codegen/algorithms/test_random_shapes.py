@@ -29,6 +29,9 @@ _TOLERANCE = 1e-5
 CHANNELS = st.sampled_from([1, 2, 3, 5, 8, 13, 16, 17, 31, 33, 40])
 
 
+_COMMON_KERNELS = [(3, 3), (3, 3), (5, 5), (1, 3), (5, 1), (1, 7)]
+
+
 def _sides(most: int) -> st.SearchStrategy[tuple[int, int, int, int]]:
     side = st.integers(0, most)
     return st.tuples(side, side, side, side)
@@ -36,11 +39,11 @@ def _sides(most: int) -> st.SearchStrategy[tuple[int, int, int, int]]:
 
 @st.composite
 def geometries(draw: st.DrawFn) -> Geometry:
-    """Any convolution whose window fits. One in two is plain 3x3, which most algorithms are made for."""
+    """Any convolution whose window fits. One in two steps by 1 with a kernel that most algorithms are made for."""
     groups = draw(st.sampled_from([1, 1, 1, 2, 3]))
     channels, filters = (groups * draw(CHANNELS) for _ in range(2))
     if draw(st.booleans()):
-        kernel, stride, dilation = (3, 3), (1, 1), (1, 1)
+        kernel, stride, dilation = draw(st.sampled_from(_COMMON_KERNELS)), (1, 1), (1, 1)
     else:
         small = st.integers(1, 3)
         kernel = draw(st.tuples(st.integers(1, 7), st.integers(1, 7)))
