@@ -123,8 +123,8 @@ def _both_signs(*points: Exact) -> tuple[Exact, ...]:
 _SQRT2 = Root2(Fraction(0), Fraction(1))
 
 # The finite points of algorithms with as many products. Pairs p, 1/p near 1: F(4,3) has a third of the error of the
-# customary 0, ±1, ±2, ∞; for F(6,3), F(4,5) and F(2,7) no other three pairs of a grid from 0.4 to 2.5 have smaller root
-# mean square errors, for F(2,5) the best two pairs of that grid are better by 6 %.
+# customary 0, ±1, ±2, ∞; for F(6,3), F(4,5) and F(2,7) no other three pairs of a grid around 1 have smaller root mean
+# square errors, for F(2,5) the best two pairs have errors smaller by 7 %.
 POINTS: dict[int, tuple[Exact, ...]] = {
     1: (),
     4: (Fraction(0), *_both_signs(Fraction(1))),
