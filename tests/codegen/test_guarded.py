@@ -46,6 +46,8 @@ GEOMETRIES: dict[str, Geometry] = {
     "dilated": Geometry((2, 4, 11, 9), (5, 4, 3, 3), (2, 2, 2, 2), dilation=(2, 2)),
     "groups": Geometry((1, 6, 7, 8), (10, 3, 3, 3), (1, 1, 1, 1), groups=2),
     "matrix": Geometry((3, 64, 16, 17), (80, 64, 1, 1)),
+    "1x7": Geometry((2, 5, 6, 11), (7, 5, 1, 7), (0, 3, 0, 3)),
+    "5x1": Geometry((2, 5, 9, 6), (7, 5, 5, 1), (2, 0, 2, 0)),
 }
 
 
