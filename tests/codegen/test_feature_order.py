@@ -24,6 +24,8 @@ from convc.ir.types import f32
 from tests.codegen.whole_net import arrays_for, assert_agrees, assert_same_bits, lowered, run_natively
 from tests.passes.nets import Net
 
+pytestmark = pytest.mark.slow
+
 BATCH = 5
 OPTIMIZER = SgdUpdate(momentum=0.9, nesterov=True, l2=0.01)
 

@@ -32,6 +32,8 @@ from tests.codegen.whole_net import arrays_for, assert_same_bits
 from tests.codegen.whole_net import run_natively as run_net
 from tests.op_case import OpCase, make_operands
 
+pytestmark = pytest.mark.slow
+
 NETS = Path(__file__).parents[2] / "benchmarks" / "nets"
 
 # What an element-wise kernel reads lies where it writes, so one side tells all.
