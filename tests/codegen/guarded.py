@@ -9,7 +9,9 @@ the end of one and its page. What is not buffer holds a pattern that is NaN as a
 outside of all buffers, and a read outside shows as NaN in the results. So does what a kernel should have written, and
 has not: all memory begins as NaN.
 
-Runs happen in a forked child, with which the memory is shared; its death is an AssertionError here.
+A run that is `forked` happens in a child, with which the memory is shared; its death is an AssertionError here that
+names the kernel. To fork takes as long as many a test, so most run in the process of the test: a kernel that leaves its
+operands ends that, and pytest (with workers) and Python's fault handler say which test it was.
 """
 
 from __future__ import annotations
@@ -201,11 +203,14 @@ def survives(run: Callable[[], None]) -> bool:
 class GuardedExecutor(NativeExecutor):
     """Runs a graph with guards on one side of every buffer."""
 
-    def __init__(self, graph: Graph, *, batch: int, threads: int | None = None, side: Side = "after") -> None:
+    def __init__(
+        self, graph: Graph, *, batch: int, threads: int | None = None, side: Side = "after", forked: bool = True
+    ) -> None:
         self._side: Side = side
         self._guarded: dict[Region, GuardedMemory] = {}
         super().__init__(graph, batch=batch, threads=threads, passes=(*PLANNING[:-1], SpreadMemory(side=side)))
-        self._pool = cast(ThreadPool, _ForkedPool(self._pool, self._culprit))
+        if forked:
+            self._pool = cast(ThreadPool, _ForkedPool(self._pool, self._culprit))
 
     def _allocate(self, region: Region, size: int) -> tuple[np.ndarray, int]:
         memory = self.plan.memory
@@ -214,7 +219,7 @@ class GuardedExecutor(NativeExecutor):
         return found.bytes, found.address
 
     def run(self, sections: Section, x: np.ndarray, labels: np.ndarray | None, **scalars: Any) -> Result:
-        """As usual; an AssertionError that names the kernel which leaves its operands."""
+        """As usual; where runs are forked, an AssertionError that names the kernel which leaves its operands."""
         near = None if labels is None else guarded_copy(labels, self._side)
         result = super().run(sections, guarded_copy(x, self._side), near, **scalars)
         for region, memory in self._guarded.items():

@@ -124,11 +124,16 @@ def _declare(
 
 
 def run_natively(
-    graph: Graph, named: dict[str, np.ndarray], threads: int = 1, batch: int | None = None, side: Side = "after"
+    graph: Graph,
+    named: dict[str, np.ndarray],
+    threads: int = 1,
+    batch: int | None = None,
+    side: Side = "after",
+    forked: bool = False,
 ) -> dict[str, np.ndarray]:
     """The outputs of a graph on arrays by name, every buffer against an inaccessible page and all memory NaN before."""
     rows = len(named["x"])
-    executor = GuardedExecutor(graph, batch=batch or rows, threads=threads, side=side)
+    executor = GuardedExecutor(graph, batch=batch or rows, threads=threads, side=side, forked=forked)
     for name, array in named.items():
         if name in graph.parameters:
             executor.write(name, array)

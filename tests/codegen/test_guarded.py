@@ -138,13 +138,13 @@ def test_a_kernel_that_leaves_its_operands_is_named(
     monkeypatch.setattr("tests.codegen.native_graph.GuardedExecutor", Misplaced)
     graph, named = single_op_graph(PRIME, case_arrays(PRIME))
     with pytest.raises(AssertionError, match=message):
-        run_natively(graph, named, threads=2, side=side)
+        run_natively(graph, named, threads=2, side=side, forked=True)
 
 
 def test_what_nobody_writes_is_not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guarded._ForkedPool, "launch", lambda *_: None)  # pyright: ignore[reportPrivateUsage]
     graph, named = single_op_graph(PRIME, case_arrays(PRIME))
-    assert np.isnan(run_natively(graph, named)["logits"]).all()
+    assert np.isnan(run_natively(graph, named, forked=True)["logits"]).all()
 
 
 def test_guards_are_inaccessible_and_slots_are_not() -> None:
