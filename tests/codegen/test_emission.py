@@ -18,6 +18,8 @@ from convc.codegen.llvm.target import CpuTarget, compile_object, host_target
 from convc.codegen.llvm.vocabulary import Function
 from convc.frontend import loads
 
+pytestmark = pytest.mark.slow
+
 NET = """
 net n {
   input 3x12x12

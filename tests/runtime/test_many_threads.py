@@ -27,6 +27,8 @@ from tests.codegen.whole_net import (
     run_natively,
 )
 
+pytestmark = pytest.mark.slow
+
 ROWS = 5
 DEADLINE = 60.0  # seconds, for what takes milliseconds unless something is wrong
 
