@@ -201,10 +201,10 @@ class Function:
     # Control
 
     @contextmanager
-    def loop(self, start: Index, stop: Index, step: int = 1, carried: Sequence[V] = ()) -> Iterator[Loop]:
+    def loop(self, start: Index, stop: Index, step: Index = 1, carried: Sequence[V] = ()) -> Iterator[Loop]:
         """`for index in range(start, stop, step)`, with values carried from round to round in registers."""
         # A range that is known to be empty takes the general form, which tests before the first round.
-        static = isinstance(start, int) and isinstance(stop, int) and start < stop
+        static = isinstance(start, int) and isinstance(stop, int) and isinstance(step, int) and start < stop
         if static and stop - start <= step:  # type: ignore[operator]
             once = Loop(start, list(carried))
             yield once
@@ -222,7 +222,7 @@ class Function:
             self._start(body)
         loop = Loop(index, list(phis))
         yield loop
-        following = self.emit("i64", f"add nsw i64 {index.ref}, {step}")
+        following = self.emit("i64", f"add nsw i64 {index.ref}, {ref(step)}")
         latch = self._block
         if static:
             again = self.less(following, stop)
@@ -248,11 +248,15 @@ class Function:
         self.do(f"br label %{leave}")
         self._start(leave)
 
-    def share(self, total: Index) -> tuple[Index, Index]:
-        """This thread's contiguous part of `total` units of work."""
-        first = self.divide(self.multiply(total, self.rank), self.parties)
-        last = self.divide(self.multiply(total, self.add(self.rank, 1)), self.parties)
-        return first, last
+    def share(self, total: Index, workers: Index | None = None) -> tuple[Index, Index]:
+        """This thread's contiguous part of `total` units of work.
+
+        With `workers` only so many of the threads, the first ones, get a part.
+        """
+        parties = self.parties if workers is None else workers
+        first = self.divide(self.multiply(total, self.rank), parties)
+        last = self.divide(self.multiply(total, self.add(self.rank, 1)), parties)
+        return first, last if workers is None else self.minimum(last, total)
 
     # Memory
 

@@ -28,6 +28,12 @@ _REGISTERS_OF_COMPLEX = 16
 _CHANNELS_OF_LINE = 16  # floats in a cache line
 _MOST_CACHES = 16  # bytes of a chunk, in second-level caches
 _SHARE_OF_CACHE = 0.25  # beside it lie filters, the images that are read, the results that are written
+# V and M have room for the chunks of so many threads where threads take chunks of their own; more threads take smaller
+# ones, of no fewer than so many tiles.
+_CHUNKS = 8
+_FEWEST_TILES = 8
+# Parts of a gradient by the filters, a power of two: so many, or none.
+_FEWEST_PARTS, _MOST_PARTS = 4, 32
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,15 @@ class TransformPlan:
         tile = choose_tile(self.machine, _MOST_ROWS, self.outputs)
         return min(tile.block, self.columns)
 
+    @property
+    def _tile_bytes(self) -> int:
+        """Of one tile in V and M."""
+        return 4 * sum(p.entries * (self.image_row(p) + self.result_row(p)) for p in self.form.products)
+
+    @property
+    def _all_tiles(self) -> int:
+        return self.problem.batch * self.tiles
+
     @cached_property
     def chunk(self) -> int:
         """Tiles that are transformed before the products begin.
@@ -156,10 +171,41 @@ class TransformPlan:
         """
         cache = self.machine.l2_bytes
         room = min(max(int(_SHARE_OF_CACHE * cache), 4 * self.filter_floats), _MOST_CACHES * cache)
-        tile = 4 * sum(p.entries * (self.image_row(p) + self.result_row(p)) for p in self.form.products)
-        total = self.problem.batch * self.tiles
-        count = -(-total // max(_MOST_ROWS, room // tile))
-        return -(-total // count)
+        count = -(-self._all_tiles // max(_MOST_ROWS, room // self._tile_bytes))
+        return -(-self._all_tiles // count)
+
+    @cached_property
+    def parts(self) -> int:
+        """Parts of the tiles over which a gradient by the filters is summed apart: a fixed number, lest the order of
+        the sum depend on the threads. 1 where adding them up would move as much memory as the tiles do."""
+        if self.problem.direction != "backward_weights":
+            return 1
+        fitting = min(self._tile_bytes * self._all_tiles // (4 * self.filter_floats), _MOST_PARTS)
+        return 1 << (fitting.bit_length() - 1) if fitting >= _FEWEST_PARTS else 1
+
+    @cached_property
+    def apart(self) -> bool:
+        """Whether each thread takes chunks of its own, from tiles to results.
+
+        Then what a thread has written is read by no other, and nobody waits; but all threads read all filters. Where
+        these are larger than all tiles together, threads divide the products of each chunk instead.
+        """
+        if self.problem.direction == "backward_weights":
+            return self.parts > 1
+        return self._tile_bytes * self._all_tiles >= 4 * self.filter_floats
+
+    @cached_property
+    def held(self) -> int:
+        """Tiles that V and M have room for."""
+        if not self.apart:
+            return self.chunk
+        large = max(2 * self.machine.l2_bytes // self._tile_bytes, 2 * self.chunk)
+        return min(self._all_tiles, max(self.chunk, min(_CHUNKS * self.chunk, large)))
+
+    @property
+    def most_workers(self) -> int:
+        """Threads that can take chunks of their own at the same time."""
+        return max(1, self.held // _FEWEST_TILES)
 
     def product_block(self, products: Products, block: int) -> int:
         """Columns of a register tile, given the `block` of the layout of filters. Complex numbers fill registers twice,
@@ -190,11 +236,11 @@ class TransformPlan:
 
     def image_entry(self, products: Products) -> int:
         """From one entry of V to the next."""
-        return self.chunk * self.image_row(products) + _CHANNELS_OF_LINE
+        return self.held * self.image_row(products) + _CHANNELS_OF_LINE
 
     def result_entry(self, products: Products) -> int:
         """From one entry of M, or of P, to the next."""
-        return self.chunk * self.result_row(products) + _CHANNELS_OF_LINE
+        return self.held * self.result_row(products) + _CHANNELS_OF_LINE
 
     def filter_entry(self, products: Products) -> int:
         """From one entry of U, or of S, to the next: a matrix, and a cache line, lest equal places of neighbours fall
@@ -211,7 +257,7 @@ class TransformPlan:
 
     @property
     def filter_floats(self) -> int:
-        """U, or S, of one group of the convolution."""
+        """U, or a part of S, of one group of the convolution."""
         return sum(p.entries * self.filter_entry(p) for p in self.form.products)
 
     @property
@@ -221,8 +267,13 @@ class TransformPlan:
 
     @property
     def prepared_floats(self) -> int:
-        """The zeros and U of all groups: what depends on the filters alone."""
-        return _aligned(self.zeros) + _aligned(self.problem.groups * self.filter_floats)
+        """The zeros and U of all groups, which depend on the filters alone; or the zeros and S."""
+        return _aligned(self.zeros) + self.parts * self.part_floats
+
+    @property
+    def part_floats(self) -> int:
+        """U, or a part of S, of all groups."""
+        return _aligned(self.problem.groups * self.filter_floats)
 
     @property
     def places(self) -> Places:

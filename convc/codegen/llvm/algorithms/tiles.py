@@ -15,12 +15,21 @@ from convc.passes.layout import ImageLayout
 
 @dataclass(frozen=True)
 class TilePlace:
-    """A tile in the code: its number within the chunk, its image, its row and column in the grid."""
+    """A tile in the code: its row of V and M, its image, its row and column in the grid."""
 
     slot: Index
     image: Index
     row: Index
     column: Index
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Places `start` … `stop` − 1 of V and M: tile number slot + `shift`, of all images, lies in a slot."""
+
+    start: Index
+    stop: Index
+    shift: Index
 
 
 @dataclass(frozen=True)
@@ -79,11 +88,10 @@ def _bounds(f: Function, axis: TileAxis, tile: Index) -> Iterator[V]:
         yield f.less(tile, axis.inside.stop)
 
 
-def each_tile(f: Function, grid: Pair, first: Index, count: Index) -> Iterator[TilePlace]:
-    """This thread's share of the tiles `first` … first + count − 1 of all images."""
-    start, stop = f.share(count)
-    with f.loop(start, stop) as slot:
-        number = f.add(slot.index, first)
+def each_tile(f: Function, grid: Pair, slots: Slots) -> Iterator[TilePlace]:
+    """The tiles, of all images, that lie in `slots`."""
+    with f.loop(slots.start, slots.stop) as slot:
+        number = f.add(slot.index, slots.shift)
         image, inside = f.divide(number, grid[0] * grid[1]), f.remainder(number, grid[0] * grid[1])
         yield TilePlace(slot.index, image, f.divide(inside, grid[1]), f.remainder(inside, grid[1]))
 

@@ -24,17 +24,29 @@ class EntryPlaces:
 
 @dataclass(frozen=True)
 class Values:
-    """The values of a tile or of a filter in memory, of each a vector of `lanes` channels; `places` by products."""
+    """The values of a tile or of a filter in memory, of each a vector of `lanes` channels; `places` by products.
+
+    `terms`: a value is a sum of so many, `term` floats apart, that are added up in order.
+    """
 
     places: tuple[EntryPlaces, ...]
     lanes: int
+    terms: int = 1
+    term: int = 0
 
     def _address(self, f: Function, products: int, entry: Index, part: int) -> V:
         place = self.places[products]
         return f.address(f.address(place.first, f.multiply(entry, place.entry)), part * place.part)
 
     def load(self, f: Function, products: int, entry: Index, part: int = 0) -> V:
-        return f.load(self._address(f, products, entry, part), self.lanes)
+        address = self._address(f, products, entry, part)
+        value = f.load(address, self.lanes)
+        if self.terms > 1:
+            with f.loop(1, self.terms, carried=[value]) as loop:
+                term = f.load(f.address(address, f.multiply(loop.index, self.term)), self.lanes)
+                loop.carried = [f.binary("fadd", loop.carried[0], term)]
+            (value,) = loop.carried
+        return value
 
     def store(self, f: Function, products: int, entry: Index, part: int, value: V) -> None:
         f.store(value, self._address(f, products, entry, part))

@@ -1,10 +1,13 @@
 """Transform convolutions, forward and backward by the data (what they are: `passes/algorithms/transform_plan.py`).
 
-Three steps for each chunk of tiles, done by all threads together, with barriers between them:
+Three steps for each chunk of tiles:
 
-    V  =  transform(tiles of the images)      threads split tiles; vectors of channels
-    M  =  V · U                               threads split (value, block of outputs, rows of tiles)
-    y  =  inverse transform(M), the chain     threads split tiles; vectors of channels
+    V  =  transform(tiles of the images)      vectors of channels
+    M  =  V · U                               (value, block of outputs, rows of tiles)
+    y  =  inverse transform(M), the chain     vectors of channels
+
+A thread takes chunks of its own through all three, so that what it writes stays in its caches; or, where filters are
+larger than the tiles, all threads share each step of a chunk, with barriers between them (`TransformPlan.apart`).
 
 Nothing that is summed up is split among threads, and how many chunks there are depends on the images only.
 
@@ -16,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from convc.codegen.llvm.algorithms.chunks import Chunk, chunks
 from convc.codegen.llvm.algorithms.tiles import TilePlace, TileView, each_tile, read_tile
 from convc.codegen.llvm.algorithms.transform import EntryPlaces, Transform, Values
 from convc.codegen.llvm.algorithms.transform_filters import FilterPlace, each_filter
@@ -162,15 +166,17 @@ class _Emitter:
     def emit(self) -> None:
         f, plan = self.f, self.plan
         total = f.multiply(self.k.rows(f), plan.tiles)
-        with f.loop(0, plan.problem.groups) as group, f.loop(0, total, plan.chunk) as chunk:
-            count = f.minimum(f.subtract(total, chunk.index), plan.chunk)
-            for place in each_tile(f, plan.grid, chunk.index, count):
-                self._transform_tile(place, group.index)
-            self.k.barrier(f)
-            self._multiply(group.index, count)
-            self.k.barrier(f)
-            for place in each_tile(f, plan.grid, chunk.index, count):
-                self._inverse_tile(place, group.index)
+        with f.loop(0, plan.problem.groups) as group:
+            for chunk in chunks(f, plan, total):
+                for place in each_tile(f, plan.grid, chunk.slots):
+                    self._transform_tile(place, group.index)
+                if not chunk.apart:
+                    self.k.barrier(f)
+                self._multiply(group.index, chunk)
+                if not chunk.apart:
+                    self.k.barrier(f)
+                for place in each_tile(f, plan.grid, chunk.slots):
+                    self._inverse_tile(place, group.index)
 
     def _transform_tile(self, place: TilePlace, group: Index) -> None:
         f, plan, transform = self.f, self.plan, self.transform
@@ -180,26 +186,28 @@ class _Emitter:
         ):
             transform.image(f, rows, image_values(f, plan, self.values, place.slot, channel, lanes))
 
-    def _multiply(self, group: Index, count: Index) -> None:
+    def _multiply(self, group: Index, chunk: Chunk) -> None:
         f, plan = self.f, self.plan
         filters = f.address(self.filters, f.multiply(group, plan.filter_floats))
         image, matrix, result = 0, 0, 0
         for products in plan.form.products:
             tile = plan.product_tile(products, self.layout.block, plan.chunk)
             product = Product(
-                count, plan.columns, plan.inner, tile, products.entries, real=plan.outputs, parts=products.parts
+                chunk.count, plan.columns, plan.inner, tile, products.entries, real=plan.outputs, parts=products.parts
             )
+            rows, results = plan.image_row(products), plan.result_row(products)
             multiply(
                 f, plan.machine, product,
                 Matrices(
-                    f.address(self.values, image), plan.image_row(products), plan.image_entry(products),
-                    imaginary=plan.inner_stored,
+                    f.address(self.values, f.add(f.multiply(chunk.first, rows), image)), rows,
+                    plan.image_entry(products), imaginary=plan.inner_stored,
                 ),
                 Matrices(f.address(filters, matrix), 0, plan.filter_entry(products), packed=True),
                 Matrices(
-                    f.address(self.results, result), plan.result_row(products), plan.result_entry(products),
-                    imaginary=plan.columns,
+                    f.address(self.results, f.add(f.multiply(chunk.first, results), result)), results,
+                    plan.result_entry(products), imaginary=plan.columns,
                 ),
+                chunk.units(f, product),
             )  # fmt: skip
             image += products.entries * plan.image_entry(products)
             matrix += products.entries * plan.filter_entry(products)

@@ -1,16 +1,21 @@
 """Transform convolutions, gradient by the filters: the transpose of the forward algorithm as a map of its filters.
 
-For each chunk of tiles, done by all threads together, with barriers between the steps:
+For each chunk of tiles:
 
     V  =  transform(tiles of the images),  P  =  transform(tiles of the cotangents)
     S +=  Vᵀ · P                              the sum over the chunk's tiles, for each value
 
-and at the end dw = filter_gradient(S). Threads split tiles of the result, so what belongs to one sum is added by one
-thread, in the order of the tiles.
+and at the end dw = filter_gradient(S). Where S is small the tiles are divided into a fixed number of parts, each with
+an S of its own, and threads take whole parts; these are added up in order at the end. Otherwise all threads share the
+steps of each chunk, with barriers between them, and split tiles of S: what belongs to one sum is added by one thread,
+in the order of the tiles. Either way results do not depend on how many threads there are.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from convc.codegen.llvm.algorithms.chunks import Chunk, chunks, own_chunks, own_parts
 from convc.codegen.llvm.algorithms.tiles import TilePlace, TileView, each_tile, read_tile
 from convc.codegen.llvm.algorithms.transform import Transform
 from convc.codegen.llvm.algorithms.transform_convolution import Kind, clear, image_values, plan_of, result_values
@@ -38,7 +43,8 @@ def lower_transform_weight_gradient(k: KernelBuilder, kind: Kind) -> None:
     def gradients(f: Function) -> None:
         sums = f.address(k.scratch_pointer(), plan.places.filters)
         for place in each_filter(f, plan, layout, k.pointer(target), sums):
-            for r, row in transform.filter_gradient(f, place.values):
+            values = replace(place.values, terms=plan.parts, term=plan.part_floats)
+            for r, row in transform.filter_gradient(f, values):
                 for s, value in enumerate(row):
                     f.store(value, place.tap(f, r, s))
 
@@ -66,13 +72,31 @@ class _Emitter:
     def emit(self) -> None:
         f, plan = self.f, self.plan
         total = f.multiply(self.k.rows(f), plan.tiles)
-        with f.loop(0, plan.problem.groups) as group, f.loop(0, total, plan.chunk) as chunk:
-            count = f.minimum(f.subtract(total, chunk.index), plan.chunk)
-            for place in each_tile(f, plan.grid, chunk.index, count):
-                self._transform_tile(place, group.index)
-            self.k.barrier(f)
-            self._multiply(group.index, count, f.less(0, chunk.index))
-            self.k.barrier(f)
+        if not plan.apart:
+            with f.loop(0, plan.problem.groups) as group:
+                for chunk in chunks(f, plan, total):
+                    self._chunk(group.index, chunk, 0)
+            return
+        with f.loop(*own_parts(f, plan)) as part, f.loop(0, plan.problem.groups) as group:
+            first, last = (f.divide(f.multiply(total, f.add(part.index, end)), plan.parts) for end in (0, 1))
+            sums = f.multiply(part.index, plan.part_floats)
+            with f.when(f.equal(first, last)):  # sums of nothing, of which no chunk makes zeros
+                self._clear(f.add(sums, f.multiply(group.index, plan.filter_floats)))
+            for chunk in own_chunks(f, plan, (first, last)):
+                self._chunk(group.index, chunk, sums)
+
+    def _clear(self, sums: Index) -> None:
+        with self.f.loop(0, self.plan.filter_floats) as place:
+            self.f.store(self.f.constant(0.0), self.f.address(self.sums, self.f.add(sums, place.index)))
+
+    def _chunk(self, group: Index, chunk: Chunk, sums: Index) -> None:
+        for place in each_tile(self.f, self.plan.grid, chunk.slots):
+            self._transform_tile(place, group)
+        if not chunk.apart:
+            self.k.barrier(self.f)
+        self._multiply(group, chunk, sums)
+        if not chunk.apart:
+            self.k.barrier(self.f)
 
     def _transform_tile(self, place: TilePlace, group: Index) -> None:
         f, plan, transform = self.f, self.plan, self.transform
@@ -86,27 +110,29 @@ class _Emitter:
         ):
             transform.cotangent(f, rows, result_values(f, plan, self.others, place.slot, channel, width))
 
-    def _multiply(self, group: Index, count: Index, later: V) -> None:
-        """`later`: sums over earlier chunks are there."""
+    def _multiply(self, group: Index, chunk: Chunk, sums: Index) -> None:
+        """Into the sums that begin at `sums`, where those of earlier chunks are."""
         f, plan = self.f, self.plan
-        sums = f.address(self.sums, f.multiply(group, plan.filter_floats))
+        target = f.address(self.sums, f.add(sums, f.multiply(group, plan.filter_floats)))
         image, cotangent, matrix = 0, 0, 0
         for products in plan.form.products:
             tile = plan.product_tile(products, self.layout.block, plan.inner)
             product = Product(
-                plan.inner, plan.columns, count, tile, products.entries, later, plan.outputs, products.parts
+                plan.inner, plan.columns, chunk.count, tile, products.entries, chunk.later, plan.outputs, products.parts
             )
+            rows, others = plan.image_row(products), plan.result_row(products)
             multiply(
                 f, plan.machine, product,
                 Matrices(
-                    f.address(self.values, image), plan.image_row(products), plan.image_entry(products),
-                    transposed=True, imaginary=plan.inner_stored,
+                    f.address(self.values, f.add(f.multiply(chunk.first, rows), image)), rows,
+                    plan.image_entry(products), transposed=True, imaginary=plan.inner_stored,
                 ),
                 Matrices(
-                    f.address(self.others, cotangent), plan.result_row(products), plan.result_entry(products),
-                    imaginary=plan.columns,
+                    f.address(self.others, f.add(f.multiply(chunk.first, others), cotangent)), others,
+                    plan.result_entry(products), imaginary=plan.columns,
                 ),
-                Matrices(f.address(sums, matrix), 0, plan.filter_entry(products), packed=True),
+                Matrices(f.address(target, matrix), 0, plan.filter_entry(products), packed=True),
+                chunk.units(f, product),
             )  # fmt: skip
             image += products.entries * plan.image_entry(products)
             cotangent += products.entries * plan.result_entry(products)
