@@ -226,6 +226,31 @@ def test_putting_keeps_the_folder_below_its_maximum(tmp_path: Path) -> None:
     assert len(cache.entries()) == 2
 
 
+def test_many_entries_are_listed_rarely_and_kept_below_the_maximum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listing takes as long as there are entries: one for each entry written would make caches slower as they fill."""
+    listed: list[object] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: (listed.append(folder), scandir(folder))[1])
+    cache = ObjectCache(tmp_path / "convc" / "objects", maximum=64 * 4 * 1000)
+    for number in range(600):
+        cache.put(str(number), bytes(900))
+        if number > 250:
+            assert sum(item.stat().st_size for item in scandir(cache.folder or "")) <= cache.maximum
+    assert len(listed) == 600 // 5  # four more fit into a 64th
+    assert len(cache.entries()) > 250
+    assert cache.get("599") == bytes(900)
+    assert cache.get("0") is None
+
+
+def test_a_cache_makes_room_for_what_others_have_written(tmp_path: Path) -> None:
+    one, other = (ObjectCache(tmp_path / "convc" / "objects", maximum=64 * 4 * 1000) for _ in range(2))
+    for number in range(400):
+        (one if number % 2 else other).put(str(number), bytes(900))
+    assert sum(entry.size for entry in one.entries()) <= one.maximum * 65 / 64
+
+
 def test_the_environment_names_the_folder_or_switches_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CONVC_CACHE", raising=False)
     monkeypatch.setenv("CONVC_CACHE_DIR", str(tmp_path / "here"))

@@ -40,6 +40,9 @@ _TEMPORARY_SUFFIX = ".part"
 _STALE_SECONDS = 3600.0
 # A use is recorded in the modification time, but not more often than this: reading should not write.
 _TOUCH_SECONDS = 3600.0
+# To list a folder of thousands of entries takes longer than to compile one. So `put` makes room for more than what it
+# writes, this share of the maximum, and lists the folder again when its process has used that up.
+_HEADROOM = 1 / 64
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class Entry:
 class ObjectCache:
     """A folder of object files by key. `folder=None` is a cache that is switched off: it holds nothing.
 
-    `maximum` is the size in bytes above which `put` removes what was not used for longest.
+    `put` keeps the folder below `maximum` bytes: it removes what was not used for longest. What other processes write
+    at the same time it notices late, so each of them may exceed that by a 64th.
     No method raises for trouble with files: the cache says so once, in the log, and behaves as if it were empty.
     """
 
@@ -62,6 +66,7 @@ class ObjectCache:
         self.folder = folder
         self.maximum = maximum
         self._warned = False
+        self._headroom = 0  # bytes that may be written before the folder is listed again
 
     def get(self, key: str) -> bytes | None:
         """The object stored under `key`, or None."""
@@ -93,22 +98,22 @@ class ObjectCache:
         except OSError as error:
             self._warn("cannot be written", error)
             return
-        self.limit(self.maximum)
+        self._headroom -= len(header) + len(payload)
+        if self._headroom < 0:
+            self._headroom = int(self.maximum * _HEADROOM)
+            self.limit(self.maximum - self._headroom)
 
     def entries(self) -> list[Entry]:
         """All entries, least recently used first."""
-        found = [entry for entry in self._files() if entry.path.suffix == _SUFFIX]
-        return sorted(found, key=lambda entry: (entry.used, entry.path.name))
+        return _by_use(self._files())
 
     def clear(self) -> int:
         """Remove all entries and return their number."""
-        self._sweep()
-        return sum(_remove(entry.path) for entry in self.entries())
+        return sum(_remove(entry.path) for entry in _by_use(self._swept()))
 
     def limit(self, size: int) -> int:
         """Remove least recently used entries until the rest takes at most `size` bytes; returns how many went."""
-        self._sweep()
-        entries = self.entries()
+        entries = _by_use(self._swept())
         total, removed = sum(entry.size for entry in entries), 0
         for entry in entries:
             if total <= size:
@@ -130,11 +135,14 @@ class ObjectCache:
             return str(error)
         return None
 
-    def _sweep(self) -> None:
-        # Old temporary files are left behind by processes that were killed; fresh ones are being written.
-        for entry in self._files():
+    def _swept(self) -> list[Entry]:
+        """All files, less the temporary ones that processes left behind when they were killed; these are removed."""
+        files = self._files()
+        for entry in files:
+            # Fresh ones are being written.
             if entry.path.suffix == _TEMPORARY_SUFFIX and time.time() - entry.used > _STALE_SECONDS:
                 _remove(entry.path)
+        return files
 
     def _files(self) -> list[Entry]:
         if self.folder is None:
@@ -288,6 +296,11 @@ def _describe(item: os.DirEntry[str]) -> Entry | None:
     except OSError:
         return None
     return Entry(Path(item.path), found.st_size, found.st_mtime)
+
+
+def _by_use(files: list[Entry]) -> list[Entry]:
+    entries = [file for file in files if file.path.suffix == _SUFFIX]
+    return sorted(entries, key=lambda entry: (entry.used, entry.path.name))
 
 
 def _publish(path: Path, data: bytes) -> None:
