@@ -6,7 +6,7 @@ import math
 
 from convc.passes.algorithms.algorithm import Algorithm, Stage
 from convc.passes.algorithms.direct import tile_efficiency
-from convc.passes.algorithms.patches import PatchMatrix, in_place, patch_bytes, patch_matrices
+from convc.passes.algorithms.patches import PatchMatrix, in_place, part_bytes, patch_bytes, patch_matrices
 from convc.passes.algorithms.problem import Problem
 from convc.passes.layout import padded
 from convc.passes.machine import Machine
@@ -33,6 +33,8 @@ class Im2col(Algorithm):
         return *stages, *(_multiply(problem, machine, matrix) for matrix in matrices if matrix.columns)
 
     def scratch_bytes(self, problem: Problem, machine: Machine) -> int:
+        if problem.direction == "backward_weights":
+            return patch_bytes(problem) + part_bytes(problem)
         return patch_bytes(problem) + turned_bytes(problem)
 
     def max_rel_error(self, problem: Problem) -> float:

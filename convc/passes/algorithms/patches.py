@@ -3,8 +3,10 @@
     y[n,i,j, k]  =  Σ_{r,s,c} patches[(n,i,j), (r,s,c)] · w[(r,s,c), k]
 
 One row for each output, in it what the output is summed over: taps (r, s) and channels (c), zeros where a tap falls
-outside the image. It is R·S times as large as the images, so it is never made as a whole: chunks of rows pass through
-two buffers in turn, of which one is read while the next is written.
+outside the image. It is R·S times as large as the images, so it is never made as a whole but in chunks of rows. Where
+filters are smaller than the matrix, each thread gathers and multiplies chunks of its own. Otherwise threads share each
+chunk and divide the filters; chunks then pass through two buffers in turn, of which one is read while the next is
+written.
 
 Backward by the data the images are the cotangents: outputs whose taps are the same are a phase (axes.py), each with a
 matrix of its own, whose taps are those that meet the phase. No product with a zero between the cotangents of a strided
@@ -17,6 +19,7 @@ from dataclasses import dataclass, replace
 
 from convc.ir.window import Pair
 from convc.passes.algorithms.axes import Axis, backward_axes, forward_axis
+from convc.passes.algorithms.parts import parts_of
 from convc.passes.algorithms.problem import Problem
 from convc.passes.layout import padded
 from convc.passes.machine import Machine
@@ -28,6 +31,10 @@ LINE = 16  # floats in a cache line
 CHUNK_ROWS = 112
 # What a buffer may take, unless these are the least rows: half of a second-level cache.
 _BUFFER_BYTES = 256 << 10
+# So many threads have chunks of full size where each has its own; more of them take smaller ones, of no fewer rows than
+# so many.
+_WORKSPACES = 8
+_FEWEST_ROWS = 16
 # A gradient by the filters is added up in memory: with this many rows at a time that costs little.
 _GRADIENT_ROWS = 4 * CHUNK_ROWS
 # Up to so many columns the patches for such a gradient are made as a whole, beyond that one filter row at a time.
@@ -39,7 +46,8 @@ class PatchMatrix:
     """The patches of `images` images (or of one phase of outputs), for each of `groups` groups of the convolution.
 
     `down` and `across` say which pixels an output reads; `channels` are those of a group, `stored` those of a pixel in
-    memory. `columns` and `chunk` are the columns and the rows that are in a buffer at a time.
+    memory; `filters` are the columns of what the matrix of a group is multiplied with. `columns` and `chunk` are the
+    columns and the rows that are gathered at a time. `parts`: of a gradient by the filters, see parts.py.
     """
 
     down: Axis
@@ -48,8 +56,11 @@ class PatchMatrix:
     channels: int
     groups: int
     stored: int
+    filters: int
     columns: int
     chunk: int
+    apart: bool = False
+    parts: int = 1
 
     @property
     def outputs(self) -> int:
@@ -81,6 +92,16 @@ class PatchMatrix:
         return -(-(self.columns + self.spill) // LINE) * LINE
 
     @property
+    def workspaces(self) -> int:
+        """Buffers, each for the chunk of a thread; more threads than these share them, each with rows of its own."""
+        return min(_WORKSPACES, -(-max(1, self.shape[0]) // self.chunk)) if self.apart else 1
+
+    @property
+    def most_workers(self) -> int:
+        """Threads that can have chunks of their own at the same time."""
+        return self.workspaces * max(1, self.chunk // _FEWEST_ROWS)
+
+    @property
     def entry(self) -> int:
         """Floats from group to group."""
         return self.chunk * self.row
@@ -92,9 +113,9 @@ class PatchMatrix:
 
     @property
     def floats(self) -> int:
-        """Floats of both buffers; a matrix that fits one needs no other."""
+        """Floats of all buffers: where threads share chunks two, or one for a matrix that fits it."""
         whole = self.chunk >= self.shape[0] and self.columns >= self.shape[1]
-        return self.buffer if whole else 2 * self.buffer
+        return self.buffer * (self.workspaces if self.apart or whole else 2)
 
 
 def in_place(problem: Problem) -> bool:
@@ -129,15 +150,29 @@ def _matrix(problem: Problem, down: Axis, across: Axis) -> PatchMatrix:
         least = _GRADIENT_ROWS
         if problem.groups * columns > _GRADIENT_COLUMNS:
             columns //= len(down.taps)
-    matrix = PatchMatrix(down, across, problem.batch, channels, problem.groups, padded(of_image), columns, 1)
+    filters = (problem.channels if problem.direction == "backward_data" else problem.filters) // problem.groups
+    stored = padded(of_image)
+    matrix = PatchMatrix(down, across, problem.batch, channels, problem.groups, stored, filters, columns, 1)
     budget = _BUFFER_BYTES // (4 * matrix.buffer) if matrix.buffer else 0
     chunk = max(least, budget // CHUNK_ROWS * CHUNK_ROWS)
-    return replace(matrix, chunk=max(1, min(chunk, matrix.shape[0])))
+    rows, depth = matrix.shape
+    parts, apart = 1, rows >= filters
+    if problem.direction == "backward_weights":
+        parts = parts_of(rows * (depth + filters), depth * filters)
+        apart = parts > 1
+    return replace(matrix, chunk=max(1, min(chunk, rows)), apart=apart, parts=parts)
 
 
 def patch_bytes(problem: Problem) -> int:
     """Scratch space for patches: that of the largest matrix, since one is done before the next begins."""
     return 0 if in_place(problem) else 4 * max(m.floats for m in patch_matrices(problem))
+
+
+def part_bytes(problem: Problem) -> int:
+    """Scratch space for the parts of a gradient by the filters."""
+    (matrix,) = patch_matrices(problem)
+    stored = padded(problem.filters) if problem.groups == 1 else problem.filters
+    return 4 * matrix.parts * matrix.shape[1] * stored if matrix.parts > 1 else 0
 
 
 def turned_block(problem: Problem, machine: Machine) -> int:

@@ -187,7 +187,14 @@ def strassen_plans(problem: Problem) -> tuple[StrassenPlan, ...]:
         stored = padded(outputs) if problem.groups == 1 else outputs
         gradient = problem.direction == "backward_weights"
         plans.append(
-            StrassenPlan(replace(matrix, chunk=chunk), levels, outputs, stored, not in_place(problem), gradient)
+            StrassenPlan(
+                replace(matrix, chunk=chunk, apart=False, parts=1),
+                levels,
+                outputs,
+                stored,
+                not in_place(problem),
+                gradient,
+            )
         )
     return tuple(plans)
 

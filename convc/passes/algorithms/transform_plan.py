@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Literal
 
 from convc.ir.window import Pair
+from convc.passes.algorithms.parts import parts_of
 from convc.passes.algorithms.problem import Problem
 from convc.passes.layout import padded
 from convc.passes.machine import Machine
@@ -28,12 +29,10 @@ _REGISTERS_OF_COMPLEX = 16
 _CHANNELS_OF_LINE = 16  # floats in a cache line
 _MOST_CACHES = 16  # bytes of a chunk, in second-level caches
 _SHARE_OF_CACHE = 0.25  # beside it lie filters, the images that are read, the results that are written
-# V and M have room for the chunks of so many threads where threads take chunks of their own; more threads take smaller
-# ones, of no fewer than so many tiles.
-_CHUNKS = 8
+# So many threads have chunks of full size where they take chunks of their own; more of them take smaller ones, of no
+# fewer than so many tiles.
+_WORKSPACES = 8
 _FEWEST_TILES = 8
-# Parts of a gradient by the filters, a power of two: so many, or none.
-_FEWEST_PARTS, _MOST_PARTS = 4, 32
 
 
 @dataclass(frozen=True)
@@ -176,12 +175,10 @@ class TransformPlan:
 
     @cached_property
     def parts(self) -> int:
-        """Parts of the tiles over which a gradient by the filters is summed apart: a fixed number, lest the order of
-        the sum depend on the threads. 1 where adding them up would move as much memory as the tiles do."""
+        """Parts of the tiles over which a gradient by the filters is summed apart."""
         if self.problem.direction != "backward_weights":
             return 1
-        fitting = min(self._tile_bytes * self._all_tiles // (4 * self.filter_floats), _MOST_PARTS)
-        return 1 << (fitting.bit_length() - 1) if fitting >= _FEWEST_PARTS else 1
+        return parts_of(self._tile_bytes * self._all_tiles // 4, self.filter_floats)
 
     @cached_property
     def apart(self) -> bool:
@@ -195,17 +192,18 @@ class TransformPlan:
         return self._tile_bytes * self._all_tiles >= 4 * self.filter_floats
 
     @cached_property
-    def held(self) -> int:
-        """Tiles that V and M have room for."""
+    def workspaces(self) -> int:
+        """Places for V and M of a chunk: one, or one for each of several threads. More threads than these share them,
+        each with some rows of its own."""
         if not self.apart:
-            return self.chunk
-        large = max(2 * self.machine.l2_bytes // self._tile_bytes, 2 * self.chunk)
-        return min(self._all_tiles, max(self.chunk, min(_CHUNKS * self.chunk, large)))
+            return 1
+        fitting = max(2, 2 * self.machine.l2_bytes // (self._tile_bytes * self.chunk))
+        return min(_WORKSPACES, fitting, -(-self._all_tiles // self.chunk))
 
     @property
     def most_workers(self) -> int:
         """Threads that can take chunks of their own at the same time."""
-        return max(1, self.held // _FEWEST_TILES)
+        return self.workspaces * max(1, self.chunk // _FEWEST_TILES)
 
     def product_block(self, products: Products, block: int) -> int:
         """Columns of a register tile, given the `block` of the layout of filters. Complex numbers fill registers twice,
@@ -236,11 +234,11 @@ class TransformPlan:
 
     def image_entry(self, products: Products) -> int:
         """From one entry of V to the next."""
-        return self.held * self.image_row(products) + _CHANNELS_OF_LINE
+        return self.chunk * self.image_row(products) + _CHANNELS_OF_LINE
 
     def result_entry(self, products: Products) -> int:
         """From one entry of M, or of P, to the next."""
-        return self.held * self.result_row(products) + _CHANNELS_OF_LINE
+        return self.chunk * self.result_row(products) + _CHANNELS_OF_LINE
 
     def filter_entry(self, products: Products) -> int:
         """From one entry of U, or of S, to the next: a matrix, and a cache line, lest equal places of neighbours fall
@@ -283,18 +281,22 @@ class TransformPlan:
         filters = _aligned(self.zeros)
         images = 0 if self.problem.prepared else self.prepared_floats
         results = images + _aligned(self.image_floats)
-        return Places(filters, images, results, max(results + _aligned(self.result_floats), images + _aligned(turned)))
+        space = results + _aligned(self.result_floats) - images
+        end = images + max(self.workspaces * space, _aligned(turned))
+        return Places(filters, images, results, space, end)
 
 
 @dataclass(frozen=True)
 class Places:
     """Where things lie in scratch space: zeros first, then U or S, V, M or P. Filters with input and output channels
     exchanged, as gradients by the images read them, lie where V will lie. Where filters are prepared, zeros and U are
-    not in scratch space, and `filters` is a place behind those zeros."""
+    not in scratch space, and `filters` is a place behind those zeros. V and M of the next workspace lie `space` behind
+    those of one."""
 
     filters: int
     images: int
     results: int
+    space: int
     end: int
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from convc.codegen.llvm.algorithms.tiles import Slots
+from convc.codegen.llvm.algorithms.workspace import Workspace
 from convc.codegen.llvm.gemm import Product
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.passes.algorithms.transform_plan import TransformPlan
@@ -15,12 +16,13 @@ from convc.passes.algorithms.transform_plan import TransformPlan
 class Chunk:
     """Tiles that are transformed and multiplied before the next ones are.
 
-    They lie in `count` rows of V and M from row `first` on; this thread transforms those in `slots`. `apart`: they are
-    this thread's alone, and so are their products; otherwise threads share them and have to wait for each other.
-    `later` (i1): it is not the first.
+    They lie in `count` rows of V and M from row `first` on, in the workspace that begins at `space`; this thread
+    transforms those in `slots`. `apart`: they are this thread's alone, and so are their products; otherwise threads
+    share them and have to wait for each other. `later` (i1): it is not the first.
     """
 
     slots: Slots
+    space: Index
     first: Index
     count: Index
     apart: bool
@@ -35,29 +37,27 @@ class Chunk:
 def chunks(f: Function, plan: TransformPlan, total: Index) -> Iterator[Chunk]:
     """All chunks in turn of the tiles 0 … total − 1: those of this thread, or those that all threads share."""
     if plan.apart:
-        yield from own_chunks(f, plan, f.share(total, _workers(f, plan)))
+        workspace = workspace_of(f, plan)
+        yield from own_chunks(f, plan, workspace, workspace.share(f, total))
         return
     with f.loop(0, total, plan.chunk) as chunk:
         count = f.minimum(f.subtract(total, chunk.index), plan.chunk)
         start, stop = f.share(count)
-        yield Chunk(Slots(start, stop, chunk.index), 0, count, apart=False, later=f.less(0, chunk.index))
+        yield Chunk(Slots(start, stop, chunk.index), 0, 0, count, apart=False, later=f.less(0, chunk.index))
 
 
-def own_parts(f: Function, plan: TransformPlan) -> tuple[Index, Index]:
-    """The parts of a gradient by the filters that are this thread's."""
-    return f.share(plan.parts, _workers(f, plan))
+def workspace_of(f: Function, plan: TransformPlan) -> Workspace:
+    """This thread's place for V and M."""
+    return Workspace.of_thread(f, plan.workspaces, plan.most_workers, plan.chunk)
 
 
-def own_chunks(f: Function, plan: TransformPlan, tiles: tuple[Index, Index]) -> Iterator[Chunk]:
-    """The chunks of a range of tiles that this thread has for itself, in rows of V and M that are its own."""
+def own_chunks(
+    f: Function, plan: TransformPlan, workspace: Workspace, tiles: tuple[Index, Index], at_least: int = 0
+) -> Iterator[Chunk]:
+    """The chunks of a range of tiles that this thread has for itself; with `at_least` 1 an empty one if it has none."""
     start, stop = tiles
-    rows = f.minimum(f.divide(plan.held, _workers(f, plan)), plan.chunk)
-    first = f.multiply(f.rank, rows)
-    with f.loop(start, stop, rows) as chunk:
-        count = f.minimum(f.subtract(stop, chunk.index), rows)
+    space, first = f.multiply(workspace.number, plan.places.space), workspace.first
+    with f.loop(start, f.maximum(stop, f.add(start, at_least)) if at_least else stop, workspace.rows) as chunk:
+        count = f.minimum(f.subtract(stop, chunk.index), workspace.rows)
         slots = Slots(first, f.add(first, count), f.subtract(chunk.index, first))
-        yield Chunk(slots, first, count, apart=True, later=f.less(start, chunk.index))
-
-
-def _workers(f: Function, plan: TransformPlan) -> Index:
-    return f.minimum(f.parties, plan.most_workers)
+        yield Chunk(slots, space, first, count, apart=True, later=f.less(start, chunk.index))

@@ -8,23 +8,26 @@ The other way to do the second is columns = dy·Wᵀ, whose overlaps are then ad
 its sums have to be done before a chain can ride along, and the columns of neighbouring rows have to be in memory
 together; P' needs neither, and outputs are written once.
 
-Patches pass through two buffers: while threads multiply one chunk, those that are done gather the next, and a barrier
-stands between a chunk's patches and its products. Convolutions that look at each pixel alone need no patches: images
-are the matrix.
+A thread takes chunks of its own from patches to results, or whole parts of a gradient; or, where filters are larger
+than the matrix, threads divide the products of each chunk (`PatchMatrix.apart`). Patches then pass through two buffers:
+while threads multiply one chunk, those that are done gather the next, and a barrier stands between a chunk's patches
+and its products. Convolutions that look at each pixel alone need no patches: images are the matrix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from convc.codegen.llvm.algorithms.patches import gather, is_dense, output_pixel
 from convc.codegen.llvm.algorithms.turned_filters import turn_filters, turned_filters, weights_of
+from convc.codegen.llvm.algorithms.workspace import Workspace
 from convc.codegen.llvm.direct import clear_padding
 from convc.codegen.llvm.gemm import Finish, Matrices, Place, Product, multiply, multiply_with
 from convc.codegen.llvm.kernel import KernelBuilder, Spot
 from convc.codegen.llvm.register_tile import Sums, column_pieces
 from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.codegen.llvm.weight_gradient import add_parts
 from convc.passes.algorithms.patches import PatchMatrix, in_place, patch_bytes, patch_matrices
 from convc.passes.algorithms.problem import Problem
 from convc.passes.layout import ImageLayout, WeightLayout
@@ -102,18 +105,60 @@ class PatchProduct:
         def chunk(first: Index, rows: Index, patches: V, row: int, entry: int) -> None:
             a, b = self.operands(patches, row, entry, filters)
             finish, start = self.finish(k, f, first), begin if bias is not None else None
-            multiply_with(f, k.machine, self.product(k, rows), a, b, finish, start, cached=buffers is None)
+            product = self.product(k, rows)
+            units = (0, product.units(f)) if matrix.apart else None
+            multiply_with(f, k.machine, product, a, b, finish, start, units, cached=buffers is None)
 
         total = f.multiply(k.rows(f), matrix.outputs)
         if buffers is None:
-            chunk(0, total, images, self.source.stored, matrix.channels)
+            first, stop = _whole_tiles(f, self.product(k, total)) if matrix.apart else (0, total)
+            pixel = self.source.stored
+            images = f.address(images, f.multiply(first, pixel))
+            chunk(first, f.maximum(f.subtract(stop, first), 0), images, pixel, matrix.channels)
+            return
+        lanes = k.machine.lanes
+        if matrix.apart:
+            workspace = _workspace_of(f, matrix)
+            for own in _own_chunks(f, matrix, buffers, workspace, workspace.share(f, total)):
+                gather(f, lanes, matrix, self.source, images, own.patches, own.first, (0, own.rows))
+                chunk(own.first, own.rows, own.patches, matrix.row, matrix.entry)
             return
         with f.loop(0, total, matrix.chunk) as first:
             rows = f.minimum(f.subtract(total, first.index), matrix.chunk)
             patches = buffer_of(f, matrix, buffers, f.divide(first.index, matrix.chunk))
-            gather(f, k.machine.lanes, matrix, self.source, images, patches, first.index, rows)
+            gather(f, lanes, matrix, self.source, images, patches, first.index, f.share(rows))
             k.barrier(f)
             chunk(first.index, rows, patches, matrix.row, matrix.entry)
+
+
+@dataclass(frozen=True)
+class _Own:
+    """Rows of the matrix that a thread has for itself: `rows` from `first` on, gathered at `patches`."""
+
+    first: Index
+    rows: Index
+    patches: V
+
+
+def _workspace_of(f: Function, matrix: PatchMatrix) -> Workspace:
+    return Workspace.of_thread(f, matrix.workspaces, matrix.most_workers, matrix.chunk)
+
+
+def _own_chunks(
+    f: Function, matrix: PatchMatrix, buffers: V, workspace: Workspace, share: tuple[Index, Index], at_least: int = 0
+) -> Iterator[_Own]:
+    """This thread's chunks of a range of rows; with `at_least` 1 one without rows if there are none."""
+    start, stop = share
+    before = f.add(f.multiply(workspace.number, matrix.buffer), f.multiply(workspace.first, matrix.row))
+    patches = f.address(buffers, before)
+    with f.loop(start, f.maximum(stop, f.add(start, at_least)) if at_least else stop, workspace.rows) as chunk:
+        yield _Own(chunk.index, f.minimum(f.subtract(stop, chunk.index), workspace.rows), patches)
+
+
+def _whole_tiles(f: Function, product: Product) -> tuple[Index, Index]:
+    """This thread's share of the rows of a product: tiles as a whole."""
+    start, stop = f.share(product.row_tiles(f))
+    return f.multiply(start, product.tile.rows), f.minimum(f.multiply(stop, product.tile.rows), product.rows)
 
 
 def buffer_of(f: Function, matrix: PatchMatrix, buffers: V, turn: Index) -> V:
@@ -175,10 +220,16 @@ def lower_im2col_backward_data(k: KernelBuilder) -> None:
 # Backward by the filters
 
 
+def scratch_im2col_backward_weights(k: KernelBuilder) -> int:
+    (matrix,) = patch_matrices(Problem.of(k.kernel.anchor))
+    parts = 4 * matrix.parts * weights_of(k, k.kernel.anchor.result).size if matrix.parts > 1 else 0
+    return parts + scratch_im2col(k)
+
+
 def lower_im2col_backward_weights(k: KernelBuilder) -> None:
     """Chunk by chunk of the outputs, for all filter rows at once or for one after the other: sums meet in the gradient.
 
-    The order of a sum is that of the outputs, whoever does it.
+    The order of a sum is that of the outputs, or that within parts and then that of the parts, whoever does it.
     """
     problem = Problem.of(k.kernel.anchor)
     x, dy = k.kernel.anchor.operands
@@ -186,22 +237,32 @@ def lower_im2col_backward_weights(k: KernelBuilder) -> None:
     (matrix,) = patch_matrices(problem)
     gradient = weights_of(k, k.kernel.anchor.result)
     strips = matrix.shape[1] // matrix.columns
+    taps = len(matrix.down.taps) // strips
     tile = row_tile(k, min(gradient.block, gradient.columns), matrix.columns)
 
-    def product(f: Function, patches: Matrices, rows: Index, first: Index, strip: Index, begun: bool | V) -> None:
+    def product(
+        f: Function, target: V, patches: Matrices, rows: Index, first: Index, strip: Index, begun: bool | V
+    ) -> None:
         """The gradient of a strip, with the outputs from `first` on."""
         whole = gradient.columns * gradient.rows.size
         b = Matrices(f.address(k.pointer(dy), f.multiply(first, cotangent.stored)), cotangent.stored, gradient.columns)
-        shift = f.multiply(strip, matrix.columns)
-        c = Matrices(k.pointer(k.kernel.anchor.result), gradient.rows.size, whole, packed=True, first=shift)
+        c = Matrices(target, gradient.rows.size, whole, packed=True, first=f.multiply(strip, matrix.columns))
         shape = Product(matrix.columns, gradient.columns, rows, tile, gradient.groups, begun)
-        multiply(f, k.machine, shape, patches, b, c, copied=True)
+        units = (0, shape.units(f)) if matrix.apart else None
+        multiply(f, k.machine, shape, patches, b, c, units, copied=True)
 
-    def body(f: Function) -> None:
-        total = f.multiply(k.rows(f), matrix.outputs)
+    def filter_rows(f: Function, strip: Index) -> tuple[Index, Index]:
+        return f.multiply(strip, taps), f.multiply(f.add(strip, 1), taps)
+
+    def images(f: Function, first: Index) -> Matrices:
+        """The images from an output on, as the matrix of patches."""
+        place = f.address(k.pointer(x), f.multiply(first, source.stored))
+        return Matrices(place, source.stored, matrix.channels, transposed=True)
+
+    def together(f: Function) -> None:
+        total, target = f.multiply(k.rows(f), matrix.outputs), k.pointer(k.kernel.anchor.result)
         if in_place(problem):
-            images = Matrices(k.pointer(x), source.stored, matrix.channels, transposed=True)
-            product(f, images, total, 0, 0, False)
+            product(f, target, images(f, 0), total, 0, 0, False)
             return
         chunks = f.divide(f.add(total, matrix.chunk - 1), matrix.chunk)
         with f.loop(0, strips) as strip, f.loop(0, chunks) as number:
@@ -209,11 +270,30 @@ def lower_im2col_backward_weights(k: KernelBuilder) -> None:
             rows = f.minimum(f.subtract(total, first), matrix.chunk)
             turn = f.add(f.multiply(strip.index, chunks), number.index)
             patches = buffer_of(f, matrix, k.scratch_pointer(), turn)
-            taps = len(matrix.down.taps) // strips
-            filter_rows = f.multiply(strip.index, taps), f.multiply(f.add(strip.index, 1), taps)
-            gather(f, k.machine.lanes, matrix, source, k.pointer(x), patches, first, rows, filter_rows)
+            taken = filter_rows(f, strip.index)
+            gather(f, k.machine.lanes, matrix, source, k.pointer(x), patches, first, f.share(rows), taken)
             k.barrier(f)
             gathered = Matrices(patches, matrix.row, matrix.entry, transposed=True)
-            product(f, gathered, rows, first, strip.index, f.less(0, number.index))
+            product(f, target, gathered, rows, first, strip.index, f.less(0, number.index))
 
-    k.phase("im2col_backward_weights", body)
+    def apart(f: Function) -> None:
+        total, lanes = f.multiply(k.rows(f), matrix.outputs), k.machine.lanes
+        buffer = f.address(k.scratch_pointer(), matrix.parts * gradient.size)
+        workspace = _workspace_of(f, matrix)
+        with f.loop(*(f.share(matrix.parts) if in_place(problem) else workspace.share(f, matrix.parts))) as part:
+            first, last = (f.divide(f.multiply(total, f.add(part.index, end)), matrix.parts) for end in (0, 1))
+            target = f.address(k.scratch_pointer(), f.multiply(part.index, gradient.size))
+            if in_place(problem):
+                product(f, target, images(f, first), f.subtract(last, first), first, 0, False)
+                return
+            with f.loop(0, strips) as strip:
+                for own in _own_chunks(f, matrix, buffer, workspace, (first, last), at_least=1):
+                    taken = filter_rows(f, strip.index)
+                    gather(f, lanes, matrix, source, k.pointer(x), own.patches, own.first, (0, own.rows), taken)
+                    gathered = Matrices(own.patches, matrix.row, matrix.entry, transposed=True)
+                    begun = f.less(first, own.first)
+                    product(f, target, gathered, own.rows, own.first, strip.index, begun)
+
+    k.phase("im2col_backward_weights", apart if matrix.apart else together)
+    if matrix.parts > 1:
+        k.phase("add_parts", lambda f: add_parts(k, f, matrix.parts, gradient))

@@ -13,18 +13,17 @@ _UNROLL = 4
 
 
 def gather(
-    f: Function, lanes: int, matrix: PatchMatrix, layout: ImageLayout, images: V, target: V, first: Index, count: Index,
-    filter_rows: tuple[Index, Index] | None = None, group: Index | None = None,
+    f: Function, lanes: int, matrix: PatchMatrix, layout: ImageLayout, images: V, target: V, first: Index,
+    slots: tuple[Index, Index], filter_rows: tuple[Index, Index] | None = None, group: Index | None = None,
 ) -> None:  # fmt: skip
-    """This thread's share of `count` rows of the matrix from row `first` of all images on.
+    """Rows of the matrix, from row `first` of all images on, of which this thread gathers a range of `slots`.
 
     `filter_rows` is the range of the taps downwards that are wanted (default: all), `group` the group of the
     convolution (default: one after the other, each into a place of its own).
     """
     low, high = filter_rows or (0, len(matrix.down.taps))
     groups = (0, matrix.groups) if group is None else (group, f.add(group, 1))
-    start, stop = f.share(count)
-    with f.loop(start, stop) as slot:
+    with f.loop(*slots) as slot:
         image, row, column = _output(f, matrix, f.add(first, slot.index))
         line = f.add(f.multiply(row, matrix.down.stride), _first_offset(matrix.down))
         across = f.add(f.multiply(column, matrix.across.stride), _first_offset(matrix.across))

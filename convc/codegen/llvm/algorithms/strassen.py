@@ -180,7 +180,7 @@ class _Strassen:
             channel = f.multiply(group, p.matrix.channels)
             return f.address(source, f.add(f.multiply(first, layout.stored), channel)), layout.stored
         lanes = self.k.machine.lanes
-        gather(f, lanes, p.matrix, layout, source, self.patches, first, count, filter_rows, group)
+        gather(f, lanes, p.matrix, layout, source, self.patches, first, f.share(count), filter_rows, group)
         self.k.barrier(f)
         return self.patches, p.matrix.row
 

@@ -11,6 +11,7 @@ from convc.codegen.llvm.algorithms.im2col import (
     lower_im2col_backward_weights,
     scratch_im2col,
     scratch_im2col_backward_data,
+    scratch_im2col_backward_weights,
 )
 from convc.codegen.llvm.algorithms.strassen import (
     lower_strassen,
@@ -56,7 +57,7 @@ _DEPTHWISE: dict[type[Op], Lowering] = {
 _IM2COL: dict[type[Op], Lowering] = {
     Conv2d: Lowering(lower_im2col, scratch_im2col),
     Conv2dBackwardData: Lowering(lower_im2col_backward_data, scratch_im2col_backward_data),
-    Conv2dBackwardWeights: Lowering(lower_im2col_backward_weights, scratch_im2col),
+    Conv2dBackwardWeights: Lowering(lower_im2col_backward_weights, scratch_im2col_backward_weights),
 }
 
 _STRASSEN: dict[type[Op], Lowering] = {

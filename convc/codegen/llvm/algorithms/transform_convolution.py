@@ -168,25 +168,26 @@ class _Emitter:
         total = f.multiply(self.k.rows(f), plan.tiles)
         with f.loop(0, plan.problem.groups) as group:
             for chunk in chunks(f, plan, total):
+                values, results = (f.address(start, chunk.space) for start in (self.values, self.results))
                 for place in each_tile(f, plan.grid, chunk.slots):
-                    self._transform_tile(place, group.index)
+                    self._transform_tile(place, group.index, values)
                 if not chunk.apart:
                     self.k.barrier(f)
-                self._multiply(group.index, chunk)
+                self._multiply(group.index, chunk, values, results)
                 if not chunk.apart:
                     self.k.barrier(f)
                 for place in each_tile(f, plan.grid, chunk.slots):
-                    self._inverse_tile(place, group.index)
+                    self._inverse_tile(place, group.index, results)
 
-    def _transform_tile(self, place: TilePlace, group: Index) -> None:
+    def _transform_tile(self, place: TilePlace, group: Index, values: V) -> None:
         f, plan, transform = self.f, self.plan, self.transform
         images = f.address(self.images, f.multiply(group, plan.inner))
         for rows, channel, lanes in read_tile(
             f, self.source, place, images, self.zeros, self.inner, self.k.machine.lanes, transform.in_registers
         ):
-            transform.image(f, rows, image_values(f, plan, self.values, place.slot, channel, lanes))
+            transform.image(f, rows, image_values(f, plan, values, place.slot, channel, lanes))
 
-    def _multiply(self, group: Index, chunk: Chunk) -> None:
+    def _multiply(self, group: Index, chunk: Chunk, v: V, m: V) -> None:
         f, plan = self.f, self.plan
         filters = f.address(self.filters, f.multiply(group, plan.filter_floats))
         image, matrix, result = 0, 0, 0
@@ -199,12 +200,12 @@ class _Emitter:
             multiply(
                 f, plan.machine, product,
                 Matrices(
-                    f.address(self.values, f.add(f.multiply(chunk.first, rows), image)), rows,
+                    f.address(v, f.add(f.multiply(chunk.first, rows), image)), rows,
                     plan.image_entry(products), imaginary=plan.inner_stored,
                 ),
                 Matrices(f.address(filters, matrix), 0, plan.filter_entry(products), packed=True),
                 Matrices(
-                    f.address(self.results, f.add(f.multiply(chunk.first, results), result)), results,
+                    f.address(m, f.add(f.multiply(chunk.first, results), result)), results,
                     plan.result_entry(products), imaginary=plan.columns,
                 ),
                 chunk.units(f, product),
@@ -213,14 +214,14 @@ class _Emitter:
             matrix += products.entries * plan.filter_entry(products)
             result += products.entries * plan.result_entry(products)
 
-    def _inverse_tile(self, place: TilePlace, group: Index) -> None:
+    def _inverse_tile(self, place: TilePlace, group: Index, results: V) -> None:
         f, plan = self.f, self.plan
         first_channel = f.multiply(group, plan.outputs)
         short = not self.k.needs_position and len(self.k.kernel.chain) <= _LONGEST_WRITTEN_OUT
         base = self.target.offset(f, place)
         for whole in self.target.cases(f, place) if short and self.transform.in_registers else (False,):
             for channel, lanes, real in channel_vectors(f, self.outer, self.k.machine.lanes):
-                values = result_values(f, plan, self.results, place.slot, channel, lanes)
+                values = result_values(f, plan, results, place.slot, channel, lanes)
                 channel = f.add(first_channel, channel)
                 spot = Spot(place.image, 0, channel, f.add(base, channel), 0, lanes, real)
                 if whole:

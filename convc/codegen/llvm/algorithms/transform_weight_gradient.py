@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from convc.codegen.llvm.algorithms.chunks import Chunk, chunks, own_chunks, own_parts
+from convc.codegen.llvm.algorithms.chunks import Chunk, chunks, own_chunks, workspace_of
 from convc.codegen.llvm.algorithms.tiles import TilePlace, TileView, each_tile, read_tile
 from convc.codegen.llvm.algorithms.transform import Transform
 from convc.codegen.llvm.algorithms.transform_convolution import Kind, clear, image_values, plan_of, result_values
@@ -77,40 +77,37 @@ class _Emitter:
                 for chunk in chunks(f, plan, total):
                     self._chunk(group.index, chunk, 0)
             return
-        with f.loop(*own_parts(f, plan)) as part, f.loop(0, plan.problem.groups) as group:
+        workspace = workspace_of(f, plan)
+        with f.loop(*workspace.share(f, plan.parts)) as part, f.loop(0, plan.problem.groups) as group:
             first, last = (f.divide(f.multiply(total, f.add(part.index, end)), plan.parts) for end in (0, 1))
             sums = f.multiply(part.index, plan.part_floats)
-            with f.when(f.equal(first, last)):  # sums of nothing, of which no chunk makes zeros
-                self._clear(f.add(sums, f.multiply(group.index, plan.filter_floats)))
-            for chunk in own_chunks(f, plan, (first, last)):
+            # A part without tiles is a sum of nothing, which has to be written, too.
+            for chunk in own_chunks(f, plan, workspace, (first, last), at_least=1):
                 self._chunk(group.index, chunk, sums)
 
-    def _clear(self, sums: Index) -> None:
-        with self.f.loop(0, self.plan.filter_floats) as place:
-            self.f.store(self.f.constant(0.0), self.f.address(self.sums, self.f.add(sums, place.index)))
-
     def _chunk(self, group: Index, chunk: Chunk, sums: Index) -> None:
+        values, others = (self.f.address(start, chunk.space) for start in (self.values, self.others))
         for place in each_tile(self.f, self.plan.grid, chunk.slots):
-            self._transform_tile(place, group)
+            self._transform_tile(place, group, values, others)
         if not chunk.apart:
             self.k.barrier(self.f)
-        self._multiply(group, chunk, sums)
+        self._multiply(group, chunk, values, others, sums)
         if not chunk.apart:
             self.k.barrier(self.f)
 
-    def _transform_tile(self, place: TilePlace, group: Index) -> None:
+    def _transform_tile(self, place: TilePlace, group: Index, values: V, others: V) -> None:
         f, plan, transform = self.f, self.plan, self.transform
         lanes, whole = self.k.machine.lanes, transform.in_registers
         images = f.address(self.images, f.multiply(group, plan.inner))
         for rows, channel, width in read_tile(f, self.source, place, images, self.zeros, self.inner, lanes, whole):
-            transform.image(f, rows, image_values(f, plan, self.values, place.slot, channel, width))
+            transform.image(f, rows, image_values(f, plan, values, place.slot, channel, width))
         cotangents = f.address(self.cotangents, f.multiply(group, plan.outputs))
         for rows, channel, width in read_tile(
             f, self.cotangent, place, cotangents, self.zeros, self.outer, lanes, whole
         ):
-            transform.cotangent(f, rows, result_values(f, plan, self.others, place.slot, channel, width))
+            transform.cotangent(f, rows, result_values(f, plan, others, place.slot, channel, width))
 
-    def _multiply(self, group: Index, chunk: Chunk, sums: Index) -> None:
+    def _multiply(self, group: Index, chunk: Chunk, v: V, p: V, sums: Index) -> None:
         """Into the sums that begin at `sums`, where those of earlier chunks are."""
         f, plan = self.f, self.plan
         target = f.address(self.sums, f.add(sums, f.multiply(group, plan.filter_floats)))
@@ -124,11 +121,11 @@ class _Emitter:
             multiply(
                 f, plan.machine, product,
                 Matrices(
-                    f.address(self.values, f.add(f.multiply(chunk.first, rows), image)), rows,
+                    f.address(v, f.add(f.multiply(chunk.first, rows), image)), rows,
                     plan.image_entry(products), transposed=True, imaginary=plan.inner_stored,
                 ),
                 Matrices(
-                    f.address(self.others, f.add(f.multiply(chunk.first, others), cotangent)), others,
+                    f.address(p, f.add(f.multiply(chunk.first, others), cotangent)), others,
                     plan.result_entry(products), imaginary=plan.columns,
                 ),
                 Matrices(f.address(target, matrix), 0, plan.filter_entry(products), packed=True),
