@@ -8,6 +8,7 @@ from statistics import median
 
 from convc.ir.op import Cost
 from convc.ir.span import Location
+from convc.passes.algorithms.problem import CONVOLUTIONS
 from convc.passes.fusion import Kernel
 
 
@@ -16,6 +17,7 @@ class KernelTime:
     """One kernel: the ops that it fuses, the layer and lines they stem from, its phases, and its median time.
 
     `flops` and `bytes` are what the mathematics asks for (every operand touched once), not what was executed.
+    `algorithm` names the way in which a convolution is computed.
     """
 
     ops: str
@@ -25,6 +27,7 @@ class KernelTime:
     seconds: float
     flops: int
     bytes: int
+    algorithm: str | None = None
 
     @property
     def gflops(self) -> float:
@@ -72,18 +75,19 @@ def make_profile(
     as in a step.
 
     `run(first, last)` runs a range of phases and gives its seconds; an empty range gives what a launch costs, which is
-    not the kernels' time.
+    not the kernels' time. It is the second of two in a row, since kernels, too, come shortly after another launch: the
+    first after a whole step finds caches and threads as that left them, and takes many times as long.
     """
     launches: list[float] = []
     walls: list[float] = []
     samples: list[list[float]] = [[] for _ in phases]
     for _ in range(rounds):
         walls.append(run(0, everything))
+        run(0, 0)
         launches.append(run(0, 0))
         for (number, _, _), sample in zip(phases, samples, strict=True):
             sample.append(run(number, number + 1))
-    # The smallest: right after a whole step an empty launch is late by what the threads still had to finish.
-    launch, wall = min(launches), median(walls)
+    launch, wall = median(launches), median(walls)
     times = [median(sample) - launch for sample in samples]
     kernels: list[KernelTime] = []
     for kernel in dict.fromkeys(kernel for _, kernel, _ in phases):
@@ -91,5 +95,17 @@ def make_profile(
         cost = cost_of(kernel)
         names = tuple(phases[index][2] for index in own)
         seconds = max(0.0, sum(times[index] for index in own))
-        kernels.append(KernelTime(kernel.name, kernel.label, kernel.location, names, seconds, cost.flops, cost.bytes))
+        op = kernel.anchor.op
+        kernels.append(
+            KernelTime(
+                kernel.name,
+                kernel.label,
+                kernel.location,
+                names,
+                seconds,
+                cost.flops,
+                cost.bytes,
+                op.algorithm if isinstance(op, CONVOLUTIONS) else None,
+            )
+        )
     return Profile(tuple(kernels), wall)

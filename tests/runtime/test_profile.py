@@ -10,6 +10,8 @@ import pytest
 import convc
 from convc.frontend.net import Net
 from convc.ir.diagnostic import CompileError
+from convc.passes.algorithms.table import BY_NAME
+from convc.runtime.profile import make_profile
 
 TEXT = """net tiny {
   input 1x12x12
@@ -58,6 +60,32 @@ def test_an_inference_program_is_told_too(net: Net) -> None:
     with convc.compile(net, threads=1) as program:
         profile = program.profile(np.zeros((3, 1, 12, 12), np.float32))
     assert not any("backward" in kernel.ops for kernel in profile.kernels)
+
+
+def test_launches_are_taken_off(net: Net) -> None:
+    """A launch takes 2 s, or 50 s right after a whole step; a phase 3 s more, the whole step 100 s."""
+    with convc.compile(net, threads=1) as program:
+        assert program.plan is not None
+        kernel = program.plan.kernels[0]
+    whole, late = (0, 9), False
+
+    def run(first: int, last: int) -> float:
+        nonlocal late
+        was_late, late = late, (first, last) == whole
+        return 100.0 if late else (50.0 if was_late else 2.0) + 3.0 * (last - first)
+
+    profile = make_profile([(0, kernel, "first"), (1, kernel, "second")], 3, run, 9)
+    assert profile.wall_seconds == 100.0
+    (time,) = profile.kernels
+    assert time.phases == ("first", "second")
+    assert time.seconds == 6.0
+
+
+def test_the_algorithm_of_a_convolution_is_told(net: Net) -> None:
+    with convc.compile(net, threads=1) as program:
+        profile = program.profile(np.zeros((3, 1, 12, 12), np.float32))
+    for kernel in profile.kernels:
+        assert (kernel.algorithm in BY_NAME) == kernel.ops.startswith("conv2d"), kernel.ops
 
 
 def test_the_interpreter_does_not_profile(net: Net) -> None:
