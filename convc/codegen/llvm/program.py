@@ -35,7 +35,7 @@ class CompiledStep:
     @cached_property
     def module(self) -> ModuleText:
         """The LLVM IR before LLVM's own passes, and the phases: generated again, since few ask and it is large."""
-        return generate(self.plan, _fma(self.target))
+        return generate(self.plan, fma_of(self.target))
 
     @property
     def phases(self) -> tuple[PhaseCall, ...]:
@@ -54,7 +54,8 @@ def machine_of(target: CpuTarget) -> Machine:
     return replace(MACHINES[target.tier], lanes=target.lanes, registers=target.registers)
 
 
-def _fma(target: CpuTarget) -> str:
+def fma_of(target: CpuTarget) -> str:
+    """The intrinsic that multiplies and adds, as `generate` takes it."""
     # Without the instruction, `llvm.fma` is a call per element; `fmuladd` then rounds twice, the same on every host.
     return "fma" if target.has_fma else "fmuladd"
 
@@ -71,10 +72,10 @@ def step_object(plan: Plan, target: CpuTarget, name: str, most_instructions: int
 
     It is taken from the cache if that has it. Error: `budget-code`.
     """
-    key = cache_key(plan.dump(), target, {"fma": _fma(target), "name": name})
+    key = cache_key(plan.dump(), target, {"fma": fma_of(target), "name": name})
     image = shared_cache().get(key)
     if image is None:
-        image = compile_object(generate(plan, _fma(target), most_instructions, name).text, target)
+        image = compile_object(generate(plan, fma_of(target), most_instructions, name).text, target)
         shared_cache().put(key, image)
     return image
 
@@ -97,11 +98,11 @@ def compile_step(
     plan = plan_step(graph, target, passes, dump)
     if planned is not None:
         planned(plan)
-    key = cache_key(plan.dump(), target, {"fma": _fma(target)})
+    key = cache_key(plan.dump(), target, {"fma": fma_of(target)})
     image = shared_cache().get(key)
     if image is None:
         with Emission(target, processes) as emission:
-            generate(plan, _fma(target), most_instructions, written=emission.add)
+            generate(plan, fma_of(target), most_instructions, written=emission.add)
             objects = emission.objects()
         shared_cache().put(key, _join(objects))
     else:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from convc.ir.graph import Graph
 from convc.runtime.benchmark.case import Case
 from convc.runtime.benchmark.task import INFER, TRAIN, Task
 from convc.runtime.build import build_net
 from convc.runtime.machine_probe import Ceilings
+from convc.runtime.profile import Profile
 
 
 def flops_per_image(graph: Graph, batch: int, mode: str) -> float:
@@ -32,7 +34,8 @@ class KernelFloor:
     """A kernel of our program: its time, and the least that its arithmetic and its traffic take at the ceilings.
 
     Both floors are of the mathematics: every operand is touched once, convolutions are counted directly. So a fast
-    algorithm may fall below the first, and a kernel whose operands lie in caches below the second.
+    algorithm may fall below the first, and a kernel whose operands lie in caches below the second. `algorithm` is that
+    of a convolution.
     """
 
     ops: str
@@ -43,6 +46,7 @@ class KernelFloor:
     bytes: int
     flops_floor_seconds: float
     bytes_floor_seconds: float
+    algorithm: str | None = None
 
     @property
     def floor_seconds(self) -> float:
@@ -58,12 +62,19 @@ class KernelFloor:
         """Of the floor: 1 is as fast as the ceilings allow."""
         return self.floor_seconds / self.seconds if self.seconds else 0.0
 
+    def as_json(self) -> dict[str, Any]:
+        """JSON's types: the fields, and what follows from them."""
+        return {**asdict(self), "bound": self.bound, "fraction_of_floor": self.fraction}
 
-def kernel_floors(case: Case, task: Task, ceilings: Ceilings) -> tuple[KernelFloor, ...]:
-    """Profile our program of a case, kernel by kernel in their order."""
+
+def profile_case(case: Case, task: Task) -> Profile:
+    """Time our program of a case, kernel by kernel."""
     with build_net(case.open(), batch=case.batch, mode=case.mode, threads=case.threads) as program:
-        labels = task.targets() if case.mode == TRAIN else None
-        profile = program.profile(task.images(), labels)
+        return program.profile(task.images(), task.targets() if case.mode == TRAIN else None)
+
+
+def kernel_floors(profile: Profile, ceilings: Ceilings) -> tuple[KernelFloor, ...]:
+    """The kernels of a profile in their order, beside the ceilings for as many threads."""
     return tuple(
         KernelFloor(
             kernel.ops,
@@ -74,6 +85,7 @@ def kernel_floors(case: Case, task: Task, ceilings: Ceilings) -> tuple[KernelFlo
             kernel.bytes,
             kernel.flops / (ceilings.fma_gflops * 1e9),
             kernel.bytes / (ceilings.copy_gbps * 1e9),
+            kernel.algorithm,
         )
         for kernel in profile.kernels
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from convc.runtime.benchmark import machine
-from convc.runtime.benchmark.arithmetic import KernelFloor, flops_per_image, kernel_floors
+from convc.runtime.benchmark.arithmetic import KernelFloor, flops_per_image, kernel_floors, profile_case
 from convc.runtime.benchmark.case import Case, draws, write_material
 from convc.runtime.benchmark.checking import compare
 from convc.runtime.benchmark.peers import OURS, Field
@@ -98,7 +98,7 @@ class _Comparison:
                     report.results.append(self._result(contestants))
             if kernels:
                 self.watch(1.0, "kernels")
-                floors = kernel_floors(case, task, report.ceilings[case.threads])
+                floors = kernel_floors(profile_case(case, task), report.ceilings[case.threads])
                 report.results[-1] = self._result(contestants, floors)
 
     def watch(self, share: float, what: str) -> None:

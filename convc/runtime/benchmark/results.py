@@ -91,18 +91,16 @@ class Report:
     @property
     def geometric_mean(self) -> float | None:
         """Of the ratios, one per case; None without any."""
-        ratios = [result.ratio for result in self.results if result.ratio is not None]
-        return math.exp(statistics.fmean(map(math.log, ratios))) if ratios else None
+        return geometric_mean([result.ratio for result in self.results if result.ratio is not None])
 
     @property
     def busy_cores(self) -> float | None:
         """Cores that others kept busy on average in the pauses; None where the system does not tell."""
-        known = [value for value in self.busy if math.isfinite(value)]
-        return statistics.fmean(known) if known else None
+        return average_busy(self.busy)
 
     @property
     def counts(self) -> bool:
-        return self.busy_cores is None or self.busy_cores <= BUSY
+        return is_quiet(self.busy)
 
     def as_json(self) -> dict[str, Any]:
         """JSON's types, without the number of the schema."""
@@ -127,10 +125,25 @@ def _case_as_json(result: CaseResult) -> dict[str, Any]:
     if result.kernels is None:
         del content["kernels"]
     else:
-        content["kernels"] = [
-            {**asdict(kernel), "bound": kernel.bound, "fraction_of_floor": kernel.fraction} for kernel in result.kernels
-        ]
+        content["kernels"] = [kernel.as_json() for kernel in result.kernels]
     return content
+
+
+def average_busy(busy: Sequence[float]) -> float | None:
+    """Of what `machine.busy_cores` has told (NaN: nothing); None if it never told anything."""
+    known = [value for value in busy if math.isfinite(value)]
+    return statistics.fmean(known) if known else None
+
+
+def is_quiet(busy: Sequence[float]) -> bool:
+    """Whether others left the machine alone as far as anybody knows, so that measurements count."""
+    average = average_busy(busy)
+    return average is None or average <= BUSY
+
+
+def geometric_mean(values: Sequence[float]) -> float | None:
+    """None of nothing."""
+    return math.exp(statistics.fmean(map(math.log, values))) if values else None
 
 
 def best_of(contestants: Sequence[Contestant]) -> Contestant | None:
