@@ -10,19 +10,19 @@ of `convc bench --json`. docs/performance.md says how a comparison is made.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import convc
+from benchmarks.report import INTERRUPTED, markdown, not_counting, write_json
 from convc.commands.bench import rate
-from convc.commands.output import json_text
-from convc.runtime.benchmark.benchmark import benchmark
+from convc.runtime.benchmark.benchmark import Watcher, benchmark
 from convc.runtime.benchmark.case import Case
-from convc.runtime.benchmark.peers import choose
+from convc.runtime.benchmark.peers import OURS, choose
 from convc.runtime.benchmark.results import CaseResult, Entry, Report
 from convc.runtime.benchmark.rounds import Pace
 
@@ -57,27 +57,54 @@ def net_batch(name: str) -> int:
     return convc.load(net_path(name)).settings.batch
 
 
+def chosen_nets(text: str, parser: argparse.ArgumentParser) -> list[Path]:
+    """The files of `all`, of names, or of paths with commas between them. Ends the program where there is none."""
+    names = NETS if text == "all" else tuple(text.split(","))
+    files = [net_path(name) if name in NETS else Path(name) for name in names]
+    if missing := [str(file) for file in files if not file.is_file()]:
+        parser.error(f"no net {', '.join(missing)}; there are {', '.join(NETS)}")
+    return files
+
+
 def table(report: Report) -> str:
     """Results as GitHub-flavoured Markdown."""
     columns = ("images/s", "lowest to highest", "of FMA peak", "first call", "peak RSS", "x best peer")
-    lines = ["| net (batch) | contestant | " + " | ".join(columns) + " |", "|---|---|" + "---:|" * len(columns)]
-    return "\n".join(lines + [_row(result, entry) for result in report.results for entry in result.contestants])
+    rows = [_row(result, entry) for result in report.results for entry in result.contestants]
+    return markdown(("net (batch)", "contestant", *columns), rows, left=2)
 
 
-def _row(result: CaseResult, entry: Entry) -> str:
-    title = f"| {result.title} ({result.batch}) | {entry.name} "
+def _row(result: CaseResult, entry: Entry) -> tuple[str, ...]:
+    title = (f"{result.title} ({result.batch})", entry.name)
     if entry.images_per_second is None:
-        return f"{title}| {entry.error or 'not measured'} ||||||"
+        return (*title, entry.error or "not measured", "", "", "", "", "")
     assert entry.lowest is not None
     assert entry.highest is not None
-    ratio = ""
-    if entry.name == "convc" and result.ratio is not None:
-        ratio = f"**{result.ratio:.2f}** ({result.ratio_lowest:.2f} to {result.ratio_highest:.2f})"
     return (
-        f"{title}| {rate(entry.images_per_second)} | {rate(entry.lowest)} to {rate(entry.highest)} "
-        f"| {entry.fraction_of_peak:.0%} | {entry.first_call_seconds:.2f} s "
-        f"| {(entry.peak_rss_bytes or 0) / 1e6:,.0f} MB | {ratio} |"
+        *title,
+        rate(entry.images_per_second),
+        f"{rate(entry.lowest)} to {rate(entry.highest)}",
+        f"{entry.fraction_of_peak:.0%}",
+        f"{entry.first_call_seconds:.2f} s",
+        f"{(entry.peak_rss_bytes or 0) / 1e6:,.0f} MB",
+        ratio_text(result) if entry.name == OURS else "",
     )
+
+
+def ratio_text(result: CaseResult) -> str:
+    """Our ratio to the best peer, and those of single rounds; nothing without peers."""
+    if result.ratio is None:
+        return ""
+    return f"**{result.ratio:.2f}** ({result.ratio_lowest:.2f} to {result.ratio_highest:.2f})"
+
+
+def announce(names: Sequence[str]) -> Watcher:
+    """Says on the error output which contestant of which case is started; `names` are those of the cases."""
+
+    def watch(case: int, cases: int, share: float, what: str) -> None:
+        if what.startswith("starting"):
+            print(f"{case + 1} of {cases}, {names[case]}: {what}", file=sys.stderr, flush=True)
+
+    return watch
 
 
 def verdict(report: Report, goal: Goal) -> str:
@@ -117,22 +144,16 @@ def main() -> int:
     asked = arguments.against.split(",") if arguments.against else None
     peers = choose(asked, arguments.mode, compiled=arguments.compile)
     cases = [Case(net_path(name), arguments.mode, net_batch(name), arguments.threads) for name in nets]
-
-    def watch(case: int, _: int, share: float, what: str) -> None:
-        if what.startswith("starting"):
-            print(f"{nets[case]}: {what}", file=sys.stderr, flush=True)
-
-    report = benchmark(cases, peers, Pace(arguments.rounds, arguments.seconds), watch)
+    report = benchmark(cases, peers, Pace(arguments.rounds, arguments.seconds), announce(nets))
     ceilings = ", ".join(f"{found.fma_gflops:.0f} GFLOP/s" for found in report.ceilings.values())
     print(f"{report.machine['processor']}, {arguments.threads} threads, FMA peak {ceilings}\n")
     print(table(report), verdict(report, GOALS[arguments.mode]), *report.left_out, sep="\n\n")
-    if not report.counts:
-        print(f"\nTHIS RUN DOES NOT COUNT: other work kept {report.busy_cores:.2f} cores busy.")
+    if sentence := not_counting(report.busy):
+        print(f"\n{sentence}")
     path = arguments.out or FOLDER / "results" / f"{arguments.mode}-{time.strftime('%Y%m%d-%H%M%S')}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(json.loads(json_text(report.as_json())), indent=1) + "\n", encoding="utf-8")
+    write_json(path, report.as_json())
     print(f"\nwritten to {path}")
-    return 130 if report.interrupted else int(report.failed)
+    return INTERRUPTED if report.interrupted else int(report.failed)
 
 
 if __name__ == "__main__":
