@@ -18,8 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import convc
 from benchmarks.run import FOLDER, NETS, net_batch, net_path
 
 _IMPORT = """
@@ -34,26 +36,45 @@ import time
 start = time.perf_counter()
 import sys
 import numpy as np
-images, labels = np.ones(tuple(map(int, sys.argv[3].split("x"))), np.float32), np.zeros(int(sys.argv[2]), np.int32)
+file, mode, batch, shape = sys.argv[1:]
+images, labels = np.ones(tuple(map(int, shape.split("x"))), np.float32), np.zeros(int(batch), np.int32)
 import convc
-program = convc.compile(convc.load(sys.argv[1]), batch=int(sys.argv[2]), mode="train")
-program.step(images, labels)
-print(time.perf_counter() - start)
+imported = time.perf_counter()
+program = convc.compile(convc.load(file), batch=int(batch), mode=mode)
+compiled = time.perf_counter()
+program.step(images, labels) if mode == "train" else program(images)
+print(time.perf_counter() - start, compiled - imported)
 """
 
 
-def seconds(program: str, *arguments: str, cache: str | None = None) -> float:
-    """What the program prints, run in a fresh interpreter."""
+@dataclass(frozen=True)
+class FirstStep:
+    """Seconds from the start of the program text to the end of the first step, and those of `load` and `compile`."""
+
+    whole: float
+    compile: float
+
+
+def run_fresh(program: str, *arguments: str, cache: str | None = None) -> str:
+    """What the program prints, run in a fresh interpreter; `cache` is the folder of its object cache."""
     environment = {**os.environ, **({"CONVC_CACHE_DIR": cache} if cache else {})}
-    finished = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        cwd=FOLDER.parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return float(finished.stdout)
+    command = [sys.executable, "-c", program, *arguments]
+    finished = subprocess.run(command, cwd=FOLDER.parent, env=environment, stdout=subprocess.PIPE, text=True)
+    if finished.returncode:
+        raise SystemExit(f"a fresh process for {' '.join(arguments)} failed")
+    return finished.stdout
+
+
+def import_seconds() -> float:
+    """`import convc` in a fresh interpreter."""
+    return float(run_fresh(_IMPORT))
+
+
+def first_step(path: Path, mode: str, batch: int, cache: str) -> FirstStep:
+    """Load, compile and run the first step, of training or inference, in a fresh interpreter."""
+    shape = "x".join(map(str, convc.load(path).graph(batch).inputs["x"].shape))
+    whole, compiling = map(float, run_fresh(_STEP, str(path), mode, str(batch), shape, cache=cache).split())
+    return FirstStep(whole, compiling)
 
 
 def train_seconds(path: Path, batch: int, cache: str) -> float:
@@ -91,22 +112,19 @@ def main() -> None:
     parser.add_argument("--net", choices=NETS, default="lenet")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    import convc
-
     path, batch = net_path(arguments.net), net_batch(arguments.net)
-    shape = "x".join(map(str, convc.load(path).graph(batch).inputs["x"].shape))
-    net = (str(path), str(batch), shape)
-    seconds(_IMPORT)  # byte code is compiled once per installation, not per start
-    imports = [seconds(_IMPORT) for _ in range(arguments.repeats)]
+    import_seconds()  # byte code is compiled once per installation, not per start
+    imports = [import_seconds() for _ in range(arguments.repeats)]
+    reads_mnist = convc.load(path).graph(1).inputs["x"].shape == (1, 1, 28, 28)
     cold: list[float] = []
     warm: list[float] = []
     train: list[float] = []
     for _ in range(arguments.repeats):
         with tempfile.TemporaryDirectory() as folder:
             cache = str(Path(folder) / "cache")
-            cold.append(seconds(_STEP, *net, cache=cache))
-            warm.append(seconds(_STEP, *net, cache=cache))
-            if shape.endswith("x1x28x28"):
+            cold.append(first_step(path, "train", batch, cache).whole)
+            warm.append(first_step(path, "train", batch, cache).whole)
+            if reads_mnist:
                 train_seconds(path, batch, cache)  # leaves what only the command line compiles in the cache
                 train.append(train_seconds(path, batch, cache))
     result = {

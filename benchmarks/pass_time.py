@@ -15,14 +15,16 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from convc.codegen.llvm.lowering import scratch_bytes
 from convc.codegen.llvm.program import machine_of
-from convc.codegen.llvm.target import host_target
+from convc.codegen.llvm.target import CpuTarget, host_target
 from convc.driver import load
-from convc.passes.manager import PassManager
+from convc.frontend.net import Net
+from convc.passes.base import Mode
+from convc.passes.manager import PassManager, PassReport
 from convc.passes.pipeline import Recipe
+from convc.passes.plan import Plan
 from convc.passes.planning import make_plan
 from convc.runtime.algorithms import AlgorithmOptions
 from convc.runtime.build import choose_passes
@@ -52,24 +54,39 @@ class Measurement:
         return 1e3 * self.milliseconds / self.nodes
 
 
-def measure(name: str, depth: int, batch: int, mode: Literal["train", "infer"], repeats: int) -> Measurement:
+@dataclass(frozen=True)
+class Planned:
+    """A plan, how many nodes it is of, and the seconds that the passes over the graph and those over the plan took."""
+
+    plan: Plan
+    nodes: int
+    reports: tuple[PassReport, ...]
+    graph_seconds: float
+    plan_seconds: float
+
+
+def plan_net(net: Net, batch: int, mode: Mode, target: CpuTarget) -> Planned:
+    """Run the usual passes of a program for `target`, up to code generation."""
+    graph = net.graph(batch)
+    recipe = make_recipe(net.settings, graph) if mode == "train" else Recipe()
+    order = choose_passes(mode, recipe, None, choose=AlgorithmOptions().chooser("cpu", None))
+    gc.collect()
+    begin = time.perf_counter()
+    reports = PassManager(order.graph).run(graph)
+    passed = time.perf_counter()
+    plan = make_plan(graph, machine_of(target), scratch_bytes, order.plan)
+    planned = time.perf_counter()
+    return Planned(plan, len(graph.nodes), (*reports, *plan.reports), passed - begin, planned - passed)
+
+
+def measure(name: str, depth: int, batch: int, mode: Mode, repeats: int) -> Measurement:
     net = load(EXAMPLES / f"{name}.cnn", set={"depth": str(depth)})
-    machine = machine_of(host_target())
-    best: Measurement | None = None
-    for _ in range(repeats):
-        graph = net.graph(batch)
-        recipe = make_recipe(net.settings, graph) if mode == "train" else Recipe()
-        order = choose_passes(mode, recipe, None, choose=AlgorithmOptions().chooser("cpu", None))
-        gc.collect()
-        begin = time.perf_counter()
-        reports = PassManager(order.graph).run(graph)
-        plan = make_plan(graph, machine, scratch_bytes, order.plan)
-        whole = (time.perf_counter() - begin) * 1e3
-        times = {report.name: report.milliseconds for report in (*reports, *plan.reports)}
-        if best is None or whole < best.milliseconds:
-            best = Measurement(name, depth, len(graph.nodes), len(plan.kernels), times, whole)
-    assert best is not None
-    return best
+    target = host_target()
+    runs = (plan_net(net, batch, mode, target) for _ in range(repeats))
+    best = min(runs, key=lambda run: run.graph_seconds + run.plan_seconds)
+    times = {report.name: report.milliseconds for report in best.reports}
+    whole = (best.graph_seconds + best.plan_seconds) * 1e3
+    return Measurement(name, depth, best.nodes, len(best.plan.kernels), times, whole)
 
 
 def main() -> None:
