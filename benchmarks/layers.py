@@ -8,10 +8,10 @@
 Large layers are convolutions with as many filters as channels, batch x channels x side. *GEMM* is the layer with 1x1
 filters, by the faster of `direct` and `im2col`; *direct* and *Winograd* (F(4x4, 3x3)) have 3x3 filters. GFLOP/s count
 the operations of the definition. *Of peak* leaves out its products with the zeros around an image, which nobody has to
-compute, and divides by the peak of fused multiply-adds, measured anew before each layer and direction, so that a
-machine that drifts takes both along; *of floor* also asks what the bytes take at the rate of copying. The direction
-`inference` is forward with filters that are transformed ahead of all runs; the others transform them each time, as
-training must. Means are geometric.
+compute, and divides by the peak of fused multiply-adds, the higher of those measured before and after each layer and
+direction, so that a machine that drifts takes both along; *of floor* also asks what the bytes take at the rate of
+copying. The direction `inference` is forward with filters that are transformed ahead of all runs; the others transform
+them each time, as training must. Means are geometric.
 
 Of a net (a name of `benchmarks/nets`, or a file) every kernel is listed under the layer that it stems from, in the
 order of the step: its time, its share of all kernels' time, and which floor is the higher one and how near it is
@@ -25,7 +25,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 
 import convc
@@ -77,7 +77,7 @@ class Product:
 
 @dataclass(frozen=True)
 class LargeLayer:
-    """A layer in one direction, by the three ways that there are goals for, and the ceilings measured just before."""
+    """A layer in one direction, by the three ways that there are goals for, and the ceilings around them."""
 
     layer: str
     direction: str
@@ -118,12 +118,19 @@ def product(problem: Problem, algorithm: str, threads: int, rounds: int) -> Prod
     return Product(algorithm, seconds, problem.flops, inner_flops(problem), moved)
 
 
-def large_layer(layer: str, direction: str, threads: int, rounds: int, ceilings: Ceilings) -> LargeLayer:
+def highest(*found: Ceilings) -> Ceilings:
+    """Of each ceiling the highest: whatever slows a measurement down, a ceiling is what was reached once."""
+    return Ceilings(*map(max, zip(*map(astuple, found), strict=True)))
+
+
+def large_layer(layer: str, direction: str, threads: int, rounds: int) -> LargeLayer:
     """Measure a layer in one direction."""
+    before = measure_ceilings(threads)
     narrow, wide = (layer_problem(layer, direction, side) for side in (1, 3))
     usable = [name for name in _GEMM if BY_NAME[name].obstacle(narrow) is None]
     gemm = min((product(narrow, name, threads, rounds) for name in usable), key=lambda found: found.seconds)
     direct, winograd = (product(wide, name, threads, rounds) for name in ("direct", _WINOGRAD))
+    ceilings = highest(before, measure_ceilings(threads))
     return LargeLayer(layer, direction, ceilings, gemm, direct, winograd)
 
 
@@ -167,6 +174,8 @@ def large_verdict(found: Sequence[LargeLayer]) -> str:
                 f"* {name}: {form.format(mean)} ({goal})" + (f"; below are {', '.join(below)}" if below else "")
             )
         layers = f"{len(some)} layer{'s' * (len(some) > 1)}"
+        if not {one.layer for one in some}.issuperset(LAYERS):
+            layers += f" (the goals are over {len(LAYERS)})"
         lines.append("\n".join([f"{direction}, geometric means of {layers}:", "", *parts]))
     return "\n\n".join(lines)
 
@@ -219,11 +228,12 @@ def lost(kernels: Sequence[KernelFloor]) -> float:
 
 
 def profile_net(case: Case) -> NetProfile:
-    """Measure ceilings, compile, and time every kernel."""
-    ceilings = measure_ceilings(case.threads)
+    """Compile, and time every kernel between two measurements of the ceilings."""
+    before = measure_ceilings(case.threads)
     with tempfile.TemporaryDirectory(prefix="convc-layers-") as folder:
         task = write_material(case, Path(folder) / "net", model=False)
         profile = profile_case(case, task)
+    ceilings = highest(before, measure_ceilings(case.threads))
     kernels = kernel_floors(profile, ceilings)
     return NetProfile(case.file.stem, case.mode, case.batch, case.threads, ceilings, profile.wall_seconds, kernels)
 
@@ -305,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for direction in options.directions:
                 print(f"{layer} {direction}", file=sys.stderr, flush=True)
                 run.pause()
-                layers.append(large_layer(layer, direction, threads, options.rounds, measure_ceilings(threads)))
+                layers.append(large_layer(layer, direction, threads, options.rounds))
     if layers:
         print(large_table(layers), large_verdict(layers), sep="\n\n")
     if options.json:

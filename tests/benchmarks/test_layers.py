@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,17 @@ def test_a_large_layer_beside_the_goals() -> None:
     assert table[2] == "| 4x64x56 | forward | 100 | 80 (im2col) | 80% | 80% | 100 | 80% | 250 | 2.50 |"
     assert len({line.count("|") for line in table}) == 1
     verdict = layers.large_verdict([fast, slow])
-    assert verdict.startswith("forward, geometric means of 2 layers:\n\n* GEMM, of the FMA peak: 80% (accepted 82%")
+    assert verdict.startswith(
+        "forward, geometric means of 2 layers (the goals are over 7):\n\n* GEMM, of the FMA peak: 80% "
+    )
     assert "over direct: 1.58x (accepted 2.40x, aimed at 3.00x: missed); below are 4x64x28 1.00x" in verdict
-    assert layers.large_verdict([fast]).endswith("over direct: 2.50x (accepted 2.40x, aimed at 3.00x: met)")
+    everything = [replace(fast, layer=layer) for layer in layers.LAYERS]
+    assert layers.large_verdict(everything).startswith("forward, geometric means of 7 layers:\n")
+    assert layers.large_verdict(everything).endswith("over direct: 2.50x (accepted 2.40x, aimed at 3.00x: met)")
+
+
+def test_the_highest_ceilings_count() -> None:
+    assert layers.highest(Ceilings(3.0, 1.0, 1.0), Ceilings(2.0, 4.0, 1.0)) == Ceilings(3.0, 4.0, 1.0)
 
 
 def floor(ops: str, layer: str, seconds: float, flops: float, moved: float) -> KernelFloor:
@@ -107,7 +116,7 @@ def test_large_layers_end_to_end(tmp_path: Path, capsys: Capture) -> None:
     assert layers.main([*words, "--json", str(out)]) == 0
     text = capsys.readouterr().out
     assert "| 1x4x6 | inference | 100 |" in text
-    assert "backward_weights, geometric means of 1 layer:" in text
+    assert "backward_weights, geometric means of 1 layer (the goals are over 7):" in text
     content = json.loads(out.read_text())
     assert [one["direction"] for one in content["layers"]] == ["inference", "backward_weights"]
     for one in content["layers"]:
