@@ -130,8 +130,14 @@ class ThreadPool:
 
 
 def shared_pool(threads: int | None = None) -> ThreadPool:
-    """The process's pool of that many threads (None: `default_threads()`). Programs share it instead of competing."""
+    """The process's pool of that many threads (None: `default_threads()`). Programs share it instead of competing.
+
+    A pool of one has no threads to share: each caller gets its own, so that programs in different Python threads do
+    not wait for each other.
+    """
     count = choose_threads(threads).threads
+    if count == 1:
+        return ThreadPool(1)
     with _shared_lock:
         if count not in _shared:
             _shared[count] = ThreadPool(count)

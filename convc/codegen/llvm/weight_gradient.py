@@ -12,8 +12,9 @@ positions near the border, which only some of its rows reach, get code of their 
 
 The bias gradient is one more row of a tile whose tap reaches every position; its scalar is 1.
 
-Threads split tiles, not sums, so results do not depend on their number. Where there are too few tiles, the images are
-cut into a fixed number of parts, whose partial gradients are added up in order.
+Threads split tiles, not sums, so results do not depend on their number. Where there are too few tiles, or where the
+gradient is much smaller than the images, these are cut into a fixed number of parts, whose partial gradients are added
+up in order.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.register_tile import Sums, column_pieces, unroll_factor
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.ops.conv import Conv2dBackwardWeights
+from convc.passes.algorithms.parts import parts_of
 from convc.passes.arrange import pixels_collapse
 from convc.passes.layout import ImageLayout, WeightLayout
 from convc.passes.tiling import even_split, most_rows
@@ -116,7 +118,10 @@ class Shape:
         return blocks * self.kernel[0] * self.kernel[1] * len(even_split(self.channels, self.most))
 
     def parts(self, batch: int) -> int:
-        return 1 if self.units >= _ENOUGH_UNITS else min(_MOST_PARTS, -(-_ENOUGH_UNITS // self.units), batch)
+        """As many as make enough work, and as let each thread have images of its own where that is worth it."""
+        enough = 1 if self.units >= _ENOUGH_UNITS else min(_MOST_PARTS, -(-_ENOUGH_UNITS // self.units))
+        worth = parts_of(batch * (self.source.size + self.cotangent.size), self.weights.size)
+        return min(max(enough, worth), batch)
 
     @property
     def chunk(self) -> int:
