@@ -7,12 +7,13 @@ by the problem, lest the order of the sum depend on the threads.
 from __future__ import annotations
 
 _FEWEST, _MOST = 4, 32
+_MOST_FLOATS = 2 << 20  # of all parts
 
 
 def parts_of(moved: int, gradient: int) -> int:
     """A power of two, given the floats of what the sums are made from and of the gradient.
 
-    1 where adding up the parts would move as much memory as making them does.
+    1 where adding up the parts would move as much memory as making them does, or where they would take too much of it.
     """
-    fitting = min(moved // max(gradient, 1), _MOST)
+    fitting = min(min(moved, _MOST_FLOATS) // max(gradient, 1), _MOST)
     return 1 << (fitting.bit_length() - 1) if fitting >= _FEWEST else 1
