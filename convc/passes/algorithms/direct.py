@@ -9,6 +9,7 @@ import math
 from functools import cache
 
 from convc.passes.algorithms.algorithm import Algorithm, Stage
+from convc.passes.algorithms.parts import parts_of
 from convc.passes.algorithms.problem import Problem
 from convc.passes.group_lanes import fits_lanes, gradient_efficiency, gradient_tiles, pixels_efficiency
 from convc.passes.layout import padded
@@ -117,7 +118,12 @@ class Direct(Algorithm):
         stored = 4 * problem.taps * padded(problem.channels) * padded(problem.filters)
         if problem.direction == "forward":
             return 0
-        return stored if problem.direction == "backward_data" else _MOST_PARTS * (stored + 4 * padded(problem.filters))
+        if problem.direction == "backward_data":
+            return stored
+        images = problem.size[0] * problem.size[1] * padded(problem.channels)
+        images += problem.output[0] * problem.output[1] * padded(problem.filters)
+        parts = max(_MOST_PARTS, parts_of(problem.batch * images, problem.weight_bytes // 4))
+        return parts * (stored + 4 * padded(problem.filters))
 
     def max_rel_error(self, problem: Problem) -> float:
         """Rounding errors of a sum grow with the root of its length."""

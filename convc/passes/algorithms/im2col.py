@@ -30,7 +30,10 @@ class Im2col(Algorithm):
         stages = [] if in_place(problem) else [gather_stage(problem, machine, matrices)]
         if problem.direction == "backward_data":
             stages.insert(0, Stage("turn filters", "copy", 0, 2 * problem.weight_bytes))
-        return *stages, *(_multiply(problem, machine, matrix) for matrix in matrices if matrix.columns)
+        stages += [_multiply(problem, machine, matrix) for matrix in matrices if matrix.columns]
+        if problem.direction == "backward_weights" and matrices[0].parts > 1:
+            stages.append(Stage("add parts", "copy", 0, (matrices[0].parts + 1) * problem.weight_bytes, resident=True))
+        return tuple(stages)
 
     def scratch_bytes(self, problem: Problem, machine: Machine) -> int:
         if problem.direction == "backward_weights":

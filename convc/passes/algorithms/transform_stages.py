@@ -56,7 +56,7 @@ def transform_stages(plan: TransformPlan, flops: TransformFlops) -> tuple[Stage,
             # What is not in the cache is waited for: nothing is fetched ahead of the products.
             Stage("read and write sums", "copy", 0, 2 * chunks * filters, resident),
             Stage("multiply", "product", products, 0, efficiency=efficiency),
-            flops.stage("transform sums", gradients, scattered + problem.weight_bytes, resident),
+            flops.stage("transform sums", gradients, plan.parts * scattered + problem.weight_bytes, resident),
         )
     efficiency = tile_efficiency(machine, plan.chunk, plan.outputs, plan.inner)
     if problem.prepared:
