@@ -12,6 +12,9 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 
 os.environ["MPLBACKEND"] = "Agg"
+# Tests run side by side themselves, and threads of numpy's that find no core wait by spinning. Nothing has imported
+# numpy so far, which reads this once.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # A machine under load is no failure; timeouts are pytest's business.
 hypothesis.settings.register_profile("convc", deadline=None)
