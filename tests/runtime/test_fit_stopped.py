@@ -45,17 +45,32 @@ train {
 """
 )
 
-# What `convc train` does, with slower steps and a state saved every few of them instead of every minute.
+# What `convc train` does, with slower steps and a state saved every few of them instead of every minute. As soon as the
+# state has come as far as `hold` says, it waits for a file: a test that is late must not find it finished.
 PROGRAM = """
-import json, sys, time
+import json, os, pathlib, sys, time
 import convc
 from convc.runtime import curves, training_loop
+from convc.runtime.checkpoint import read_checkpoint
+from convc.runtime.training_state import parse_position
+options = json.loads(sys.argv[1])
+hold = options.pop("hold")
+held, go, state = (pathlib.Path(name) for name in (f"held-{os.getpid()}", f"go-{os.getpid()}", "run/state.safetensors"))
 curves._draw = lambda *arguments: None
 training_loop.SAVE_SECONDS, training_loop._SAVE_SHARE = 0.1, 1e9
 train_batch = convc.Program.train_batch
-convc.Program.train_batch = lambda *arguments, **more: (time.sleep(0.001), train_batch(*arguments, **more))[1]
+def slow_train_batch(*arguments, **more):
+    time.sleep(0.001)
+    if hold is not None and not held.exists() and state.exists():
+        position = parse_position(state, read_checkpoint(state).metadata)
+        if all(getattr(position, name) >= least for name, least in hold.items()):
+            held.touch()
+            while not go.exists():
+                time.sleep(0.01)
+    return train_batch(*arguments, **more)
+convc.Program.train_batch = slow_train_batch
 try:
-    convc.fit(convc.load("net.cnn"), out="run", report="json", **json.loads(sys.argv[1]))
+    convc.fit(convc.load("net.cnn"), out="run", report="json", **options)
 except convc.CompileError as error:
     print(error, file=sys.stderr)
     sys.exit(1)
@@ -66,12 +81,12 @@ except KeyboardInterrupt as interrupt:
 
 
 class Run:
-    """A training process in a folder."""
+    """A training process in a folder. It stops where the saved state has at least the numbers of `hold`, by name."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, hold: dict[str, int] | None = None, **options: Any) -> None:
         self.folder = folder / "run"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, json.dumps(options)],
+            [sys.executable, "-c", PROGRAM, json.dumps({"hold": hold, **options})],
             cwd=folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -88,14 +103,19 @@ class Run:
         state = self.folder / "state.safetensors"
         return parse_position(state, read_checkpoint(state).metadata) if state.exists() else None
 
-    def wait_for(self, reached: Callable[[Position], bool]) -> Position:
+    def wait_until_held(self) -> Position:
+        held = self.folder.parent / f"held-{self.process.pid}"
         end = time.monotonic() + 60
         while time.monotonic() < end and self.process.poll() is None:
-            position = self.position()
-            if position is not None and reached(position):
+            if held.exists():
+                position = self.position()
+                assert position is not None
                 return position
             time.sleep(0.01)
         raise AssertionError(f"the training ended with {self.wait()} at {self.position()}")
+
+    def go_on(self) -> None:
+        (self.folder.parent / f"go-{self.process.pid}").touch()
 
 
 @pytest.fixture
@@ -142,12 +162,12 @@ def test_killed_twice_it_goes_on_bit_by_bit(start: Start) -> None:
     """kill -9 within the first and within a later epoch."""
     whole = start("whole")
     assert whole.wait() == (0, "")
-    run = start()
-    run.wait_for(lambda position: position.epoch == 0 and position.batch > 0)
+    run = start(hold={"batch": 1})
+    assert run.wait_until_held().epoch == 0
     run.process.send_signal(signal.SIGKILL)
     assert run.wait()[0] == -signal.SIGKILL
-    run = start(resume=True)
-    run.wait_for(lambda position: position.epoch == 2 and position.batch > 0)
+    run = start(resume=True, hold={"epoch": 2, "batch": 1})
+    run.wait_until_held()
     run.process.send_signal(signal.SIGKILL)
     run.wait()
     run = start(resume=True)
@@ -164,16 +184,15 @@ def test_a_whole_course_killed_and_interrupted(start: Start, tmp_path: Path) -> 
         program.save(tmp_path / "start.safetensors")
     os.link(tmp_path / "start.safetensors", tmp_path / "whole" / "start.safetensors")
     (tmp_path / "net.cnn").write_text(COURSE)
-    whole, run = start("whole"), start()
-    run.wait_for(lambda position: position.step > 25)
+    whole, run = start("whole"), start(hold={"step": 26})
+    killed = run.wait_until_held()
     run.process.send_signal(signal.SIGKILL)
     assert run.wait()[0] == -signal.SIGKILL
     os.remove(tmp_path / "start.safetensors")
-    killed = run.position()
-    assert killed is not None
-    run = start(resume=True)
-    run.wait_for(lambda position: position.step > killed.step + 10)
+    run = start(resume=True, hold={"step": killed.step + 11})
+    run.wait_until_held()
     run.process.send_signal(signal.SIGINT)
+    run.go_on()
     assert run.wait()[0] == 130
     run = start(resume=True)
     assert run.wait() == (0, "")
@@ -195,14 +214,15 @@ def test_a_whole_course_killed_and_interrupted(start: Start, tmp_path: Path) -> 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_says_how_to_go_on(start: Start, number: signal.Signals) -> None:
     whole = start("whole")
-    run = start()
-    run.wait_for(lambda position: position.step > 0)
+    run = start(hold={"step": 1})
+    run.wait_until_held()
     sent = time.monotonic()
     run.process.send_signal(number)
     assert run.process.stderr is not None
     run.process.stderr.readline()
     assert f"{number.name}: finishing this step" in run.process.stderr.readline()
     acknowledged = time.monotonic() - sent
+    run.go_on()
     code, errors = run.wait()
     assert code == 130
     assert "convc train run/model.cnn --out run --resume" in errors
@@ -217,20 +237,23 @@ def test_interrupted_it_says_how_to_go_on(start: Start, number: signal.Signals) 
 
 
 def test_a_second_interrupt_aborts_and_keeps_the_state(start: Start) -> None:
-    run = start()
-    run.wait_for(lambda position: position.step > 0)
+    run = start(hold={"step": 1})
+    run.wait_until_held()
     run.process.send_signal(signal.SIGINT)
-    time.sleep(0.25)
+    assert run.process.stderr is not None
+    while "finishing this step" not in run.process.stderr.readline():
+        assert run.process.poll() is None
+    time.sleep(0.25)  # sooner it would be the first one's echo
     run.process.send_signal(signal.SIGINT)
-    # On a busy machine the second signal may meet Python on its way out; a shell tells both as 130.
+    # Python may die of the signal once it is on its way out; a shell tells both as 130.
     assert run.wait()[0] in (130, -signal.SIGINT)
     assert run.position() is not None
     assert start(resume=True, epochs=4).wait() == (0, "")
 
 
 def test_two_processes_do_not_share_a_folder(start: Start) -> None:
-    run = start()
-    run.wait_for(lambda position: position.step > 0)
+    run = start(hold={"step": 1})
+    run.wait_until_held()
     code, errors = start(resume=True).wait()
     assert (code, "file-in-use" in errors) == (1, True)
     run.process.send_signal(signal.SIGKILL)
