@@ -53,9 +53,7 @@ def transform_stages(plan: TransformPlan, flops: TransformFlops) -> tuple[Stage,
             images,
             flops.stage("transform cotangents", tiles * plan.columns * flops.cotangent, written),
             values,
-            # What is not in the cache is waited for: nothing is fetched ahead of the products.
-            Stage("read and write sums", "copy", 0, 2 * chunks * filters, resident),
-            Stage("multiply", "product", products, 0, efficiency=efficiency),
+            Stage("multiply", "product", products, 2 * chunks * filters, resident, efficiency),
             flops.stage("transform sums", gradients, plan.parts * scattered + problem.weight_bytes, resident),
         )
     efficiency = tile_efficiency(machine, plan.chunk, plan.outputs, plan.inner)
@@ -70,8 +68,8 @@ def transform_stages(plan: TransformPlan, flops: TransformFlops) -> tuple[Stage,
         ready,
         images,
         values,
-        Stage("read filters", "copy", 0, chunks * filters, resident),
-        Stage("multiply", "product", products, 0, efficiency=efficiency),
+        # Filters are fetched ahead of the products of the chunk that they pass by.
+        Stage("multiply", "product", products, chunks * filters, resident, efficiency),
         flops.stage("transform outputs", tiles * plan.columns * flops.output, written),
     )
     if problem.direction == "backward_data":
