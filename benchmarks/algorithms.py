@@ -60,11 +60,11 @@ def losses(choices: Iterable[Choice]) -> tuple[float, float, int]:
     return (chosen / best - 1, direct / best - 1, count) if best else (float("nan"), float("nan"), 0)
 
 
-def record(explanation: Explanation) -> list[dict[str, Any]]:
+def record(name: str, explanation: Explanation) -> list[dict[str, Any]]:
     """Every candidate that was measured, with its problem: what constants can be fitted to."""
     return [
         {
-            "net": explanation.net,
+            "net": name,
             "mode": explanation.mode,
             "layer": choice.label,
             "problem": asdict(choice.decision.problem),
@@ -92,18 +92,25 @@ def main() -> None:
     everything: list[Choice] = []
     rows: list[dict[str, Any]] = []
     print(f"{'net':16} {'mode':6} {'convs':>5} {'spearman':>8} {'untuned loses':>13} {'direct loses':>12}")
-    for name in arguments.nets.split(","):
-        for mode in (arguments.mode,) if arguments.mode else MODES:
-            net = convc.load(net_path(name))
-            options = AlgorithmOptions(tune=tune)
-            found = explain(net, mode, batch=net.settings.batch, threads=arguments.threads, algorithms=options)
-            everything += found.choices
-            rows += record(found)
-            print(_row(name, mode, list(found.choices)))
-            sys.stdout.flush()
-            if arguments.json:
-                arguments.json.write_text(json.dumps(rows))
+    interrupted = False
+    try:
+        for name in arguments.nets.split(","):
+            for mode in (arguments.mode,) if arguments.mode else MODES:
+                net = convc.load(net_path(name))
+                options = AlgorithmOptions(tune=tune)
+                found = explain(net, mode, batch=net.settings.batch, threads=arguments.threads, algorithms=options)
+                everything += found.choices
+                rows += record(name, found)
+                print(_row(name, mode, list(found.choices)))
+                sys.stdout.flush()
+                if arguments.json:
+                    arguments.json.write_text(json.dumps(rows))
+    except KeyboardInterrupt:
+        interrupted = True
+        print("interrupted: what was measured so far")
     print(_row("all", "", everything))
+    if interrupted:
+        sys.exit(130)
 
 
 def _row(name: str, mode: str, choices: list[Choice]) -> str:
