@@ -82,9 +82,13 @@ def _multiply(problem: Problem, machine: Machine, matrix: PatchMatrix) -> Stage:
         passes *= 2
     else:
         efficiency = tile_efficiency(machine, matrix.chunk, own, columns)
-    resident = filters <= machine.l2_bytes
     result = 0 if problem.direction == "backward_weights" else 4 * rows * own * matrix.groups
-    return Stage("multiply", "product", flops, passes * filters + result, resident, efficiency)
+    # Filters that the cache holds are no traffic beside results; sums of a gradient come and go with every chunk.
+    if filters > machine.l2_bytes:
+        return Stage("multiply", "product", flops, passes * filters + result, efficiency=efficiency)
+    if result:
+        return Stage("multiply", "product", flops, result, efficiency=efficiency)
+    return Stage("multiply", "product", flops, passes * filters, resident=True, efficiency=efficiency)
 
 
 def turned_bytes(problem: Problem) -> int:

@@ -12,6 +12,8 @@ from convc.passes.algorithms.transform_plan import TransformPlan
 # move memory slower by this factor (docs/performance-log.md).
 _MOST_PAGES = 64
 _SCATTERED = 1.5
+# What products of complex numbers reach of the speed of real ones: measured (docs/performance-log.md).
+_COMPLEX = 0.7
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ def transform_stages(plan: TransformPlan, flops: TransformFlops) -> tuple[Stage,
     matrices = problem.groups * plan.inner * plan.columns
     products = 2 * sum(p.entries * p.parts**2 for p in form.products) * tiles * plan.inner * plan.columns
     resident = filters <= machine.l2_bytes
+    speed = _COMPLEX if any(p.parts > 1 for p in form.products) else 1.0
     scattered = int(filters * (1 if resident or form.values <= _MOST_PAGES else _SCATTERED))
     read, written = problem.image_bytes, problem.result_bytes
     if problem.direction == "backward_data":
@@ -47,7 +50,7 @@ def transform_stages(plan: TransformPlan, flops: TransformFlops) -> tuple[Stage,
     values = Stage("store values", "copy", 0, 8 * form.values * tiles * (plan.inner_stored + plan.columns), True)
     images = flops.stage("transform images", tiles * plan.inner_stored * flops.image, read)
     if problem.direction == "backward_weights":
-        efficiency = tile_efficiency(machine, plan.inner, plan.outputs, plan.chunk)
+        efficiency = speed * tile_efficiency(machine, plan.inner, plan.outputs, plan.chunk)
         gradients = matrices * flops.filter_gradient
         return (
             images,
@@ -56,7 +59,7 @@ def transform_stages(plan: TransformPlan, flops: TransformFlops) -> tuple[Stage,
             Stage("multiply", "product", products, 2 * chunks * filters, resident, efficiency),
             flops.stage("transform sums", gradients, plan.parts * scattered + problem.weight_bytes, resident),
         )
-    efficiency = tile_efficiency(machine, plan.chunk, plan.outputs, plan.inner)
+    efficiency = speed * tile_efficiency(machine, plan.chunk, plan.outputs, plan.inner)
     if problem.prepared:
         # In no near cache when they are read for the first time.
         ready = Stage("fetch filters", "copy", 0, filters if resident else 0)
