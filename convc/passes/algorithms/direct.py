@@ -38,7 +38,7 @@ def tile_efficiency(machine: Machine, width: int, columns: int, reduction: int) 
             step = max(multiplies, loads) / 2
             # Latency: fewer sums than the multipliers' pipelines are deep leave them waiting.
             step = max(step, 4.0)
-            spent += step * reduction + 2.0 * multiplies
+            spent += step * reduction + 1.5 * multiplies
             wanted += run * min(tile.block, columns - start) / machine.lanes / 2 * reduction
     return min(1.0, wanted / spent)
 

@@ -40,7 +40,7 @@ class Constants:
 
 # Measured by `convc doctor --measure` (the median of several machines of the kind); see docs/algorithms.md.
 CONSTANTS: dict[Tier, Constants] = {
-    "avx512": Constants(200.0, 100.0, 80.0, 20.0, 1.0),
+    "avx512": Constants(200.0, 100.0, 180.0, 20.0, 1.0),
     "avx2": Constants(110.0, 100.0, 80.0, 20.0, 1.0),
     "baseline": Constants(35.0, 40.0, 80.0, 20.0, 1.0),
 }
