@@ -87,7 +87,7 @@ def pools(draw: st.DrawFn) -> tuple[dict[str, Any], tuple[int, int, int, int]]:
     kernel, stride, dilation = draw(pairs), draw(pairs), draw(pairs)
     padding = tuple(draw(st.integers(0, kernel[side % 2] - 1)) for side in range(4))
     covered = [dilation[axis] * (kernel[axis] - 1) + 1 - padding[axis] - padding[axis + 2] for axis in range(2)]
-    # Images at least as large as the dilation: a window on smaller ones may read none of their pixels, which is refused.
+    # Images at least as large as the dilation: a window on smaller ones may read no pixel, which is refused.
     height, width = (max(draw(st.integers(1, 15)), *sizes) for sizes in zip(covered, dilation, strict=True))
     attributes = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
     return attributes | {"ceil": draw(st.booleans())}, (draw(st.integers(1, 3)), draw(CHANNELS), height, width)
