@@ -253,10 +253,13 @@ class Function:
 
         With `workers` only so many of the threads, the first ones, get a part.
         """
-        parties = self.parties if workers is None else workers
-        first = self.divide(self.multiply(total, self.rank), parties)
-        last = self.divide(self.multiply(total, self.add(self.rank, 1)), parties)
+        first, last = self.portion(total, self.rank, self.parties if workers is None else workers)
         return first, last if workers is None else self.minimum(last, total)
+
+    def portion(self, total: Index, number: Index, parts: Index) -> tuple[Index, Index]:
+        """The contiguous range of `total` units that belongs to one of `parts` parts, all nearly equal."""
+        first, last = (self.divide(self.multiply(total, self.add(number, end)), parts) for end in (0, 1))
+        return first, last
 
     # Memory
 

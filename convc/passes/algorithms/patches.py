@@ -21,6 +21,7 @@ from convc.ir.window import Pair
 from convc.passes.algorithms.axes import Axis, backward_axes, forward_axis
 from convc.passes.algorithms.parts import parts_of
 from convc.passes.algorithms.problem import Problem
+from convc.passes.algorithms.workspaces import Workspaces
 from convc.passes.layout import padded
 from convc.passes.machine import Machine
 from convc.passes.tiling import choose_tile
@@ -31,10 +32,6 @@ LINE = 16  # floats in a cache line
 CHUNK_ROWS = 112
 # What a buffer may take, unless these are the least rows: half of a second-level cache.
 _BUFFER_BYTES = 256 << 10
-# So many threads have chunks of full size where each has its own; more of them take smaller ones, of no fewer rows than
-# so many.
-_WORKSPACES = 8
-_FEWEST_ROWS = 16
 # A gradient by the filters is added up in memory: with this many rows at a time that costs little.
 _GRADIENT_ROWS = 4 * CHUNK_ROWS
 # Up to so many columns the patches for such a gradient are made as a whole, beyond that one filter row at a time.
@@ -47,7 +44,8 @@ class PatchMatrix:
 
     `down` and `across` say which pixels an output reads; `channels` are those of a group, `stored` those of a pixel in
     memory; `filters` are the columns of what the matrix of a group is multiplied with. `columns` and `chunk` are the
-    columns and the rows that are gathered at a time. `parts`: of a gradient by the filters, see parts.py.
+    columns and the rows that are gathered at a time. `apart`: each thread takes chunks of its own. `parts`: into how
+    many a gradient by the filters is cut (parts.py).
     """
 
     down: Axis
@@ -92,14 +90,9 @@ class PatchMatrix:
         return -(-(self.columns + self.spill) // LINE) * LINE
 
     @property
-    def workspaces(self) -> int:
-        """Buffers, each for the chunk of a thread; more threads than these share them, each with rows of its own."""
-        return min(_WORKSPACES, -(-max(1, self.shape[0]) // self.chunk)) if self.apart else 1
-
-    @property
-    def most_workers(self) -> int:
-        """Threads that can have chunks of their own at the same time."""
-        return self.workspaces * max(1, self.chunk // _FEWEST_ROWS)
+    def workspaces(self) -> Workspaces:
+        """Buffers for threads that have chunks of their own."""
+        return Workspaces.of(self.shape[0], self.chunk)
 
     @property
     def entry(self) -> int:
@@ -113,9 +106,11 @@ class PatchMatrix:
 
     @property
     def floats(self) -> int:
-        """Floats of all buffers: where threads share chunks two, or one for a matrix that fits it."""
+        """Floats of all buffers: where threads share chunks both, or one for a matrix that fits it."""
+        if self.apart:
+            return self.buffer * self.workspaces.count
         whole = self.chunk >= self.shape[0] and self.columns >= self.shape[1]
-        return self.buffer * (self.workspaces if self.apart or whole else 2)
+        return self.buffer if whole else 2 * self.buffer
 
 
 def in_place(problem: Problem) -> bool:

@@ -19,6 +19,7 @@ from typing import Literal
 from convc.ir.window import Pair
 from convc.passes.algorithms.parts import parts_of
 from convc.passes.algorithms.problem import Problem
+from convc.passes.algorithms.workspaces import Workspaces
 from convc.passes.layout import padded
 from convc.passes.machine import Machine
 from convc.passes.tiling import Tile, choose_tile, even_split, most_rows
@@ -29,10 +30,6 @@ _REGISTERS_OF_COMPLEX = 16
 _CHANNELS_OF_LINE = 16  # floats in a cache line
 _MOST_CACHES = 16  # bytes of a chunk, in second-level caches
 _SHARE_OF_CACHE = 0.25  # beside it lie filters, the images that are read, the results that are written
-# So many threads have chunks of full size where they take chunks of their own; more of them take smaller ones, of no
-# fewer than so many tiles.
-_WORKSPACES = 8
-_FEWEST_TILES = 8
 
 
 @dataclass(frozen=True)
@@ -192,18 +189,10 @@ class TransformPlan:
         return self._tile_bytes * self._all_tiles >= 4 * self.filter_floats
 
     @cached_property
-    def workspaces(self) -> int:
-        """Places for V and M of a chunk: one, or one for each of several threads. More threads than these share them,
-        each with some rows of its own."""
-        if not self.apart:
-            return 1
-        fitting = max(2, 2 * self.machine.l2_bytes // (self._tile_bytes * self.chunk))
-        return min(_WORKSPACES, fitting, -(-self._all_tiles // self.chunk))
-
-    @property
-    def most_workers(self) -> int:
-        """Threads that can take chunks of their own at the same time."""
-        return self.workspaces * max(1, self.chunk // _FEWEST_TILES)
+    def workspaces(self) -> Workspaces:
+        """Places for V and M; one where threads share chunks."""
+        fitting = max(2, 2 * self.machine.l2_bytes // (self._tile_bytes * self.chunk)) if self.apart else 1
+        return Workspaces.of(self._all_tiles, self.chunk, fitting)
 
     def product_block(self, products: Products, block: int) -> int:
         """Columns of a register tile, given the `block` of the layout of filters. Complex numbers fill registers twice,
@@ -282,7 +271,7 @@ class TransformPlan:
         images = 0 if self.problem.prepared else self.prepared_floats
         results = images + _aligned(self.image_floats)
         space = results + _aligned(self.result_floats) - images
-        end = images + max(self.workspaces * space, _aligned(turned))
+        end = images + max(self.workspaces.count * space, _aligned(turned))
         return Places(filters, images, results, space, end)
 
 

@@ -48,16 +48,14 @@ def chunks(f: Function, plan: TransformPlan, total: Index) -> Iterator[Chunk]:
 
 def workspace_of(f: Function, plan: TransformPlan) -> Workspace:
     """This thread's place for V and M."""
-    return Workspace.of_thread(f, plan.workspaces, plan.most_workers, plan.chunk)
+    return Workspace.of_thread(f, plan.workspaces)
 
 
 def own_chunks(
     f: Function, plan: TransformPlan, workspace: Workspace, tiles: tuple[Index, Index], at_least: int = 0
 ) -> Iterator[Chunk]:
     """The chunks of a range of tiles that this thread has for itself; with `at_least` 1 an empty one if it has none."""
-    start, stop = tiles
     space, first = f.multiply(workspace.number, plan.places.space), workspace.first
-    with f.loop(start, f.maximum(stop, f.add(start, at_least)) if at_least else stop, workspace.rows) as chunk:
-        count = f.minimum(f.subtract(stop, chunk.index), workspace.rows)
-        slots = Slots(first, f.add(first, count), f.subtract(chunk.index, first))
-        yield Chunk(slots, space, first, count, apart=True, later=f.less(start, chunk.index))
+    for own in workspace.chunks(f, tiles, at_least):
+        slots = Slots(first, f.add(first, own.count), f.subtract(own.start, first))
+        yield Chunk(slots, space, first, own.count, apart=True, later=own.later)

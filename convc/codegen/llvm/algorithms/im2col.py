@@ -16,7 +16,7 @@ and its products. Convolutions that look at each pixel alone need no patches: im
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from convc.codegen.llvm.algorithms.patches import gather, is_dense, output_pixel
@@ -118,10 +118,11 @@ class PatchProduct:
             return
         lanes = k.machine.lanes
         if matrix.apart:
-            workspace = _workspace_of(f, matrix)
-            for own in _own_chunks(f, matrix, buffers, workspace, workspace.share(f, total)):
-                gather(f, lanes, matrix, self.source, images, own.patches, own.first, (0, own.rows))
-                chunk(own.first, own.rows, own.patches, matrix.row, matrix.entry)
+            workspace = Workspace.of_thread(f, matrix.workspaces)
+            patches = _own_buffer(f, matrix, buffers, workspace)
+            for own in workspace.chunks(f, workspace.share(f, total)):
+                gather(f, lanes, matrix, self.source, images, patches, own.start, (0, own.count))
+                chunk(own.start, own.count, patches, matrix.row, matrix.entry)
             return
         with f.loop(0, total, matrix.chunk) as first:
             rows = f.minimum(f.subtract(total, first.index), matrix.chunk)
@@ -131,28 +132,11 @@ class PatchProduct:
             chunk(first.index, rows, patches, matrix.row, matrix.entry)
 
 
-@dataclass(frozen=True)
-class _Own:
-    """Rows of the matrix that a thread has for itself: `rows` from `first` on, gathered at `patches`."""
-
-    first: Index
-    rows: Index
-    patches: V
-
-
-def _workspace_of(f: Function, matrix: PatchMatrix) -> Workspace:
-    return Workspace.of_thread(f, matrix.workspaces, matrix.most_workers, matrix.chunk)
-
-
-def _own_chunks(
-    f: Function, matrix: PatchMatrix, buffers: V, workspace: Workspace, share: tuple[Index, Index], at_least: int = 0
-) -> Iterator[_Own]:
-    """This thread's chunks of a range of rows; with `at_least` 1 one without rows if there are none."""
-    start, stop = share
-    before = f.add(f.multiply(workspace.number, matrix.buffer), f.multiply(workspace.first, matrix.row))
-    patches = f.address(buffers, before)
-    with f.loop(start, f.maximum(stop, f.add(start, at_least)) if at_least else stop, workspace.rows) as chunk:
-        yield _Own(chunk.index, f.minimum(f.subtract(stop, chunk.index), workspace.rows), patches)
+def _own_buffer(f: Function, matrix: PatchMatrix, buffers: V, workspace: Workspace) -> V:
+    """Where this thread gathers patches."""
+    return f.address(
+        buffers, f.add(f.multiply(workspace.number, matrix.buffer), f.multiply(workspace.first, matrix.row))
+    )
 
 
 def _whole_tiles(f: Function, product: Product) -> tuple[Index, Index]:
@@ -278,21 +262,22 @@ def lower_im2col_backward_weights(k: KernelBuilder) -> None:
 
     def apart(f: Function) -> None:
         total, lanes = f.multiply(k.rows(f), matrix.outputs), k.machine.lanes
-        buffer = f.address(k.scratch_pointer(), matrix.parts * gradient.size)
-        workspace = _workspace_of(f, matrix)
+        buffers = f.address(k.scratch_pointer(), matrix.parts * gradient.size)
+        workspace = Workspace.of_thread(f, matrix.workspaces)
+        patches = _own_buffer(f, matrix, buffers, workspace)
         with f.loop(*(f.share(matrix.parts) if in_place(problem) else workspace.share(f, matrix.parts))) as part:
-            first, last = (f.divide(f.multiply(total, f.add(part.index, end)), matrix.parts) for end in (0, 1))
+            first, last = f.portion(total, part.index, matrix.parts)
             target = f.address(k.scratch_pointer(), f.multiply(part.index, gradient.size))
             if in_place(problem):
                 product(f, target, images(f, first), f.subtract(last, first), first, 0, False)
                 return
             with f.loop(0, strips) as strip:
-                for own in _own_chunks(f, matrix, buffer, workspace, (first, last), at_least=1):
+                # A part without images is a sum of nothing, which has to be written, too.
+                for own in workspace.chunks(f, (first, last), at_least=1):
                     taken = filter_rows(f, strip.index)
-                    gather(f, lanes, matrix, source, k.pointer(x), own.patches, own.first, (0, own.rows), taken)
-                    gathered = Matrices(own.patches, matrix.row, matrix.entry, transposed=True)
-                    begun = f.less(first, own.first)
-                    product(f, target, gathered, own.rows, own.first, strip.index, begun)
+                    gather(f, lanes, matrix, source, k.pointer(x), patches, own.start, (0, own.count), taken)
+                    gathered = Matrices(patches, matrix.row, matrix.entry, transposed=True)
+                    product(f, target, gathered, own.count, own.start, strip.index, own.later)
 
     k.phase("im2col_backward_weights", apart if matrix.apart else together)
     if matrix.parts > 1:

@@ -79,10 +79,10 @@ class _Emitter:
             return
         workspace = workspace_of(f, plan)
         with f.loop(*workspace.share(f, plan.parts)) as part, f.loop(0, plan.problem.groups) as group:
-            first, last = (f.divide(f.multiply(total, f.add(part.index, end)), plan.parts) for end in (0, 1))
+            tiles = f.portion(total, part.index, plan.parts)
             sums = f.multiply(part.index, plan.part_floats)
             # A part without tiles is a sum of nothing, which has to be written, too.
-            for chunk in own_chunks(f, plan, workspace, (first, last), at_least=1):
+            for chunk in own_chunks(f, plan, workspace, tiles, at_least=1):
                 self._chunk(group.index, chunk, sums)
 
     def _chunk(self, group: Index, chunk: Chunk, sums: Index) -> None:
