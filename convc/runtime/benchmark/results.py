@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,9 @@ class Report:
 
 
 def _case_as_json(result: CaseResult) -> dict[str, Any]:
-    content = asdict(result)
+    # Files below the working directory by their path from there: results are shared, machines are not.
+    file, here = Path(result.file), Path.cwd()
+    content = asdict(replace(result, file=str(file.relative_to(here) if file.is_relative_to(here) else file)))
     if result.kernels is None:
         del content["kernels"]
     else:
