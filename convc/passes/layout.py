@@ -154,23 +154,34 @@ class WeightLayout:
         return self.pack(logical + 1) - 1
 
     def pack(self, array: np.ndarray) -> np.ndarray:
-        """The stored form of (outputs, …), flat; block by block, since an index of a large matrix would be larger."""
-        own, row = self.outputs // self.groups, self.rows.index_map()
-        matrix = array.reshape(self.outputs, -1)
-        stored = np.zeros(self.size, matrix.dtype)
-        for group, first, block in self._views(stored):
-            real = matrix[group * own + first : group * own + min(first + block.shape[1], own)]
-            block[row >= 0, : len(real)] = real[:, row[row >= 0]].T
+        """The stored form of (outputs, …), flat."""
+        stored = np.empty(self.size, array.dtype)
+        self.store(array, stored)
         return stored
+
+    def store(self, array: np.ndarray, stored: np.ndarray) -> None:
+        """Write the stored form of (outputs, …) to `stored`, block by block."""
+        features = self.rows.channels * self.rows.pixels
+        if self.size > self.outputs * features:
+            stored.fill(0)
+        for real, block in self._pairs(array.reshape(self.outputs, features), stored):
+            block[:] = real
 
     def unpack(self, stored: np.ndarray) -> np.ndarray:
         """(outputs, features) of a stored form."""
-        own, row = self.outputs // self.groups, self.rows.index_map()
         matrix = np.empty((self.outputs, self.rows.channels * self.rows.pixels), stored.dtype)
+        for real, block in self._pairs(matrix, stored):
+            real[:] = block
+        return matrix
+
+    def _pairs(self, matrix: np.ndarray, stored: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For every block the part of (outputs, features) that is in it, and where it lies in `stored`, both as
+        (pixel, channel, output): views, so that what is written to them is written there."""
+        own, rows = self.outputs // self.groups, self.rows
         for group, first, block in self._views(stored):
             real = matrix[group * own + first : group * own + min(first + block.shape[1], own)]
-            real[:, row[row >= 0]] = block[row >= 0, : len(real)].T
-        return matrix
+            places = block.reshape(rows.pixels, rows.stored, -1)[:, : rows.channels, : len(real)]
+            yield real.reshape(len(real), rows.channels, rows.pixels).transpose(2, 1, 0), places
 
     def _views(self, stored: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
         """(group, first column, view as (rows, columns)) of every block."""
@@ -190,11 +201,19 @@ class WeightLayout:
 
 def pack(layout: Layout, array: np.ndarray) -> np.ndarray:
     """The stored form (flat float32) of a logical array; padding is zero."""
+    stored = np.empty(layout.size, np.float32)
+    store(layout, array, stored)
+    return stored
+
+
+def store(layout: Layout, array: np.ndarray, stored: np.ndarray) -> None:
+    """Write the stored form of a logical array to `stored`, flat float32; padding is zero."""
     array = np.asarray(array, np.float32)
     if isinstance(layout, WeightLayout):
-        return layout.pack(array)
-    index = layout.index_map()
-    return np.where(index >= 0, array.reshape(-1)[np.maximum(index, 0)], np.float32(0))
+        layout.store(array, stored)
+    else:
+        index = layout.index_map()
+        stored[:] = np.where(index >= 0, array.reshape(-1)[np.maximum(index, 0)], np.float32(0))
 
 
 def unpack(layout: Layout, stored: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

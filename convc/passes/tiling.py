@@ -41,9 +41,23 @@ def even_split(count: int, most: int) -> tuple[int, ...]:
     return (small + 1,) * larger + (small,) * (runs - larger)
 
 
-# Costs in units of one multiply-add of a full vector. Rough: weights up to 2.5 per vector load were tried, and LeNet's
-# tiles then chosen (8 pixels by 2 vectors instead of 4 by 4) are a little slower (docs/performance-log.md).
-_VECTOR_LOAD, _SCALAR_LOAD, _STEP = 0.5, 0.3, 1.0
+def tile_runs(count: int, most: int) -> tuple[tuple[int, int], ...]:
+    """`even_split` as (length, how many runs have it): at most two lengths, so that costs need no loop over runs."""
+    runs = -(-count // most)
+    small, larger = divmod(count, runs)
+    return tuple((length, times) for length, times in ((small + 1, larger), (small, runs - larger)) if times)
+
+
+def column_blocks(columns: int, block: int) -> tuple[tuple[int, int], ...]:
+    """`columns` cut into blocks of `block` and a rest, as (width, how many blocks have it)."""
+    full, rest = divmod(columns, block)
+    return tuple((width, times) for width, times in ((block, full), (rest, 1)) if width and times)
+
+
+# Costs in tenths of one multiply-add of a full vector: whole numbers, so that equal costs compare equal. Rough: weights
+# up to 2.5 per vector load were tried, and LeNet's tiles then chosen (8 pixels by 2 vectors instead of 4 by 4) are a
+# little slower (docs/performance-log.md).
+_MULTIPLY, _VECTOR_LOAD, _SCALAR_LOAD, _STEP = 10, 5, 3, 10
 
 
 @cache
@@ -56,14 +70,15 @@ def choose_tile(machine: Machine, width: int, columns: int) -> Tile:
         if rows < 1 or (vectors - 1) * machine.lanes >= columns:
             continue
         cost = 0.0
-        block = vectors * machine.lanes
-        for start in range(0, columns, block):
-            pieces = split_lanes(min(block, columns - start), machine.lanes)
+        runs = tile_runs(width, rows)
+        for block, blocks in column_blocks(columns, vectors * machine.lanes):
+            pieces = split_lanes(block, machine.lanes)
             # A narrow vector saves less than its lanes promise.
             work = sum(max(piece / machine.lanes, 0.5) for piece in pieces)
-            for run in even_split(width, rows):
-                cost += run * work + _VECTOR_LOAD * len(pieces) + _SCALAR_LOAD * run + _STEP
+            for run, times in runs:
+                step = _MULTIPLY * run * work + _VECTOR_LOAD * len(pieces) + _SCALAR_LOAD * run + _STEP
+                cost += blocks * times * step
         if best is None or cost < best[0]:
-            best = cost, Tile(max(even_split(width, rows)), vectors, machine.lanes)
+            best = cost, Tile(runs[0][0], vectors, machine.lanes)
     assert best is not None
     return best[1]

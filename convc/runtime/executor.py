@@ -6,6 +6,7 @@ this border in logical layout, NCHW and OIHW, float32; how they lie inside is th
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -62,6 +63,13 @@ class Executor(Protocol):
 
     def write(self, name: str, array: np.ndarray) -> None:
         """Set it; `array` is float32, C-contiguous and of the right shape."""
+        ...
+
+    def fill(self, values: Mapping[str, Callable[[], np.ndarray]]) -> None:
+        """Set each to the array that its function gives, before the first run of most programs.
+
+        Functions may be called by other threads, several at a time; they and `write` must bear that.
+        """
         ...
 
     def gradient(self, name: str) -> np.ndarray:
@@ -127,6 +135,10 @@ class ReferenceExecutor:
 
     def write(self, name: str, array: np.ndarray) -> None:
         self._arrays[name] = array.copy()
+
+    def fill(self, values: Mapping[str, Callable[[], np.ndarray]]) -> None:
+        for name, value in values.items():
+            self.write(name, value())
 
     def gradient(self, name: str) -> np.ndarray:
         return np.array(self._gradients[name], np.float32)

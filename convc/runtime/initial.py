@@ -15,7 +15,7 @@ import numpy as np
 from convc.ir.graph import Initializer, Parameter
 from convc.ir.philox import stream_key
 
-_CHUNK = 1 << 19  # words at a time: the temporary arrays stay small beside the parameter
+_CHUNK = 1 << 14  # words at a time: arrays that all steps work on stay in the cache
 
 
 def initial_value(parameter: Parameter, seed: int) -> np.ndarray:
@@ -50,9 +50,11 @@ def _gauss(initial: Initializer, shape: tuple[int, ...], seed: int, stream: int)
 def _uniform(initial: Initializer, shape: tuple[int, ...], seed: int, stream: int) -> np.ndarray:
     """Uniform on (−a, a), a the initialiser's value."""
     result = np.empty(math.prod(shape), np.float32)
-    for start, first, second in _pairs(result.size, seed, stream):
-        both = np.stack([first, second], axis=1).ravel()[: result.size - start]
-        result[start : start + both.size] = (2 * both - 1) * initial.value
+    for pairs, first, second in _pairs(result, seed, stream):
+        for half, numbers in enumerate((first, second)):
+            numbers *= 2
+            numbers -= 1
+            np.multiply(numbers, initial.value, out=pairs[:, half], casting="same_kind")
     return result.reshape(shape)
 
 
@@ -85,19 +87,38 @@ _KINDS: dict[str, Callable[[Initializer, tuple[int, ...], int, int], np.ndarray]
 def _normal(shape: tuple[int, ...], deviation: float, seed: int, stream: int) -> np.ndarray:
     """Normal numbers by Box and Muller: r = √(−2 ln u₁), then r·cos 2πu₂ and r·sin 2πu₂."""
     result = np.empty(math.prod(shape), np.float32)
-    for start, first, second in _pairs(result.size, seed, stream):
-        radius = deviation * np.sqrt(-2 * np.log(first))
-        angle = 2 * math.pi * second
-        both = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()[: result.size - start]
-        result[start : start + both.size] = both
+    turned = np.empty(_CHUNK)
+    for pairs, radius, angle in _pairs(result, seed, stream):
+        np.log(radius, out=radius)
+        radius *= -2
+        np.sqrt(radius, out=radius)
+        radius *= deviation
+        angle *= 2 * math.pi
+        for half, function in enumerate((np.cos, np.sin)):
+            factor = function(angle, out=turned[: len(angle)])
+            np.multiply(radius, factor, out=pairs[:, half], casting="same_kind")
     return result.reshape(shape)
 
 
-def _pairs(count: int, seed: int, stream: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Pairs of numbers in (0, 1) for `count` elements: (index of the first element, first numbers, second numbers)."""
+def _pairs(result: np.ndarray, seed: int, stream: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Places for pairs of elements of `result` (n, 2), and for each pair two numbers in (0, 1).
+
+    The numbers lie in arrays that are used again: who gets them may work on them in place.
+    """
     generator = np.random.Philox(key=np.array([seed & ((1 << 64) - 1), stream], dtype=np.uint64))
-    words = -(-count // 2)
+    words = -(-result.size // 2)
+    numbers = np.empty((2, min(_CHUNK, words)))
     for start in range(0, words, _CHUNK):
-        drawn = generator.random_raw(min(_CHUNK, words - start))
-        low, high = drawn & np.uint64(0xFFFFFFFF), drawn >> np.uint64(32)
-        yield 2 * start, (high + 0.5) / 2**32, (low + 0.5) / 2**32
+        drawn = generator.random_raw(min(_CHUNK, words - start)).astype("<u8", copy=False)
+        low, high = drawn.view("<u4").reshape(-1, 2).T
+        first, second = numbers[:, : len(drawn)]
+        for half, number in ((high, first), (low, second)):
+            np.add(half, 0.5, out=number)
+            number *= 2**-32
+        end = 2 * (start + len(drawn))
+        if end <= result.size:
+            yield result[2 * start : end].reshape(-1, 2), first, second
+        else:  # the second number of the last pair is not wanted
+            pairs = np.empty((len(drawn), 2), np.float32)
+            yield pairs, first, second
+            result[2 * start :] = pairs.ravel()[:-1]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -31,7 +32,7 @@ from convc.ir.ops.constant import Constant
 from convc.passes.base import PlanPass
 from convc.passes.dump import Dump
 from convc.passes.fusion import is_immediate, resolve
-from convc.passes.layout import ImageLayout, pack, unpack
+from convc.passes.layout import ImageLayout, pack, store, unpack
 from convc.passes.memory import Region
 from convc.passes.plan import Plan
 from convc.passes.planning import PLANNING
@@ -39,10 +40,13 @@ from convc.passes.sections import EVERYTHING, Section
 from convc.passes.training import GRADIENT
 from convc.runtime.cores import compile_processes
 from convc.runtime.executor import Result
+from convc.runtime.pages import populate
+from convc.runtime.parallel import run_all
 from convc.runtime.profile import Profile, make_profile
 from convc.runtime.threads import shared_pool
 
 _ALL_PHASES = 1 << 30
+_PAGES = 64 << 20  # bytes of memory that are asked for at a time
 
 
 def _constant(value: Value) -> np.ndarray:
@@ -132,6 +136,25 @@ class NativeExecutor:
         self._store(self.graph.parameters[name].value, array)
         self._stale = self._prepares
 
+    def fill(self, values: Mapping[str, Callable[[], np.ndarray]]) -> None:
+        """Set each to the array that its function gives; the memory that runs need is touched meanwhile.
+
+        As many threads do this as will run the program. Large arrays come first, so that none is left over at the end.
+        """
+
+        def fill_one(name: str) -> None:
+            self.write(name, values[name]())
+
+        memory = self.plan.memory
+        sizes = {"persistent": memory.persistent_bytes, "arena": memory.arena_bytes}
+        pages = [
+            partial(populate, self._bases[region] + start, min(_PAGES, size - start))
+            for region, size in sizes.items()
+            for start in range(0, size, _PAGES)
+        ]
+        names = sorted(values, key=lambda name: -self.graph.parameters[name].value.type.size)
+        run_all([*pages, *(partial(fill_one, name) for name in names)], self._pool.threads)
+
     def write_input(self, name: str, array: np.ndarray) -> None:
         """Set an input other than `x` and `labels`: fewer rows than the batch are allowed."""
         self._store(self.graph.inputs[name], array)
@@ -141,7 +164,7 @@ class NativeExecutor:
         if value in self.plan.batched:
             stored.reshape(self.batch, -1)[: len(array)] = np.stack([pack(layout, row) for row in array])
         else:
-            stored[:] = pack(layout, array)
+            store(layout, array, stored)
 
     def output(self, name: str, rows: int) -> np.ndarray:
         """Any output of the last run, a fresh array; of a batched one the first `rows` rows."""

@@ -7,7 +7,7 @@ float32 and integer labels; results are fresh arrays. Any thread may call it, on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -336,18 +336,32 @@ class Program:
             self._executor.write(name, array)
 
     def _draw(self, name: str) -> None:
-        if not self._started:
-            for start, array in self._start().items():
-                if start in self._undrawn:
-                    self._write(start, as_parameter(self.graph.parameters[start], array))
-            self._started = True
-        parameter = self._undrawn.pop(name, None)
-        if parameter is not None and not (self._untouched and parameter.initial.kind == "zeros"):
-            self._executor.write(name, initial_value(parameter, self.seed))
+        """Make sure that a parameter has its first value."""
+        self._begin()
+        if name in self._undrawn:
+            if self._needs_value(name):
+                self._executor.write(name, self._first_value(name))
+            del self._undrawn[name]
 
     def _draw_all(self) -> None:
-        for name in list(self._undrawn):
-            self._draw(name)
+        self._begin()
+        wanted = [name for name in self._undrawn if self._needs_value(name)]
+        self._executor.fill({name: partial(self._first_value, name) for name in wanted})
+        self._undrawn.clear()
+
+    def _begin(self) -> None:
+        """Set what starts from given values."""
+        if not self._started:
+            for name, array in self._start().items():
+                if name in self._undrawn:
+                    self._write(name, as_parameter(self.graph.parameters[name], array))
+            self._started = True
+
+    def _needs_value(self, name: str) -> bool:
+        return not (self._untouched and self.graph.parameters[name].initial.kind == "zeros")
+
+    def _first_value(self, name: str) -> np.ndarray:
+        return initial_value(self.graph.parameters[name], self.seed)
 
     def _run(self, sections: Section, x: np.ndarray, labels: np.ndarray | None, lr: float) -> Result:
         if self._undrawn:

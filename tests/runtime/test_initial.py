@@ -48,10 +48,12 @@ def test_a_parameter_depends_on_seed_and_name_alone() -> None:
     assert (first != initial_value(parameter("b", (5, 7), "he"), 1)).all()
 
 
-def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = initial_value(parameter("a", (1001,), "gauss", 1.0), 1)
+@pytest.mark.parametrize("kind", ["gauss", "uniform"])
+@pytest.mark.parametrize("size", [1, 128, 129, 1001])
+def test_chunks_do_not_show(kind: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = initial_value(parameter("a", (size,), kind, 1.0), 1)
     monkeypatch.setattr("convc.runtime.initial._CHUNK", 64)
-    assert (whole == initial_value(parameter("a", (1001,), "gauss", 1.0), 1)).all()
+    assert (whole == initial_value(parameter("a", (size,), kind, 1.0), 1)).all()
 
 
 def test_values_are_fixed_for_ever() -> None:

@@ -14,7 +14,7 @@ from convc.passes.algorithms.problem import Problem
 from convc.passes.group_lanes import fits_lanes, gradient_efficiency, gradient_tiles, pixels_efficiency
 from convc.passes.layout import padded
 from convc.passes.machine import Machine, split_lanes
-from convc.passes.tiling import choose_tile, even_split, most_rows
+from convc.passes.tiling import choose_tile, column_blocks, most_rows, tile_runs
 
 _MOST_PARTS = 8
 _FEW_CHANNELS = 8
@@ -29,17 +29,17 @@ def tile_efficiency(machine: Machine, width: int, columns: int, reduction: int) 
     ports multiply, two load. Filling and storing the sums costs once per `reduction` steps.
     """
     tile = choose_tile(machine, width, columns)
-    wanted = spent = 0.0
-    for start in range(0, padded(columns), tile.block):
-        pieces = split_lanes(min(tile.block, padded(columns) - start), machine.lanes)
-        for run in even_split(width, min(most_rows(machine, tile.vectors), 16)):
-            multiplies = run * len(pieces)
-            loads = run + len(pieces) if not machine.broadcast_operand else max(run, multiplies / 2) + len(pieces)
+    spent = 0.0
+    for block, blocks in column_blocks(padded(columns), tile.block):
+        vectors = len(split_lanes(block, machine.lanes))
+        for run, runs in tile_runs(width, min(most_rows(machine, tile.vectors), 16)):
+            multiplies = run * vectors
+            loads = run + vectors if not machine.broadcast_operand else max(run, multiplies / 2) + vectors
             step = max(multiplies, loads) / 2
             # Latency: fewer sums than the multipliers' pipelines are deep leave them waiting.
             step = max(step, 4.0)
-            spent += step * reduction + 1.5 * multiplies
-            wanted += run * min(tile.block, columns - start) / machine.lanes / 2 * reduction
+            spent += blocks * runs * (step * reduction + 1.5 * multiplies)
+    wanted = width * columns / machine.lanes / 2 * reduction
     return min(1.0, wanted / spent)
 
 

@@ -40,7 +40,7 @@ def complex_transform(size: int, positions: Positions, sign: Sign = -1) -> Strai
 
     Inputs: real and imaginary part of the others, in their order. Outputs: those of X_0 … X_(size−1).
     """
-    builder = Builder(2 * len(positions))
+    builder = Builder(2 * len(positions), 1.0)
     given: dict[int, _Number] = {
         position: (builder.inputs[2 * number], builder.inputs[2 * number + 1])
         for number, position in enumerate(positions)
@@ -55,7 +55,7 @@ def real_transform(size: int, positions: Positions, sign: Sign = -1) -> Straight
 
     Outputs: X_0 and X_(size/2), which are real, then real and imaginary parts of X_1 … X_(size/2−1).
     """
-    builder = Builder(len(positions))
+    builder = Builder(len(positions), 1.0)
     given = dict(zip(positions, builder.inputs, strict=True))
     first, *others, half = _Split(builder, sign).real([given.get(j) for j in range(size)])
     parts = [first[0], half[0], *(part for number in others for part in number)]
