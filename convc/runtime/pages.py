@@ -1,7 +1,7 @@
 """Memory that the system has promised and not given yet.
 
-A page comes when it is first touched, zeroed by the kernel in the midst of whatever touched it. Pages of a large program
-come cheaper when they are asked for in calls of their own (docs/performance-log.md).
+A page comes when it is first touched, zeroed by the kernel in the midst of whatever touched it. Pages of a large
+program come cheaper when they are asked for in calls of their own (docs/performance-log.md).
 """
 
 from __future__ import annotations
