@@ -7,7 +7,8 @@
 An element-wise node joins when everything else that it reads exists before the anchor runs. Booleans are never stored:
 the node that makes one is repeated in every kernel that reads it. A bias gradient joins the weight gradient that reads
 the same cotangent; all optimiser updates with equal settings form one sweep, and so do the means of their gradients.
-Kernels that prepare (see `sections.py`) come first.
+The gradient of a fully connected layer is used up by its update where it is computed. Kernels that prepare (see
+`sections.py`) come first.
 """
 
 from __future__ import annotations
@@ -120,6 +121,24 @@ class Kernel:
         return (*anchor, *self.chain, *self.riders)
 
     @property
+    def bias_gradient(self) -> Value | None:
+        """The gradient of the bias that a weight gradient's kernel computes as well."""
+        return next((node.result for node in self.riders if isinstance(node.op, ChannelSum)), None)
+
+    @property
+    def update(self) -> Node | None:
+        """The update that uses up the gradient that the anchor computes, in runs that update at all."""
+        alone = isinstance(self.anchor.op, Update)
+        return next((node for node in self.riders if isinstance(node.op, Update) and not alone), None)
+
+    def writes_in(self, sections: Section) -> tuple[Value, ...]:
+        """What a run of these sections stores: a gradient, or what its update makes of it."""
+        if self.update is None:
+            return self.writes
+        spared = self.anchor.results if sections & Section.UPDATE else self.update.results
+        return tuple(value for value in self.writes if value not in spared)
+
+    @property
     def name(self) -> str:
         counts = Counter(node.op.name for node in self.nodes if not is_boolean(node))
         return "+".join(name if count == 1 else f"{count} {name}" for name, count in counts.items())
@@ -183,6 +202,19 @@ def fuse(graph: Graph, log: PassLog, depth: int = LONGEST_CHAIN) -> list[Kernel]
     return _Fuser(graph, log, depth).kernels()
 
 
+def _after_last_readers(kernels: list[Kernel]) -> list[Kernel]:
+    """The kernels with those that update parameters behind the last ones that read these."""
+    last = {value: index for index, kernel in enumerate(kernels) for value in kernel.reads}
+
+    def place(entry: tuple[int, Kernel]) -> tuple[int, int]:
+        index, kernel = entry
+        if kernel.update is None:
+            return index, 0
+        return max(index, last[resolve(kernel.update.operands[0])]), 1
+
+    return [kernel for _, kernel in sorted(enumerate(kernels), key=place)]
+
+
 class _Fuser:
     def __init__(self, graph: Graph, log: PassLog, depth: int) -> None:
         self.graph = graph
@@ -224,7 +256,7 @@ class _Fuser:
         updates = [self._kernel(nodes[0], (), tuple(nodes[1:])) for nodes in sweeps.values()]
         # What is prepared is there before anything else runs, so all else can read it in an epilogue.
         found.sort(key=lambda kernel: kernel.section is not Section.PREPARE)
-        return found + updates + bounds
+        return _after_last_readers(found) + updates + bounds
 
     def _means(self) -> dict[Node, list[Node]]:
         """The means of gradients that one sweep of updates reads, under the last of them."""
@@ -237,7 +269,7 @@ class _Fuser:
     def _grow(self, anchor: Node) -> Kernel:
         self.taken.add(anchor)
         if isinstance(anchor.op, _WEIGHT_GRADIENTS):
-            return self._kernel(anchor, (), self._bias_gradient(anchor))
+            return self._kernel(anchor, (), (*self._bias_gradient(anchor), *self._update(anchor)))
         chain: list[Node] = [anchor] if is_elementwise(anchor) else []
         if chain or isinstance(anchor.op, EPILOGUE_ANCHORS):
             chain = self._chain(anchor, chain)
@@ -256,6 +288,26 @@ class _Fuser:
                 self.log.changed("bias-gradient", (anchor, user), (anchor,), "both read the same cotangent")
                 return (user,)
         return ()
+
+    def _update(self, anchor: Node) -> tuple[Node, ...]:
+        """The update that nothing but the gradient of a fully connected layer waits for.
+
+        Those gradients are as large as the parameters, and each element is stored once; what convolutions add up in
+        memory, image by image, is small.
+        """
+        if not isinstance(anchor.op, LinearBackwardWeights):
+            return ()
+        readers = {user for user, _ in anchor.result.users if user in self.sections}
+        updates = [user for user in readers if isinstance(user.op, Update)]
+        others = sorted({user.op.name for user in readers if not isinstance(user.op, Update)})
+        if others and updates:
+            self.log.missed("update", updates[0], f"{', '.join(others)} reads the gradient, too")
+        if others or len(updates) != 1 or anchor.result in self.graph.updates.values():
+            return ()
+        self.taken.add(updates[0])
+        why = "nothing else reads the gradient: it is stored in runs that do not update only"
+        self.log.changed("update", (anchor, updates[0]), (anchor,), why)
+        return (updates[0],)
 
     def _chain(self, anchor: Node, chain: list[Node]) -> list[Node]:
         inside: set[Value] = {anchor.results[0]}

@@ -60,12 +60,15 @@ class MemoryPlan:
 
     `buffers` are the places of the arena with the values that follow each other in them. `live[k]` is what lives during
     kernel k, `bound_bytes` the largest of these: no plan takes less; `peak` is the kernel during which it lives.
+    The last `on_demand_bytes` of what outlives a step hold gradients that runs with updates use up as they compute
+    them. Nobody touches these pages before somebody asks for gradients alone, so the system does not provide them.
     """
 
     slots: dict[Value, Slot] = field(default_factory=dict[Value, Slot])
     scratch: dict[Kernel, Slot] = field(default_factory=dict[Kernel, Slot])
     arena_bytes: int = 0
     persistent_bytes: int = 0
+    on_demand_bytes: int = 0
     buffers: tuple[Buffer, ...] = ()
     live: tuple[int, ...] = ()
 
@@ -80,7 +83,12 @@ class MemoryPlan:
     @property
     def total_bytes(self) -> int:
         """All that a program holds: what lives within a step, and what outlives it."""
-        return self.arena_bytes + self.persistent_bytes
+        return self.arena_bytes + self.lasting_bytes
+
+    @property
+    def lasting_bytes(self) -> int:
+        """What outlives a step, without what is there on demand only."""
+        return self.persistent_bytes - self.on_demand_bytes
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,7 @@ class PlanMemory(PlanPass):
         "arena_bytes": "memory for what lives within a run",
         "bound_bytes": "what lives at once at the worst moment",
         "persistent_bytes": "parameters, states, and all else that outlives a run",
+        "on_demand_bytes": "gradients among these that take memory only once they are asked for without an update",
         "in_place_bytes": "results that took the place of an operand",
     }
     in_place: bool = True
@@ -103,7 +112,7 @@ class PlanMemory(PlanPass):
     def run(self, plan: Plan, log: PassLog) -> None:
         plan.memory = plan_memory(plan, self.in_place)
         if self.limit and plan.memory.total_bytes > self.limit:
-            within, lasting = format_bytes(plan.memory.arena_bytes), format_bytes(plan.memory.persistent_bytes)
+            within, lasting = format_bytes(plan.memory.arena_bytes), format_bytes(plan.memory.lasting_bytes)
             fail(
                 "budget-memory",
                 f"the program of {plan.graph.name} takes {format_bytes(plan.memory.total_bytes)}, {within} of them for "
@@ -116,6 +125,7 @@ class PlanMemory(PlanPass):
             "arena_bytes": sizes.arena_bytes,
             "bound_bytes": sizes.bound_bytes,
             "persistent_bytes": sizes.persistent_bytes,
+            "on_demand_bytes": sizes.on_demand_bytes,
         }
 
     def show(self, plan: Plan) -> str:
@@ -165,7 +175,8 @@ def plan_memory(plan: Plan, in_place: bool = True) -> MemoryPlan:
         for index, kernel in enumerate(needs)
         if kernel.scratch
     }
-    return MemoryPlan(slots, scratch, total, persistent, tuple(buffers), tuple(live_bytes(needs, buffers)))
+    on_demand = sum(aligned(plan.bytes_of(value)) for value in on_demand_values(plan))
+    return MemoryPlan(slots, scratch, total, persistent, on_demand, tuple(buffers), tuple(live_bytes(needs, buffers)))
 
 
 def prepared_values(plan: Plan) -> list[Value]:
@@ -176,8 +187,13 @@ def prepared_values(plan: Plan) -> list[Value]:
     return [value for value in made if value in wanted]
 
 
+def on_demand_values(plan: Plan) -> list[Value]:
+    """The gradients that are stored in runs that do not update only."""
+    return [kernel.anchor.result for kernel in plan.kernels if kernel.update is not None]
+
+
 def lasting_slots(plan: Plan) -> tuple[dict[Value, Slot], int]:
-    """The slots of what outlives a step, and their size."""
+    """The slots of what outlives a step, those of gradients on demand last, and their size."""
     graph, kernels, size_of = plan.graph, plan.kernels, plan.bytes_of
     slots: dict[Value, Slot] = {}
     offset = 0
@@ -205,12 +221,15 @@ def lasting_slots(plan: Plan) -> tuple[dict[Value, Slot], int]:
     for name, value in graph.inputs.items():
         if name not in ("x", "labels") and value.shape:
             place(value)  # further inputs are set like parameters
+    on_demand = on_demand_values(plan)
     for name, value in graph.outputs.items():
-        if name.startswith(GRADIENT):
+        if name.startswith(GRADIENT) and value not in on_demand:
             place(value)
     for node in graph.nodes_of(Constant):
         place(node.result)
     for value in prepared_values(plan):
+        place(value)
+    for value in on_demand:
         place(value)
     for value, parameter in home.items():
         slots[value] = slots[parameter]

@@ -12,6 +12,7 @@ from convc.passes.lifetimes import Buffer
 from convc.passes.manager import PassReport
 from convc.passes.plan import Plan
 from convc.passes.recompute import Recomputation
+from convc.passes.sections import EVERYTHING
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class LiveTensor:
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """`arena_bytes` is what a step takes, `bound_bytes` what lives at the peak, `persistent_bytes` outlives steps.
+    """`arena_bytes` is what a step takes, `bound_bytes` what lives at the peak, `persistent_bytes` outlives steps
+    (gradients that are stored on demand only left out).
 
     `timeline` has the bytes that live during each kernel. `in_place` are the results that lie in the place of an
     operand, each as `layer <- layer of the operand`; `recomputed` the values that the backward pass makes again.
@@ -68,7 +70,7 @@ def memory_report(plan: Plan, passes: Iterable[PassReport] = ()) -> MemoryReport
     """
     memory = plan.memory
     if not plan.kernels:
-        return MemoryReport(memory.arena_bytes, memory.bound_bytes, memory.persistent_bytes, None, ())
+        return MemoryReport(memory.arena_bytes, memory.bound_bytes, memory.lasting_bytes, None, ())
     live = [_live_tensor(plan, buffer) for buffer in memory.buffers if buffer.first <= memory.peak <= buffer.last]
     scratch = memory.scratch.get(plan.kernels[memory.peak])
     if scratch:
@@ -77,7 +79,7 @@ def memory_report(plan: Plan, passes: Iterable[PassReport] = ()) -> MemoryReport
     return MemoryReport(
         memory.arena_bytes,
         memory.bound_bytes,
-        memory.persistent_bytes,
+        memory.lasting_bytes,
         _row(plan, memory.peak),
         tuple(live),
         memory.live,
@@ -113,7 +115,7 @@ def _row(plan: Plan, number: int) -> KernelRow:
         section=(kernel.section.name or "").lower(),
         flops=sum(cost.flops for cost in costs),
         read_bytes=sum(value.type.bytes for value in kernel.reads),
-        written_bytes=sum(value.type.bytes for value in kernel.writes),
+        written_bytes=sum(value.type.bytes for value in kernel.writes_in(EVERYTHING)),
         scratch_bytes=scratch.bytes if scratch else 0,
     )
 

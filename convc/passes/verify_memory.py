@@ -15,7 +15,7 @@ from convc.ir.ops.constant import Constant
 from convc.ir.ops.sweep import MaxNorm, Sweep
 from convc.passes.fusion import Kernel, is_immediate, resolve
 from convc.passes.in_place import elementwise_operands
-from convc.passes.memory import Slot, overlap
+from convc.passes.memory import Slot, on_demand_values, overlap
 from convc.passes.memory_model import MemoryModel
 from convc.passes.packing import ALIGNMENT
 from convc.passes.plan import Plan
@@ -129,7 +129,7 @@ class MemoryChecker:
                     self._missing(model, slots[value], f"reads {name_of(value)}", sections, kernel)
             if kernel in self.memory.scratch:
                 model.erase(self.memory.scratch[kernel])
-            for value in kernel.writes:
+            for value in kernel.writes_in(sections):
                 model.write(slots[value], value)
 
     def _missing(
@@ -143,9 +143,11 @@ class MemoryChecker:
     def _results(self, model: MemoryModel, sections: Section) -> None:
         """What the caller reads after a run is there."""
         slots = self.memory.slots
+        used_up = set(on_demand_values(self.plan)) if sections & Section.UPDATE else set[Value]()
         for name, value in self.graph.outputs.items():
             wanted, stored = Section.FORWARD if name == "logits" else Section.GRADIENT, resolve(value)
-            if not wanted & sections or is_immediate(stored) or _in_context(self.plan, stored):
+            given = is_immediate(stored) or _in_context(self.plan, stored)
+            if not wanted & sections or given or stored in used_up:
                 continue
             if not model.holds(slots[stored], stored):
                 self._missing(model, slots[stored], f"output {name} is {name_of(stored)}", sections)
@@ -178,7 +180,7 @@ class MemoryChecker:
         if isinstance(kernel.anchor.op, (Sweep, MaxNorm)):
             free = set(result.value.producer.operands if result.value.producer else ())
         else:
-            free = elementwise_operands(kernel)
+            free = elementwise_operands(kernel) | (set(kernel.update.operands) if kernel.update else set())
         names = f"{name_of(result.value)} over"
         if result.slot != operand.slot:
             self.report(f"writes {names} a part of {name_of(operand.value)}", kernel)

@@ -174,7 +174,7 @@ class NativeExecutor:
         return self._rows(value, rows) if value in self.plan.batched else self._unpack(value)
 
     def gradient(self, name: str) -> np.ndarray:
-        """The gradient of the last run with `Section.GRADIENT`."""
+        """The gradient of the last run with `Section.GRADIENT` and without `Section.UPDATE`, which may use it up."""
         return self._unpack(self.graph.outputs[GRADIENT + name])
 
     def _unpack(self, value: Value) -> np.ndarray:

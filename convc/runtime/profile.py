@@ -10,6 +10,7 @@ from convc.ir.op import Cost
 from convc.ir.span import Location
 from convc.passes.algorithms.problem import CONVOLUTIONS
 from convc.passes.fusion import Kernel
+from convc.passes.sections import EVERYTHING
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ class Profile:
 
 
 def cost_of(kernel: Kernel) -> Cost:
-    """What the ops of a kernel cost together; only tensors that the kernel reads or writes move bytes."""
+    """What the ops of a kernel cost together in a whole step; only tensors that it reads or writes move bytes."""
     flops = sum(node.cost.flops for node in kernel.nodes)
-    return Cost(flops, sum(value.type.bytes for value in (*kernel.reads, *kernel.writes)))
+    return Cost(flops, sum(value.type.bytes for value in (*kernel.reads, *kernel.writes_in(EVERYTHING))))
 
 
 def make_profile(

@@ -20,10 +20,19 @@ from convc.passes.fusion import fuse
 from convc.passes.machine import Machine
 from convc.passes.pipeline import Recipe
 from convc.passes.plan import Plan
+from convc.passes.sections import Section
 from convc.passes.summary import summarize
 from convc.runtime.gradcheck import check_gradients, training_graph
 from tests.codegen.test_ops import available_tiers
-from tests.codegen.whole_net import arrays_for, assert_agrees, assert_same_bits, lowered, run_natively
+from tests.codegen.whole_net import (
+    arrays_for,
+    assert_agrees,
+    assert_same_bits,
+    executor_for,
+    lowered,
+    run,
+    run_natively,
+)
 
 BATCH = 5
 
@@ -109,6 +118,38 @@ def test_steps_agree_with_the_interpreter(name: str, number: int) -> None:
     assert_right(lowered(forward(name), "train", full_recipe(name, number)))
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.name)
+def test_updates_use_gradients_up_where_they_are_computed(optimizer: Update) -> None:
+    net = loads("net n { input 3x5x5 -> fc 37 -> relu -> fc 21 -> relu -> fc 5 -> loss softmax }")
+    graph = lowered(net.graph(BATCH), "train", optimizer)
+    arrays = arrays_for(graph, BATCH)
+    with executor_for(graph, arrays) as executor:
+        fused = [kernel for kernel in executor.plan.kernels if kernel.update is not None]
+        assert [kernel.label for kernel in fused] == ["fc3", "fc2", "fc1"]
+        # One run that updates leaves alone what holds gradients on demand.
+        places = [executor.stored(kernel.anchor.result) for kernel in fused]
+        for place in places:
+            place.fill(7.0)
+        run(executor, arrays)
+        assert all((place == 7.0).all() for place in places)
+        for name in graph.parameters:
+            executor.write(name, arrays[name])
+        run(executor, arrays, Section.FORWARD | Section.GRADIENT)
+        assert not any((place == 7.0).any() for place in places)
+        for name in graph.parameters:
+            np.testing.assert_array_equal(executor.read(name), arrays[name])
+    assert_right(graph)
+
+
+def test_gradients_that_others_read_are_stored() -> None:
+    net = loads("net n { input 3x5x5 -> fc 7 -> relu -> fc 5 -> loss softmax }")
+    for asked in (Recipe(SgdUpdate(), clip=1.0), Recipe(SgdUpdate(), accumulate=2), Recipe(None)):
+        graph = lowered(net.graph(BATCH), "train", asked)
+        with executor_for(graph, arrays_for(graph, BATCH)) as executor:
+            assert executor.plan.memory.on_demand_bytes == 0
+            assert all(kernel.update is None for kernel in executor.plan.kernels)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tier", available_tiers())
 @pytest.mark.parametrize("name", NETS)
@@ -116,6 +157,7 @@ def test_steps_agree_at_every_tier(name: str, tier: str, monkeypatch: pytest.Mon
     monkeypatch.setenv("CONVC_CPU", tier)
     for number in (1, 4):  # the op cases have every optimiser at every tier
         assert_right(lowered(forward(name), "train", full_recipe(name, number)), (3,))
+    assert_right(lowered(forward(name), "train", Recipe(OPTIMIZERS[0])), (3,))  # updates within kernels of gradients
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -96,17 +96,30 @@ def results(executor: NativeExecutor, rows: int) -> Arrays:
     """Outputs, gradients, and updated parameters, buffers and states."""
     graph = executor.graph
     outputs = {name: executor.output(name, rows) for name in graph.outputs if not name.startswith(GRADIENT)}
-    gradients = {name: executor.gradient(name[len(GRADIENT) :]) for name in graph.outputs if name.startswith(GRADIENT)}
-    return outputs | gradients | {name: executor.read(name) for name in graph.updates}
+    return outputs | gradients_of(executor) | {name: executor.read(name) for name in graph.updates}
 
 
 def run_natively(
     graph: Graph, arrays: Mapping[str, np.ndarray], threads: int = 1, guards: Side | None = None
 ) -> Arrays:
-    """The results of one run; with `guards`, every buffer has pages of its own, between inaccessible ones."""
+    """The results of one run; with `guards`, every buffer has pages of its own, between inaccessible ones.
+
+    Gradients that updates use up come from a run without updates before it.
+    """
     with executor_for(graph, arrays, threads, guards) as executor:
+        gradients: Arrays = {}
+        if executor.plan.memory.on_demand_bytes:
+            run(executor, arrays, Section.FORWARD | Section.GRADIENT)
+            gradients = gradients_of(executor)
+            executor.poison()
         run(executor, arrays)
-        return results(executor, len(arrays["x"]))
+        return results(executor, len(arrays["x"])) | gradients
+
+
+def gradients_of(executor: NativeExecutor) -> Arrays:
+    """The gradients of the last run, under the names of the outputs."""
+    names = [name for name in executor.graph.outputs if name.startswith(GRADIENT)]
+    return {name: executor.gradient(name[len(GRADIENT) :]) for name in names}
 
 
 def exactly(arrays: Mapping[str, np.ndarray]) -> Arrays:

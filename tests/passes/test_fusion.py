@@ -25,6 +25,7 @@ from convc.ir.ops.update import SgdUpdate, Update
 from convc.ir.types import DType, f32
 from convc.passes.base import PassLog
 from convc.passes.fusion import LONGEST_CHAIN, Kernel, fuse, is_boolean, is_elementwise, is_immediate, resolve
+from convc.passes.pipeline import Recipe
 from convc.passes.sections import Section, assign_sections
 from tests.codegen.whole_net import lowered
 from tests.passes.nets import Net, lenet
@@ -83,15 +84,15 @@ def test_kernels_of_a_training_step() -> None:
         "loss1 count_correct",
         "loss1 softmax_cross_entropy_backward",
         "fc2 linear_backward_data+select",
-        "fc2 linear_backward_weights+channel_sum",
+        "fc2 linear_backward_weights+channel_sum+sgd_update",
         "fc1 linear_backward_data",
-        "fc1 linear_backward_weights+channel_sum",
+        "fc1 linear_backward_weights+channel_sum+sgd_update",
         "pool2 max_pool_backward+select",
         "conv2 conv2d_backward_data",
         "conv2 conv2d_backward_weights+channel_sum",
         "pool1 max_pool_backward+select",
         "conv1 conv2d_backward_weights+channel_sum",
-        "conv1.weight 8 sgd_update",
+        "conv1.weight 6 sgd_update",
     ]
     assert lines(log, "changed")[:2] == [
         f"conv2d(conv1), relu(relu1): {JOINED}",
@@ -329,11 +330,36 @@ def test_a_layer_used_twice_on_one_cotangent_has_one_bias_gradient() -> None:
 
 
 def test_equal_updates_form_one_sweep_and_others_another() -> None:
-    graph = Net(3, 6, 6).conv(4, 3).bn().fc(3).build()
+    graph = Net(3, 6, 6).conv(4, 3).bn().conv(3, 4).build()
     for l2, sweeps in ((0.0, [6]), (0.01, [2, 4])):
         kernels, _ = fused(lowered(graph, "train", SgdUpdate(l2=l2)))
         assert [len(kernel.nodes) for kernel in kernels if isinstance(kernel.anchor.op, Update)] == sweeps
         assert all(isinstance(kernel.anchor.op, Update) for kernel in kernels[-len(sweeps) :])
+
+
+def test_an_update_rides_behind_the_last_reader_of_its_parameter() -> None:
+    net = loads("net n { input 4x1x1 -> fc 6 -> relu -> fc 5 -> relu -> fc 3 -> loss softmax }")
+    graph = lowered(net.graph(2), "train", SgdUpdate(momentum=0.9))
+    # The gradient comes first, so that it has to wait.
+    weights = next(n for n in graph.nodes if n.op.name == "linear_backward_weights" and n.label == "fc2")
+    data = next(n for n in graph.nodes if n.op.name == "linear_backward_data" and n.label == "fc2")
+    graph.nodes.remove(weights)
+    graph.nodes.insert(graph.nodes.index(data), weights)
+    kernels, _ = fused(graph)
+    for index, kernel in enumerate(kernels):
+        if kernel.update is not None:
+            assert not any(kernel.update.operands[0] in later.reads for later in kernels[index + 1 :])
+    assert sum(kernel.update is not None for kernel in kernels) == 3
+
+
+def test_a_gradient_that_somebody_else_reads_is_stored() -> None:
+    net = loads("net n { input 4x1x1 -> fc 6 -> relu -> fc 3 -> loss softmax }")
+    kernels, log = fused(lowered(net.graph(2), "train", Recipe(SgdUpdate(), clip=1.0)))
+    assert all(kernel.update is None for kernel in kernels)
+    assert lines(log, "missed") == [
+        "sgd_update(fc2.weight): gradient_norm reads the gradient, too",
+        "sgd_update(fc1.weight): gradient_norm reads the gradient, too",
+    ]
 
 
 # Any net

@@ -123,7 +123,9 @@ def test_tensors_of_a_sweep_lie_in_the_same_order_in_each_block() -> None:
     """So that an update of all parameters is one loop over memory."""
     plan = plan_of(lenet(), AdamUpdate())
     slots, graph = plan.memory.slots, plan.graph
-    names = [name for name, parameter in graph.parameters.items() if parameter.trainable]
+    sweep = plan.kernels[-1]
+    names = [name for name, p in graph.parameters.items() if p.trainable and p.value in sweep.reads]
+    assert len(names) == 6
     blocks = [
         [slots[resolve(graph.outputs[GRADIENT + name])].offset for name in names],
         *([slots[graph.parameters[name + state].value].offset for name in names] for state in ("", ".mean", ".square")),
@@ -131,6 +133,17 @@ def test_tensors_of_a_sweep_lie_in_the_same_order_in_each_block() -> None:
     distances = [[offset - block[0] for offset in block] for block in blocks]
     assert all(distance == distances[0] for distance in distances)
     assert distances[0] == sorted(distances[0])
+
+
+def test_gradients_on_demand_lie_behind_everything_else() -> None:
+    plan = plan_of(lenet(), AdamUpdate())
+    memory, outputs = plan.memory, plan.graph.outputs
+    on_demand = [memory.slots[outputs[f"{GRADIENT}{name}.weight"]] for name in ("fc1", "fc2")]
+    others = [slot for slot in memory.slots.values() if slot.region == "persistent" and slot not in on_demand]
+    border = memory.persistent_bytes - memory.on_demand_bytes
+    assert all(slot.offset >= border for slot in on_demand)
+    assert all(slot.offset + slot.bytes <= border for slot in others)
+    assert memory.total_bytes == memory.arena_bytes + border
 
 
 def test_gradients_and_states_outlive_a_step() -> None:

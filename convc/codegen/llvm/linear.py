@@ -10,11 +10,13 @@ The last one works on transposed cotangents, because activations are far smaller
 from __future__ import annotations
 
 from convc.codegen.llvm.control import maybe
-from convc.codegen.llvm.kernel import KernelBuilder, Spot
+from convc.codegen.llvm.kernel import SECTIONS, KernelBuilder, Spot, context_word
 from convc.codegen.llvm.register_tile import Sums, column_pieces, unroll_factor
+from convc.codegen.llvm.updates import Formula, update_formula, updated_tensors
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.graph import Value
 from convc.passes.layout import ImageLayout, WeightLayout, padded
+from convc.passes.sections import Section
 from convc.passes.tiling import even_split, most_rows
 
 _MOST_ROWS = 14
@@ -66,7 +68,7 @@ def lower_linear(k: KernelBuilder) -> None:
                     whole = f.less(f.add(first, tile_rows - 1), rows)
                     with f.when(whole):
                         _forward_tile(k, f, x, w, bias, weights, first, tile_rows, here, width)
-                    with f.when(f.emit("i1", f"xor i1 {whole.ref}, true")), f.loop(first, rows) as row:
+                    with f.when(f.invert(whole)), f.loop(first, rows) as row:
                         _forward_tile(k, f, x, w, bias, weights, row.index, 1, here, width)
 
     k.phase("linear", body)
@@ -107,17 +109,22 @@ def _forward_tile(
 
 
 def lower_linear_backward_weights(k: KernelBuilder) -> None:
-    """Gradient of the weights, packed like them; the bias gradient is the row whose scalars are 1."""
-    anchor = k.kernel.anchor
+    """Gradient of the weights, packed like them; the bias gradient is the row whose scalars are 1.
+
+    An update that rides along is done with the sums in registers, in runs that update.
+    """
+    anchor, update = k.kernel.anchor, k.kernel.update
     x, dy = anchor.operands
     weights = _weights(k, anchor.result)
-    bias = k.kernel.riders[0].result if k.kernel.riders else None
+    bias = k.kernel.bias_gradient
     spare = 1 if bias is not None else 0
     depth = weights.rows.size
     runs = even_split(depth, min(most_rows(k.machine, _vectors(k, weights)) - spare, _MOST_ROWS))
     larger = sum(run == runs[0] for run in runs)
 
-    def tile(f: Function, block: Index, width: int, first: Index, count: int, with_bias: V | None) -> None:
+    def tile(
+        f: Function, block: Index, width: int, first: Index, count: int, with_bias: V | None, formula: Formula | None
+    ) -> None:
         pieces = column_pieces(width, k.machine.lanes)
         channel = f.multiply(block, weights.block)
         total = count + (1 if with_bias is not None else 0)
@@ -136,16 +143,30 @@ def lower_linear_backward_weights(k: KernelBuilder) -> None:
                     sums.flat[place] = f.binary("fadd", sums.flat[place], value)
             image.carried = sums.flat
         sums.flat = image.carried
-        panel = f.address(k.pointer(anchor.result), f.add(f.multiply(channel, depth), f.multiply(first, width)))
-        for m in range(count):
-            for number, p in enumerate(pieces):
-                f.store(sums.at(m, number), f.address(panel, m * width + p.offset))
+        place = f.add(f.multiply(channel, depth), f.multiply(first, width))
+        updating = None
+        if update is not None and formula is not None:
+            updating = f.less(0, f.binary("and", context_word(f, SECTIONS), V(str(int(Section.UPDATE)), "i64")))
+            with f.when(updating):
+                tensors = [f.address(k.pointer(value), place) for value in updated_tensors(update)]
+                for m in range(count):
+                    for number, p in enumerate(pieces):
+                        places = [f.address(tensor, m * width + p.offset) for tensor in tensors]
+                        parameter, *states = (f.load(spot, p.lanes) for spot in places)
+                        for spot, moved in zip(places, formula(parameter, sums.at(m, number), states), strict=True):
+                            f.store(moved, spot)
+        with maybe(f, None if updating is None else f.invert(updating)):
+            panel = f.address(k.pointer(anchor.result), place)
+            for m in range(count):
+                for number, p in enumerate(pieces):
+                    f.store(sums.at(m, number), f.address(panel, m * width + p.offset))
         if with_bias is not None and bias is not None:
             with f.when(with_bias):
                 for number, p in enumerate(pieces):
                     f.store(sums.at(count, number), f.address(k.pointer(bias), f.add(channel, p.offset)))
 
     def body(f: Function) -> None:
+        formula = None if update is None else update_formula(k, f, update)
         full, rest = divmod(weights.columns, weights.block)
         blocks = full + (1 if rest else 0)
         start, stop = f.share(blocks * len(runs))
@@ -158,11 +179,11 @@ def lower_linear_backward_weights(k: KernelBuilder) -> None:
                 with maybe(f, condition):
                     first_tile = f.equal(run, 0) if bias is not None else None
                     with maybe(f, None if larger == len(runs) else f.less(run, larger)):
-                        tile(f, block, width, f.multiply(run, runs[0]), runs[0], first_tile)
+                        tile(f, block, width, f.multiply(run, runs[0]), runs[0], first_tile, formula)
                     if larger < len(runs):
                         with f.when(f.less(larger - 1, run)):
                             shift = larger * (runs[0] - runs[-1])
-                            tile(f, block, width, f.add(shift, f.multiply(run, runs[-1])), runs[-1], None)
+                            tile(f, block, width, f.add(shift, f.multiply(run, runs[-1])), runs[-1], None, formula)
 
     k.phase("linear_backward_weights", body)
 

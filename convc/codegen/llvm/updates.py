@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from convc.codegen.llvm.kernel import RATE, ROWS, SEEN, STEP, KernelBuilder, context_word
 from convc.codegen.llvm.vocabulary import Function, Index, V, double_literal
+from convc.ir.graph import Node, Value
 from convc.ir.ops.sweep import Accumulate, Sweep
 from convc.ir.ops.update import AdagradUpdate, AdamUpdate, AdamWUpdate, RmspropUpdate, SgdUpdate, Update
 from convc.passes.fusion import resolve
@@ -13,7 +14,7 @@ from convc.passes.machine import split_lanes
 
 # From vectors of all tensors of a sweep to the new ones, by position.
 Rule = Callable[[list[V]], dict[int, V]]
-# An optimiser's formula: parameter, gradient, states -> new parameter, new states.
+# An optimiser's formula: parameter, gradient, states -> new parameter, new states. All of one length.
 Formula = Callable[[V, V, list[V]], list[V]]
 
 
@@ -83,23 +84,41 @@ def lower_accumulate(k: KernelBuilder) -> None:
 
 
 def lower_update(k: KernelBuilder) -> None:
-    op = k.op(Update)
-    scale = k.kernel.anchor.operands[op.tensors + 2 :]
+    k.op(Update)
 
     def make_rule(f: Function) -> Rule:
-        factor = k.scalar(f, scale[0]) if scale else None
-        formula = _FORMULAS[type(op)](f, op)
+        formula = update_formula(k, f, k.kernel.anchor)
 
         def rule(values: list[V]) -> dict[int, V]:
             parameter, gradient, *states = values
-            if factor is not None:
-                gradient = f.binary("fmul", gradient, f.splat(factor, gradient.lanes))
             moved, *kept = formula(parameter, gradient, states)
             return {0: moved, **dict(enumerate(kept, 2))}
 
         return rule
 
     _lower_sweep(k, make_rule)
+
+
+def updated_tensors(node: Node) -> list[Value]:
+    """What an update moves: the parameter and the states."""
+    assert isinstance(node.op, Update)
+    return [node.operands[0], *node.operands[2 : node.op.tensors]]
+
+
+def update_formula(k: KernelBuilder, f: Function, node: Node) -> Formula:
+    """What an update does to vectors. Whatever it needs once per run is computed here."""
+    op = node.op
+    assert isinstance(op, Update)
+    formula = _FORMULAS[type(op)](f, op)
+    scale = node.operands[op.tensors + 2 :]
+    if not scale:
+        return formula
+    factor = k.scalar(f, scale[0])
+
+    def scaled(parameter: V, gradient: V, states: list[V]) -> list[V]:
+        return formula(parameter, f.binary("fmul", gradient, f.splat(factor, gradient.lanes)), states)
+
+    return scaled
 
 
 def _penalty(f: Function, op: Update, parameter: V, start: V) -> V:

@@ -309,6 +309,10 @@ class Function:
     def select(self, condition: V, yes: V, no: V) -> V:
         return self.emit(yes.type, f"select {condition.type} {condition.ref}, {yes.type} {yes.ref}, {no.type} {no.ref}")
 
+    def invert(self, condition: V) -> V:
+        """Not."""
+        return self.emit(condition.type, f"xor {condition.type} {condition.ref}, true")
+
     def convert(self, operation: str, value: V, element: str) -> V:
         """A cast instruction such as sitofp, bitcast, zext."""
         type = vector(element, value.lanes)
