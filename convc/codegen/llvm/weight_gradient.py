@@ -4,7 +4,7 @@
 
 A register tile holds some rows (r, s, c) by a block of outputs k while loops run over all positions: scalars from x,
 vectors from dy, both read in place. The gradient comes out packed like the weights. Images are taken in chunks that
-fit the second-level cache, each of which is added to what the chunks before left in memory.
+fit the second-level cache, large ones in bands of rows, each of which is added to what those before left in memory.
 
 Two kinds of tiles. With channels enough, a tile holds channels of one tap (r, s), and the positions that the tap
 reaches are bounds of loops. With few channels (first layers) a tile spans the taps of a filter row, or all of them;
@@ -19,6 +19,7 @@ up in order.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -37,6 +38,7 @@ _MOST_PARTS = 8
 _MOST_ROWS = 14
 _FEW_CHANNELS = 8
 _CHUNK_BYTES = 256 << 10
+_FEWEST_POSITIONS = 128
 
 Row = tuple[int, int, int]  # (r, s, c) of the gradient, relative to the tile's run-time tap and channel
 
@@ -59,8 +61,11 @@ class Shape:
         x, dy = k.kernel.anchor.operands
         source, cotangent = k.image(x), k.image(dy)
         if pixels_collapse(op, op.kernel):
-            source = ImageLayout(source.channels, 1, source.pixels, source.stored)
-            cotangent = ImageLayout(cotangent.channels, 1, cotangent.pixels, cotangent.stored)
+            # One long row, or several that are bands.
+            height = _rows_of_length(cotangent.pixels, _band_positions(4 * (source.stored + cotangent.stored)))
+            width = cotangent.pixels // height
+            source = ImageLayout(source.channels, height, width, source.stored)
+            cotangent = ImageLayout(cotangent.channels, height, width, cotangent.stored)
         weights = k.layout(k.kernel.anchor.result)
         assert isinstance(weights, WeightLayout)
         vectors = len(column_pieces(min(weights.block, weights.columns), k.machine.lanes))
@@ -127,6 +132,28 @@ class Shape:
     def chunk(self) -> int:
         """Images whose data stay in the cache while all tiles pass over them."""
         return max(1, _CHUNK_BYTES // (4 * (self.source.size + self.cotangent.size)))
+
+    @property
+    def band(self) -> int:
+        """Rows of a large image whose data stay in the cache while all tiles pass over them; of a small one all rows."""
+        height, width = self.cotangent.height, self.cotangent.width
+        read = self.op.stride[0] * self.source.width * self.source.stored // width
+        positions = _band_positions(4 * (read + self.cotangent.stored))
+        bands = round(self.cotangent.pixels / positions)
+        return height if bands <= 1 else max(1, round(positions / width))
+
+
+def _band_positions(size: int) -> int:
+    """How many positions of `size` bytes make a band: with fewer, tiles would be loaded and stored too often."""
+    return max(_CHUNK_BYTES // size, _FEWEST_POSITIONS)
+
+
+def _rows_of_length(pixels: int, wanted: int) -> int:
+    """How many rows of equal length, as near as can be to the one wanted, make up the pixels; 1 if they are fewer."""
+    if pixels <= wanted:
+        return 1
+    divisors = [count for count in range(1, pixels + 1) if pixels % count == 0]
+    return min(divisors, key=lambda count: abs(math.log(pixels / count / wanted)))
 
 
 def part_size(k: KernelBuilder, weights: WeightLayout) -> int:
@@ -207,6 +234,7 @@ class _Emitter:
         self.x, self.dy = k.pointer(x), k.pointer(dy)
         self.bias = k.kernel.riders[0].result if k.kernel.riders else None
         self.bias_tap = shape.tap_everywhere()
+        self.lines: tuple[Index, Index] | None = None  # the rows of the band; None where it is all of them
         if parts == 1:
             self.weights_target = k.pointer(k.kernel.anchor.result)
             self.bias_target = k.pointer(self.bias) if self.bias is not None else None
@@ -220,12 +248,19 @@ class _Emitter:
         start, stop = f.share(self.parts * s.units)
         rows = self.k.rows(f)
         in_part = f.divide(f.add(rows, self.parts - 1), self.parts)
-        with f.loop(0, in_part, s.chunk) as chunk, f.loop(start, stop) as unit:
+        height = s.cotangent.height
+        with (
+            f.loop(0, in_part, s.chunk) as chunk,
+            f.loop(0, height, s.band) as band,
+            f.loop(start, stop) as unit,
+        ):
+            if s.band < height:
+                self.lines = band.index, f.minimum(f.add(band.index, s.band), height)
             part, inner = f.divide(unit.index, s.units), f.remainder(unit.index, s.units)
             first = f.minimum(f.add(f.multiply(part, in_part), chunk.index), rows)
             end = f.minimum(f.multiply(f.add(part, 1), in_part), rows)
             images = first, f.minimum(f.add(first, s.chunk), end)
-            self._unit(part, inner, images, f.equal(chunk.index, 0))
+            self._unit(part, inner, images, f.equal(f.add(chunk.index, band.index), 0))
         if self.bias_target is not None and self.bias_tap is None:
             distance = part_size(self.k, s.weights) if self.parts > 1 else 0
             sum_cotangents(self.k, f, s.cotangent, self.dy, self.bias_target, self.parts, distance)
@@ -305,7 +340,7 @@ class _Emitter:
                     vectors,
                     f.address(target, f.multiply(row, width)),
                     bias_target,
-                    self._inside(0, tap_r),
+                    self._in_band(self._inside(0, tap_r)),
                     self._inside(1, tap_s),
                     width,
                 )
@@ -333,7 +368,7 @@ class _Emitter:
                     vectors,
                     f.address(target, f.multiply(tap_r, s.kernel[1] * s.channels * width)),
                     bias_target,
-                    (0, s.cotangent.height) if s.all_rows_merged else self._inside(0, tap_r),
+                    self._in_band((0, s.cotangent.height) if s.all_rows_merged else self._inside(0, tap_r)),
                     (0, s.cotangent.width),
                     width,
                 )
@@ -350,6 +385,13 @@ class _Emitter:
         down = f.add(f.multiply(r, s.op.dilation[0]), -s.op.padding[0])
         across = f.add(f.multiply(column, s.op.dilation[1]), -s.op.padding[1])
         return f.multiply(f.add(f.multiply(down, s.source.width), across), s.source.stored)
+
+    def _in_band(self, rows: tuple[Index, Index]) -> tuple[Index, Index]:
+        """What the band has of the rows."""
+        if self.lines is None:
+            return rows
+        low, high = self.f.maximum(rows[0], self.lines[0]), self.f.minimum(rows[1], self.lines[1])
+        return low, self.f.maximum(low, high)
 
     def _inside(self, axis: int, tap: Index) -> tuple[Index, Index]:
         """Bounds of the positions that a tap, known at run time, reaches."""
