@@ -146,7 +146,7 @@ class NativeExecutor:
             self.write(name, values[name]())
 
         memory = self.plan.memory
-        sizes = {"persistent": memory.persistent_bytes, "arena": memory.arena_bytes}
+        sizes = {"persistent": memory.lasting_bytes, "arena": memory.arena_bytes}
         pages = [
             partial(populate, self._bases[region] + start, min(_PAGES, size - start))
             for region, size in sizes.items()

@@ -102,18 +102,20 @@ def results(executor: NativeExecutor, rows: int) -> Arrays:
 def run_natively(
     graph: Graph, arrays: Mapping[str, np.ndarray], threads: int = 1, guards: Side | None = None
 ) -> Arrays:
-    """The results of one run; with `guards`, every buffer has pages of its own, between inaccessible ones.
-
-    Gradients that updates use up come from a run without updates before it.
-    """
+    """The results of one run; with `guards`, every buffer has pages of its own, between inaccessible ones."""
     with executor_for(graph, arrays, threads, guards) as executor:
-        gradients: Arrays = {}
-        if executor.plan.memory.on_demand_bytes:
-            run(executor, arrays, Section.FORWARD | Section.GRADIENT)
-            gradients = gradients_of(executor)
-            executor.poison()
-        run(executor, arrays)
-        return results(executor, len(arrays["x"])) | gradients
+        return run_for_results(executor, arrays)
+
+
+def run_for_results(executor: NativeExecutor, arrays: Mapping[str, np.ndarray]) -> Arrays:
+    """The results of one run. Gradients that updates use up come from a run without updates before it."""
+    gradients: Arrays = {}
+    if executor.plan.memory.on_demand_bytes:
+        run(executor, arrays, Section.FORWARD | Section.GRADIENT)
+        gradients = gradients_of(executor)
+        executor.poison()
+    run(executor, arrays)
+    return results(executor, len(arrays["x"])) | gradients
 
 
 def gradients_of(executor: NativeExecutor) -> Arrays:

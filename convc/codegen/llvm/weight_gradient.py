@@ -135,7 +135,7 @@ class Shape:
 
     @property
     def band(self) -> int:
-        """Rows of a large image whose data stay in the cache while all tiles pass over them; of a small one all rows."""
+        """Rows of an image whose data stay in the cache while all tiles pass over them: of a small one all rows."""
         height, width = self.cotangent.height, self.cotangent.width
         read = self.op.stride[0] * self.source.width * self.source.stored // width
         positions = _band_positions(4 * (read + self.cotangent.stored))
@@ -149,11 +149,14 @@ def _band_positions(size: int) -> int:
 
 
 def _rows_of_length(pixels: int, wanted: int) -> int:
-    """How many rows of equal length, as near as can be to the one wanted, make up the pixels; 1 if they are fewer."""
+    """How many rows of equal length, as near as can be to the one wanted, make up the pixels; 1 if they are fewer.
+
+    Rather a length that loops can be unrolled for.
+    """
     if pixels <= wanted:
         return 1
-    divisors = [count for count in range(1, pixels + 1) if pixels % count == 0]
-    return min(divisors, key=lambda count: abs(math.log(pixels / count / wanted)))
+    lengths = [length for length in range(1, pixels + 1) if pixels % length == 0]
+    return pixels // min(lengths, key=lambda length: (-unroll_factor(length), abs(math.log(length / wanted))))
 
 
 def part_size(k: KernelBuilder, weights: WeightLayout) -> int:
