@@ -19,10 +19,10 @@ up in order.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 
+from convc.codegen.llvm.bands import equal_rows, images_at_once, rows_at_once
 from convc.codegen.llvm.control import maybe
 from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.register_tile import Sums, column_pieces, unroll_factor
@@ -37,8 +37,6 @@ _ENOUGH_UNITS = 8
 _MOST_PARTS = 8
 _MOST_ROWS = 14
 _FEW_CHANNELS = 8
-_CHUNK_BYTES = 256 << 10
-_FEWEST_POSITIONS = 128
 
 Row = tuple[int, int, int]  # (r, s, c) of the gradient, relative to the tile's run-time tap and channel
 
@@ -62,7 +60,7 @@ class Shape:
         source, cotangent = k.image(x), k.image(dy)
         if pixels_collapse(op, op.kernel):
             # One long row, or several that are bands.
-            height = _rows_of_length(cotangent.pixels, _band_positions(4 * (source.stored + cotangent.stored)))
+            height = equal_rows(cotangent.pixels, 4 * (source.stored + cotangent.stored))
             width = cotangent.pixels // height
             source = ImageLayout(source.channels, height, width, source.stored)
             cotangent = ImageLayout(cotangent.channels, height, width, cotangent.stored)
@@ -131,32 +129,14 @@ class Shape:
     @property
     def chunk(self) -> int:
         """Images whose data stay in the cache while all tiles pass over them."""
-        return max(1, _CHUNK_BYTES // (4 * (self.source.size + self.cotangent.size)))
+        return images_at_once(4 * (self.source.size + self.cotangent.size))
 
     @property
     def band(self) -> int:
         """Rows of an image whose data stay in the cache while all tiles pass over them: of a small one all rows."""
         height, width = self.cotangent.height, self.cotangent.width
         read = self.op.stride[0] * self.source.width * self.source.stored // width
-        positions = _band_positions(4 * (read + self.cotangent.stored))
-        bands = round(self.cotangent.pixels / positions)
-        return height if bands <= 1 else max(1, round(positions / width))
-
-
-def _band_positions(size: int) -> int:
-    """How many positions of `size` bytes make a band: with fewer, tiles would be loaded and stored too often."""
-    return max(_CHUNK_BYTES // size, _FEWEST_POSITIONS)
-
-
-def _rows_of_length(pixels: int, wanted: int) -> int:
-    """How many rows of equal length, as near as can be to the one wanted, make up the pixels; 1 if they are fewer.
-
-    Rather a length that loops can be unrolled for.
-    """
-    if pixels <= wanted:
-        return 1
-    lengths = [length for length in range(1, pixels + 1) if pixels % length == 0]
-    return pixels // min(lengths, key=lambda length: (-unroll_factor(length), abs(math.log(length / wanted))))
+        return rows_at_once(height, width, 4 * (read + self.cotangent.stored))
 
 
 def part_size(k: KernelBuilder, weights: WeightLayout) -> int:

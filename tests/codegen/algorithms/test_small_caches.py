@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from convc.codegen.llvm import direct, gemm, weight_gradient
+from convc.codegen.llvm import bands, direct, gemm
 from convc.passes.algorithms.direct import Direct
 from convc.passes.algorithms.im2col import Im2col
 from convc.passes.algorithms.problem import Direction
@@ -25,8 +25,8 @@ def small_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONVC_CACHE", "off")  # compiled code is known by its plan, which says nothing of these numbers
     monkeypatch.setattr(direct, "_SHARE_OF_CACHE", 0.004)
     monkeypatch.setattr(direct, "_SHARE_OF_ROW", 0.004)
-    monkeypatch.setattr(weight_gradient, "_CHUNK_BYTES", 2 << 10)
-    monkeypatch.setattr(weight_gradient, "_FEWEST_POSITIONS", 8)
+    monkeypatch.setattr(bands, "_CHUNK_BYTES", 2 << 10)
+    monkeypatch.setattr(bands, "_FEWEST_POSITIONS", 8)
     monkeypatch.setattr(gemm, "_SHARE_OF_CACHE", 0.004)
     monkeypatch.setattr(gemm, "_CHUNK", 24)
     monkeypatch.setattr(gemm, "_COPIED", 2 << 10)

@@ -72,8 +72,8 @@ MUTANTS = (
     Mutant(
         "packed-groups-overlap",
         "passes/layout.py",
-        "        own, row = self.outputs // self.groups, self.rows.index_map()\n        matrix = array.reshape",
-        "        own, row = self.outputs, self.rows.index_map()\n        matrix = array.reshape",
+        "matrix[group * own + first : group * own + min(",
+        "matrix[first : min(",
         "the weights of a group are packed from those of the first",
         ("tests/passes/test_layout.py",),
     ),
