@@ -8,6 +8,7 @@ import numpy as np
 
 from convc.ir.diagnostic import fail
 from convc.ir.graph import Graph, Value
+from convc.ir.rounding import rounded
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -38,7 +39,7 @@ def run_reference(graph: Graph, arrays: Arrays) -> dict[str, np.ndarray]:
             # Dense: numpy adds up products in another order where an operand is a part of a larger array.
             array = np.asarray(array, order="C")
             # Float32 constants must not narrow a float64 run.
-            values[value] = array.astype(np.float64) if double and array.dtype == np.float32 else array
+            values[value] = array.astype(np.float64) if double and array.dtype == np.float32 else rounded(array, value.type.dtype)
             remaining[value] = len(value.users)
         for value in node.operands:
             remaining[value] -= 1

@@ -35,6 +35,16 @@ class DType(Enum):
     def is_float(self) -> bool:
         return self in (DType.F32, DType.F64, DType.F16, DType.BF16)
 
+    @property
+    def is_half(self) -> bool:
+        """Whether it has 16 bits."""
+        return self in (DType.F16, DType.BF16)
+
+    @property
+    def accumulator(self) -> DType:
+        """The type in which its sums are held, and come out where they are sums over images."""
+        return DType.F32 if self.is_half else self
+
 
 _NUMPY = {
     DType.F32: "float32",

@@ -51,7 +51,7 @@ def in_place_pairs(kernel: Kernel, lies_like: Callable[[Value, Value], bool]) ->
         (value, operand)
         for value in written
         for operand in kernel.reads
-        if operand in read and lies_like(value, operand)
+        if operand in read and lies_like(value, operand) and value.type.dtype is operand.type.dtype
     )
 
 

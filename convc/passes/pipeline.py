@@ -13,6 +13,7 @@ from convc.passes.dead_code import DeadCode
 from convc.passes.fold_batch_norm import FoldBatchNorm
 from convc.passes.fold_constants import FoldConstants
 from convc.passes.fold_input_scale import FoldInputScale
+from convc.passes.half_precision import HalfPrecision
 from convc.passes.specialize import Specialize
 from convc.passes.training import Training
 
@@ -38,14 +39,18 @@ def pipeline(
     *,
     recipe: Recipe | None = None,
     choose: ChooseAlgorithms | None = None,
+    half: HalfPrecision | None = None,
 ) -> tuple[Pass, ...]:
     """The passes that turn the forward graph of a net into an inference program or a training step.
 
     `optimizer` alone is short for a recipe that says nothing else. `choose` is left out for targets that compute
-    convolutions by their definition.
+    convolutions by their definition, `half` for programs in float32.
     """
     # Last: when nothing will be added or removed any more, every direction is chosen by itself.
     choices = () if choose is None else (choose,)
+    # After the layers have the form of their mode: folded weights are cast as they are used. Before differentiation:
+    # gradients are of the types of what they are gradients of.
+    halves = () if half is None else (half,)
     if mode == "infer":
         return (
             Canonicalize(),  # first: a border within its convolution, nothing between the layers that are folded
@@ -54,6 +59,7 @@ def pipeline(
             FoldInputScale(),
             FoldBatchNorm(),
             Specialize("infer"),  # everything after may rely on there being no loss and no dropout
+            *halves,
             CommonSubexpressions(),  # a layer used twice is folded twice, into equal weights
             DeadCode(),  # removes what only the loss needed
             *choices,
@@ -65,6 +71,7 @@ def pipeline(
         FoldConstants(),  # likewise
         # Before differentiation: the training forms are the ones with gradients.
         Specialize("train", several, recipe.class_weights),
+        *halves,
         Training(recipe.optimizer, recipe.decay_bias, recipe.clip, several, recipe.max_norm),
         # Not before: batch norm that is used twice updates its statistics twice. Gradients repeat constants and masks.
         CommonSubexpressions(),

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from convc.ir.graph import Graph, Value
+from convc.ir.types import DType
 from convc.passes.fusion import Kernel, is_immediate, resolve
 from convc.passes.layout import Layout
 from convc.passes.machine import Machine
 from convc.passes.manager import PassReport
 from convc.passes.memory import MemoryPlan
+from convc.passes.transformed_layout import TransformedLayout
 
 
 def _no_scratch(kernel: Kernel, plan: Plan) -> int:
@@ -44,7 +46,12 @@ class Plan:
 
     def bytes_of(self, value: Value) -> int:
         """What a value takes as it is stored, with all rows."""
-        return self.layouts[value].size * 4 * (self.batch if value in self.batched else 1)
+        return self.layouts[value].size * self.element(value).bytes * (self.batch if value in self.batched else 1)
+
+    def element(self, value: Value) -> DType:
+        """The element type in which a value is stored: its own, but of transformed filters, which are sums."""
+        dtype = value.type.dtype
+        return dtype.accumulator if isinstance(self.layouts.get(value), TransformedLayout) else dtype
 
     def lies_like(self, value: Value, other: Value) -> bool:
         """Whether the same elements of two stored values lie at the same places."""

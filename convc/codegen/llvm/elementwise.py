@@ -8,6 +8,7 @@ from convc.codegen.llvm.mathematics import exponential, exponential_minus_one, h
 from convc.codegen.llvm.vocabulary import Function, V
 from convc.ir.op import Op
 from convc.ir.ops.activation import Elu, LeakyRelu, Prelu, Relu, Relu6, Sigmoid, Step, Tanh
+from convc.ir.ops.cast import Cast
 from convc.ir.ops.elementwise import (
     Absolute,
     Add,
@@ -126,6 +127,11 @@ def _sqrt(f: Function, op: Op, x: V) -> V:
     return f.unary("sqrt", x)
 
 
+def _cast(f: Function, op: Op, x: V) -> V:
+    """In registers all numbers are float; they are rounded where they are stored."""
+    return x
+
+
 def _greater(f: Function, op: Op, left: V, right: V) -> V:
     return f.compare("ogt", left, right)
 
@@ -154,6 +160,7 @@ ELEMENTWISE: dict[type[Op], Lower] = {
     Sign: _sign,
     Exp: _exp,
     Sqrt: _sqrt,
+    Cast: _cast,
     Greater: _greater,
     Select: _select,
     RunningAverage: _running_average,

@@ -14,6 +14,7 @@ from convc.ir.op import Op
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.random import Draw, DropoutTraining, NoiseTraining
 from convc.ir.ops.sweep import GradientNorm, Sweep
+from convc.ir.types import DType
 from convc.passes.fusion import Kernel, is_boolean, is_immediate, resolve
 from convc.passes.layout import ImageLayout, Layout
 from convc.passes.memory import Slot
@@ -22,6 +23,7 @@ from convc.passes.plan import Plan
 # The argument block of a step: one 64-bit word each.
 CONTROL, SECTIONS, ROWS, ARENA, PERSISTENT, INPUT, LABELS, SEED, STEP, RATE, FIRST, LAST, SEEN, WORDS = range(14)
 BARRIER = "convc_barrier"
+_POINTEES = {DType.F16: "half", DType.BF16: "bfloat"}
 REGION_WORDS = {"arena": ARENA, "persistent": PERSISTENT, "input": INPUT, "labels": LABELS}
 
 
@@ -123,7 +125,10 @@ class KernelBuilder:
     def pointer(self, value: Value) -> V:
         """The address of a value's first element."""
         assert self._f is not None
-        return self._f.pointers[self._numbers[resolve(value)]]
+        stored = resolve(value)
+        pointer = self._f.pointers[self._numbers[stored]]
+        pointee = _POINTEES.get(self.plan.element(stored))
+        return V(pointer.ref, pointer.type, pointee) if pointee else pointer
 
     def scratch_pointer(self) -> V:
         assert self._f is not None

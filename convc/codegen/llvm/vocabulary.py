@@ -17,10 +17,12 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class V:
-    """A value in registers: LLVM's name for it, and its type."""
+    """A value in registers: LLVM's name for it, and its type. A pointer knows what it points to: `pointee` is `float`,
+    or a narrower number (`half`, `bfloat`) that is widened when it is loaded and rounded when it is stored."""
 
     ref: str
     type: str
+    pointee: str = "float"
 
     @property
     def lanes(self) -> int:
@@ -214,7 +216,7 @@ class Function:
         self.do(f"br label %{head}")
         self._start(head)
         index = V(self._name(), "i64")
-        phis = [V(self._name(), value.type) for value in carried]
+        phis = [V(self._name(), value.type, value.pointee) for value in carried]
         patch = len(self.lines)
         self.lines += [""] * (1 + len(phis))
         if not static:
@@ -263,23 +265,55 @@ class Function:
 
     # Memory
 
-    def address(self, pointer: V, index: Index, element: str = "float") -> V:
-        """The address of the element at `index`."""
+    def address(self, pointer: V, index: Index, element: str | None = None) -> V:
+        """The address of the element at `index`, as the pointer counts them unless an element type is named."""
         if index == 0:
             return pointer
-        return self.emit("ptr", f"getelementptr {element}, ptr {pointer.ref}, i64 {ref(index)}")
+        kind = MEMORY_TYPE.get(pointer.pointee, pointer.pointee) if element is None else element
+        place = self.emit("ptr", f"getelementptr {kind}, ptr {pointer.ref}, i64 {ref(index)}")
+        return place if pointer.pointee == "float" else V(place.ref, place.type, pointer.pointee)
 
     def local(self, name: str, floats: int) -> V:
         """Memory of this thread alone, which holds nothing from one use of it to the next; the same for equal names."""
         self.locals[name] = max(floats, self.locals.get(name, 0))
         return V(f"%{name}", "ptr")
 
-    def load(self, pointer: V, lanes: int = 1, element: str = "float") -> V:
-        type = vector(element, lanes)
-        return self.emit(type, f"load {type}, ptr {pointer.ref}, align {ALIGN[element]}")
+    def load(self, pointer: V, lanes: int = 1, element: str | None = None) -> V:
+        """What lies at an address: of what it points to, as float, or of the element type that is named."""
+        kind = MEMORY_TYPE.get(pointer.pointee, pointer.pointee) if element is None else element
+        type = vector(kind, lanes)
+        value = self.emit(type, f"load {type}, ptr {pointer.ref}, align {ALIGN[kind]}")
+        return self._widened(value, pointer.pointee) if element is None else value
 
     def store(self, value: V, pointer: V) -> None:
+        """A float is rounded to what the address points to; everything else is stored as it is."""
+        if value.element == "float":
+            value = self._rounded(value, pointer.pointee)
         self.do(f"store {value.type} {value.ref}, ptr {pointer.ref}, align {ALIGN[value.element]}")
+
+    # Numbers of 16 bits. bfloat is the upper half of a float, and integers say so on every processor.
+
+    def _widened(self, value: V, kind: str) -> V:
+        if kind == "half":
+            return self.convert("fpext", value, "float")
+        if kind == "bfloat":
+            upper = self.binary("shl", self.convert("zext", value, "i32"), self.integers([16] * value.lanes))
+            return self.convert("bitcast", upper, "float")
+        return value
+
+    def _rounded(self, value: V, kind: str) -> V:
+        """To the nearest number, of two equally near ones to the even one; too large ones are infinite."""
+        if kind == "half":
+            return self.convert("fptrunc", value, "half")
+        if kind != "bfloat":
+            return value
+        bits = self.convert("bitcast", value, "i32")
+        sixteen, one, below, quiet = (self.integers([n] * value.lanes) for n in (16, 1, 0x7FFF, 0x400000))
+        odd = self.binary("and", self.binary("lshr", bits, sixteen), one)
+        rounded = self.binary("add", bits, self.binary("add", odd, below))
+        # The sum could carry a NaN into the sign, or drop all that makes it one.
+        kept = self.select(self.compare("uno", value, value), self.binary("or", bits, quiet), rounded)
+        return self.convert("trunc", self.binary("lshr", kept, sixteen), "i16")
 
     # Arithmetic on scalars and vectors
 
@@ -288,7 +322,9 @@ class Function:
         return V(literal, "float") if lanes == 1 else V(f"splat (float {literal})", vector("float", lanes))
 
     def integers(self, values: Sequence[int], element: str = "i32") -> V:
-        """A constant vector of integers."""
+        """A constant vector of integers; a single one is a scalar."""
+        if len(values) == 1:
+            return V(str(int(values[0])), element)
         return V("<" + ", ".join(f"{element} {int(value)}" for value in values) + ">", vector(element, len(values)))
 
     def splat(self, value: V, lanes: int) -> V:
@@ -307,7 +343,8 @@ class Function:
         return self.emit(vector("i1", left.lanes), f"{kind} {predicate} {left.type} {left.ref}, {right.ref}")
 
     def select(self, condition: V, yes: V, no: V) -> V:
-        return self.emit(yes.type, f"select {condition.type} {condition.ref}, {yes.type} {yes.ref}, {no.type} {no.ref}")
+        chosen = f"select {condition.type} {condition.ref}, {yes.type} {yes.ref}, {no.type} {no.ref}"
+        return V(self.emit(yes.type, chosen).ref, yes.type, yes.pointee)
 
     def invert(self, condition: V) -> V:
         """Not."""
@@ -370,7 +407,9 @@ def module_text(functions: Sequence[Function], linkage: str) -> str:
     return "\n".join([*sorted(declarations.values()), *texts])
 
 
-ALIGN = {"float": 4, "i32": 4, "i64": 8, "ptr": 8, "double": 8, "i8": 1}
+ALIGN = {"float": 4, "i32": 4, "i64": 8, "ptr": 8, "double": 8, "i8": 1, "half": 2, "i16": 2}
+# What lies in memory where a pointer's elements are of another type than LLVM's of that name.
+MEMORY_TYPE = {"bfloat": "i16"}
 
 
 def ref(value: Index) -> str:

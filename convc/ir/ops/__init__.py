@@ -17,6 +17,7 @@ from convc.ir.ops.activation import (
     Step,
     Tanh,
 )
+from convc.ir.ops.cast import Cast
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
 from convc.ir.ops.distance import Hinge, HingeBackward, MeanSquaredError, MeanSquaredErrorBackward
@@ -72,7 +73,7 @@ _ALL: tuple[type[Op], ...] = (
     # element by element
     Relu, LeakyRelu, Prelu, Elu, Sigmoid, Tanh, Step, Relu6,
     Add, Subtract, Multiply, Divide, Maximum, Minimum, Negate, Absolute, Sign, Exp, Sqrt, Greater, Select,
-    RunningAverage,
+    RunningAverage, Cast,
     # reductions, losses, updates
     ChannelSum, Sum,
     SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward, CountCorrect,

@@ -88,6 +88,7 @@ class Conv2d(_Convolution):
     def infer(self, x: TensorType, w: TensorType, b: TensorType | None = None) -> TensorType:
         require(x.rank == 4, "a convolution reads images (N, C, H, W), not {}", x)
         require(w.rank == 4, "filters have the shape (K, C/groups, R, S), not {}", w)
+        require(x.dtype is w.dtype, "images {} against filters {}", x, w)
         n, c, height, width = x.shape
         k, c_group, *kernel = w.shape
         fits = c == c_group * self.groups
@@ -133,6 +134,7 @@ class Conv2dBackwardData(_Convolution):
 
     def infer(self, dy: TensorType, w: TensorType) -> TensorType:
         require(dy.rank == 4 and w.rank == 4, "images and filters have four dimensions, not {} and {}", dy, w)
+        require(dy.dtype is w.dtype, "images {} against filters {}", dy, w)
         n, k = dy.shape[:2]
         require(k == w.shape[0], "{} channels, but {} filters", k, w.shape[0])
         self.split(k, "output")
@@ -175,10 +177,12 @@ class Conv2dBackwardWeights(_Convolution):
     def infer(self, x: TensorType, dy: TensorType) -> TensorType:
         require(x.rank == 4 and dy.rank == 4, "images have four dimensions, not {} and {}", x, dy)
         require(x.shape[0] == dy.shape[0], "{} images against {}", x.shape[0], dy.shape[0])
+        require(x.dtype is dy.dtype, "images {} against cotangents {}", x, dy)
         self.split(dy.shape[1], "output")
         expected = self.outputs(self.kernel, x.shape[2:])
         require(dy.shape[2:] == expected, "the cotangent is {}, but the convolution gives {}", dy.shape[2:], expected)
-        return x.with_shape((dy.shape[1], self.split(x.shape[1], "input"), *self.kernel))
+        gradient = x.with_shape((dy.shape[1], self.split(x.shape[1], "input"), *self.kernel))
+        return gradient.with_dtype(x.dtype.accumulator)
 
     def reference(self, x: Array, dy: Array) -> Array:
         patches = self.window(self.kernel).patches(x)

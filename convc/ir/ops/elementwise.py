@@ -29,6 +29,15 @@ def broadcast_shape(*operands: TensorType) -> Shape:
     return shape
 
 
+def common_type(*operands: TensorType) -> DType:
+    """The element type of a result. Booleans choose and do not count, nor do scalars and vectors beside tensors."""
+    numbers = [t for t in operands if t.dtype is not DType.BOOL] or list(operands)
+    rank = max(t.rank for t in numbers)
+    types = {t.dtype: t for t in numbers if t.rank == rank}
+    require(len(types) == 1, "element types differ: {}", " and ".join(map(str, types.values())))
+    return next(iter(types))
+
+
 def spread(array: Array, rank: int) -> Array:
     """A per-channel vector (C,) as (1, C, 1, …) of the given rank; everything else unchanged."""
     array = np.asarray(array)
@@ -44,8 +53,7 @@ class Elementwise(Op):
 
     def infer(self, *operands: TensorType) -> TensorType:
         self.check_arity(operands)
-        floats = [t for t in operands if t.dtype is not DType.BOOL] or list(operands)
-        return TensorType(floats[0].dtype, broadcast_shape(*operands))
+        return TensorType(common_type(*operands), broadcast_shape(*operands))
 
     def check_arity(self, operands: tuple[TensorType, ...]) -> None:
         require(len(operands) == self.arity, "{} takes {} operands, not {}", self.name, self.arity, len(operands))
@@ -175,7 +183,7 @@ class Select(Elementwise):
     def infer(self, *operands: TensorType) -> TensorType:
         self.check_arity(operands)
         require(operands[0].dtype is DType.BOOL, "the condition must be bool, not {}", operands[0])
-        return TensorType(operands[1].dtype, broadcast_shape(*operands))
+        return TensorType(common_type(*operands[1:]), broadcast_shape(*operands))
 
     def function(self, *operands: Array) -> Array:
         condition, a, b = operands

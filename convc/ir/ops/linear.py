@@ -22,6 +22,7 @@ class Linear(Op):
     def infer(self, x: TensorType, w: TensorType, b: TensorType | None = None) -> TensorType:
         require(x.rank == 2, "a fully connected layer reads rows (N, D), not {}", x)
         require(w.rank == 2 and w.shape[1] == x.shape[1], "{} features, but the weights are {}", x.shape[1], w)
+        require(x.dtype is w.dtype, "rows {} against weights {}", x, w)
         require(b is None or b.shape == w.shape[:1], "the bias must have {} elements, not {}", w.shape[0], b)
         return x.with_shape((x.shape[0], w.shape[0]))
 
@@ -54,6 +55,7 @@ class LinearBackwardData(Op):
     def infer(self, dy: TensorType, w: TensorType) -> TensorType:
         require(dy.rank == 2 and w.rank == 2, "rows and weights have two dimensions, not {} and {}", dy, w)
         require(dy.shape[1] == w.shape[0], "{} features, but the weights are {}", dy.shape[1], w)
+        require(dy.dtype is w.dtype, "rows {} against weights {}", dy, w)
         return dy.with_shape((dy.shape[0], w.shape[1]))
 
     def reference(self, dy: Array, w: Array) -> Array:
@@ -79,7 +81,8 @@ class LinearBackwardWeights(Op):
     def infer(self, x: TensorType, dy: TensorType) -> TensorType:
         require(x.rank == 2 and dy.rank == 2, "rows have two dimensions, not {} and {}", x, dy)
         require(x.shape[0] == dy.shape[0], "{} rows against {}", x.shape[0], dy.shape[0])
-        return x.with_shape((dy.shape[1], x.shape[1]))
+        require(x.dtype is dy.dtype, "rows {} against cotangents {}", x, dy)
+        return x.with_shape((dy.shape[1], x.shape[1])).with_dtype(x.dtype.accumulator)
 
     def reference(self, x: Array, dy: Array) -> Array:
         return dy.T @ x

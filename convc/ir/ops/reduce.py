@@ -18,7 +18,7 @@ class ChannelSum(Op):
 
     def infer(self, x: TensorType) -> TensorType:
         require(x.rank >= 2, "there are no channels in {}", x)
-        return x.with_shape((x.shape[1],))
+        return TensorType(x.dtype.accumulator, (x.shape[1],))
 
     def reference(self, x: Array) -> Array:
         return x.sum(axis=(0, *range(2, x.ndim)))
@@ -32,7 +32,7 @@ class Sum(Op):
     reduces_batch: ClassVar[bool] = True
 
     def infer(self, x: TensorType) -> TensorType:
-        return x.with_shape(())
+        return TensorType(x.dtype.accumulator, ())
 
     def reference(self, x: Array) -> Array:
         return x.sum()
