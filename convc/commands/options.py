@@ -77,7 +77,8 @@ def add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--precision", type=OneOf(*PRECISIONS), metavar="P", help="fp32; fp16 and bf16 are to come")
+    what = "fp32, bf16, or fp16 (inference only); default: what the file says, else fp32"
+    parser.add_argument("--precision", type=OneOf(*PRECISIONS), metavar="P", help=what)
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:

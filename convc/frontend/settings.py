@@ -204,7 +204,6 @@ _LATER: Mapping[str, tuple[tuple[str, ...], str]] = {
         ("jitter", "pca", "shear", "elastic"),
         "there are pad, crop, flip, shift, rotate, scale, noise and cutout",
     ),
-    "precision": (("fp16", "bf16"), "there is fp32"),
 }
 # Settings that have to wait as a whole.
 _LATER_ENTIRELY = ("test", "ensemble", "search")
@@ -223,7 +222,6 @@ def unsupported(settings: TrainSettings) -> list[Diagnostic]:
     if settings.optimizer is not None:
         given.append(("optim", settings.optimizer.kind, settings.span("optim")))
     given += [("augment", step.word, step.span) for step in settings.augment]
-    given.append(("precision", settings.precision.kind, settings.span("precision")))
     found = [_refusal(f"{word} {kind}", span, _LATER[word][1]) for word, kind, span in given if kind in _LATER[word][0]]
     found += [_refusal(word, settings.span(word)) for word in _LATER_ENTIRELY if getattr(settings, word)]
     return found

@@ -39,7 +39,8 @@ def run_reference(graph: Graph, arrays: Arrays) -> dict[str, np.ndarray]:
             # Dense: numpy adds up products in another order where an operand is a part of a larger array.
             array = np.asarray(array, order="C")
             # Float32 constants must not narrow a float64 run.
-            values[value] = array.astype(np.float64) if double and array.dtype == np.float32 else rounded(array, value.type.dtype)
+            widens = double and array.dtype == np.float32
+            values[value] = array.astype(np.float64) if widens else rounded(array, value.type.dtype)
             remaining[value] = len(value.users)
         for value in node.operands:
             remaining[value] -= 1

@@ -1,4 +1,4 @@
-"""Numbers of 16 bits in numpy, which knows one of the two kinds only: both are held as float32 that has been rounded."""
+"""Numbers of 16 bits in numpy, which knows one of the two kinds only: both are held as float32 that was rounded."""
 
 from __future__ import annotations
 

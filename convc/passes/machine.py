@@ -14,6 +14,7 @@ class Machine:
     """`lanes` float32 values per vector, `registers` vector registers, caches in bytes.
 
     `broadcast_operand`: a multiply-add can take a scalar from memory and spread it, which frees a register.
+    `converts_half`: it has instructions between float16 and float32.
     """
 
     name: str
@@ -22,12 +23,13 @@ class Machine:
     broadcast_operand: bool = False
     l1_bytes: int = 32 << 10
     l2_bytes: int = 512 << 10
+    converts_half: bool = False
 
 
 # The tiers on x86-64; what another architecture's baseline has is known where code is generated.
 MACHINES: dict[Tier, Machine] = {
-    "avx512": Machine("avx512", 16, 32, broadcast_operand=True, l2_bytes=1 << 20),
-    "avx2": Machine("avx2", 8, 16),
+    "avx512": Machine("avx512", 16, 32, broadcast_operand=True, l2_bytes=1 << 20, converts_half=True),
+    "avx2": Machine("avx2", 8, 16, converts_half=True),
     "baseline": Machine("baseline", 4, 16),
 }
 

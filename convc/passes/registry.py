@@ -15,6 +15,7 @@ from convc.passes.dead_code import DeadCode
 from convc.passes.fold_batch_norm import FoldBatchNorm
 from convc.passes.fold_constants import FoldConstants
 from convc.passes.fold_input_scale import FoldInputScale
+from convc.passes.half_precision import HalfPrecision
 from convc.passes.options import BadOption, UnknownOption, known, read_options
 from convc.passes.planning import PLANNING
 from convc.passes.recompute import Recompute
@@ -30,6 +31,7 @@ _KINDS: tuple[type[Pass], ...] = (
     CommonSubexpressions,
     FoldBatchNorm,
     FoldInputScale,
+    HalfPrecision,
     ChooseAlgorithms,
     Recompute,
 )

@@ -20,6 +20,7 @@ from convc.passes.algorithms.table import BY_NAME
 from convc.passes.base import Mode, Pass, PlanPass
 from convc.passes.choose_algorithms import AUTO, ChooseAlgorithms
 from convc.passes.dump import Dump
+from convc.passes.half_precision import HalfPrecision
 from convc.passes.manager import PassManager, PassReport
 from convc.passes.memory import PlanMemory
 from convc.passes.pipeline import Recipe, pipeline
@@ -34,6 +35,7 @@ from convc.runtime.configuration import (
     STEP_WORDS,
     check_target,
     choose_precision,
+    half_precision,
     make_rate,
     make_recipe,
     positive,
@@ -83,7 +85,7 @@ def build_net(
     if memory is not None:
         memory = positive(memory, "memory")
         require_plans(target)
-    choose_precision(precision, settings)
+    chosen = choose_precision(precision, settings, "train" if mode == "train" else "infer")
     batch = settings.batch if batch is None else positive(batch, "batch")
     seed = settings.seed if seed is None else seed_number(seed)
     forward, recipe = net.graph(batch), Recipe()
@@ -113,6 +115,7 @@ def build_net(
             algorithms=algorithms,
             memory=memory,
             planned=planned,
+            half=half_precision(chosen),
         )
 
 
@@ -135,6 +138,7 @@ def build(
     algorithms: AlgorithmOptions = _AUTOMATIC,
     memory: int | None = None,
     planned: Planned | None = None,
+    half: HalfPrecision | None = None,
 ) -> Program:
     """Make a program of `forward`, which is rewritten in place; `remake` makes another one like it.
 
@@ -144,7 +148,7 @@ def build(
         require_loss(forward)
     loss = main_loss(forward)
     dump = None if dump_dir is None else Dump(dump_dir)
-    chosen = choose_passes(mode, recipe, passes, target, algorithms.chooser(target, threads), memory)
+    chosen = choose_passes(mode, recipe, passes, target, algorithms.chooser(target, threads), memory, half=half)
     reports = PassManager(chosen.graph, dump=dump).run(forward)
     require_decided(forward, target)
     executor = make_executor(
@@ -189,6 +193,7 @@ def choose_passes(
     choose: ChooseAlgorithms | None = None,
     memory: int | None = None,
     cpu: CpuTarget | None = None,
+    half: HalfPrecision | None = None,
 ) -> Order:
     """The usual passes, or those that were chosen, with the options of the usual ones.
 
@@ -197,7 +202,7 @@ def choose_passes(
     for the processor `cpu` (by default this one).
     Errors: `missing-pass`, `unavailable-pass`, `value-pass-order`.
     """
-    usual = pipeline(mode, recipe=recipe, choose=choose)
+    usual = pipeline(mode, recipe=recipe, choose=choose, half=half)
     passes = [parse_pass(text, (*usual, *PLANNING)) for text in chosen or ()]
     over_graph = tuple(step for step in passes if isinstance(step, Pass))
     given = {step.name: step for step in passes if isinstance(step, PlanPass)}

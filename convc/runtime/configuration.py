@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import get_args
 
 import numpy as np
 
@@ -12,13 +13,13 @@ from convc.ir.diagnostic import CompileError, fail
 from convc.ir.graph import Graph
 from convc.ir.ops.loss import SoftmaxCrossEntropy
 from convc.ir.ops.update import AdagradUpdate, AdamUpdate, AdamWUpdate, RmspropUpdate, SgdUpdate, Update
+from convc.passes.base import Mode
+from convc.passes.half_precision import HalfPrecision, Precision
 from convc.passes.pipeline import Recipe
 from convc.runtime.program import Rate
 
 TARGETS = ("cpu", "reference")
-PRECISIONS = ("fp32",)
-# Words of the language that this version refuses.
-COMING_PRECISIONS = ("fp16", "bf16")
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # Settings that change what a compiled step computes; the others concern the trainer alone.
 STEP_WORDS = ("optim", "clip", "maxnorm", "class_weights")
 
@@ -46,16 +47,31 @@ def refuse_unsupported(
         raise CompileError(found, sources)
 
 
-def choose_precision(asked: str | None, settings: TrainSettings) -> str:
-    """The element type of the arithmetic. Error: `unavailable-precision`."""
-    precision = asked or settings.precision.kind
-    if precision not in PRECISIONS:
-        known = precision in COMING_PRECISIONS
-        reason = "is not available in this version" if known else "is not fp32, fp16 or bf16"
-        fail(
-            "unavailable-precision", f"precision `{precision}` {reason}", settings.precision.span if not asked else None
-        )
-    return precision
+def choose_precision(asked: str | None, settings: TrainSettings, mode: Mode | None = None) -> Precision:
+    """The element type of products and of what is kept between them, for a program of a mode; without a mode for
+    something that knows float32 only. Error: `unavailable-precision`."""
+    precision, span = asked or settings.precision.kind, None if asked else settings.precision.span
+    for known in PRECISIONS:
+        if known == precision:
+            break
+    else:
+        fail("unavailable-precision", f"precision `{precision}` is not fp32, fp16 or bf16", span)
+    if known == "fp32":
+        return known
+    if mode is None:
+        fail("unavailable-precision", f"precision `{known}` is not available here in this version", span)
+    if mode == "train" and known == "fp16":
+        message = "precision `fp16` is not available for training in this version"
+        fail("unavailable-precision", message, span, hint="`bf16` has the range of fp32, and needs no loss scaling")
+    if mode == "train" and settings.precision.rounding == "stochastic":
+        message = "`rounding=stochastic` is not available in this version"
+        fail("unavailable-precision", message, settings.precision.span, hint="there is `rounding=nearest`")
+    return known
+
+
+def half_precision(precision: Precision) -> HalfPrecision | None:
+    """The pass that makes a program of a precision."""
+    return None if precision == "fp32" else HalfPrecision(precision)
 
 
 def check_target(target: str) -> None:

@@ -223,6 +223,7 @@ class _Training:
             plan.net,
             mode=mode,
             target=plan.run.target,
+            precision=plan.run.precision,
             threads=plan.threads,
             settings=plan.settings,
             rate=plan.rate,

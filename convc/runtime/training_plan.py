@@ -107,7 +107,7 @@ def make_plan(
     choices: list[Choice] = []
     settings, given = _settings(net, overrides, choices)
     refuse_unsupported(settings, net.sources)
-    precision = choose_precision(overrides.get("precision"), settings)
+    precision = choose_precision(overrides.get("precision"), settings, "train")
     check_folder(net, settings)
     dataset, train = prepare_images(net, settings, given or _read(net, settings, reporter, check))
     span = settings.data.span if settings.data else None

@@ -112,6 +112,7 @@ class KernelBuilder:
         """Append a function; `body` writes it."""
         f = Function(name, len(self.arguments), comment=f"{self.kernel.name} {self.kernel.label}")
         f.fma_name = self._fma
+        f.converts_half = self.machine.converts_half
         f.most = self._most - self.size
         self._f = f
         body(f)

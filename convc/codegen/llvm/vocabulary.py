@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from convc.codegen.llvm.halves import MEMORY_TYPE, rounded, widened
+
 
 @dataclass(frozen=True, slots=True)
 class V:
@@ -73,6 +75,8 @@ class Function:
     """A function `void name(ptr context, i64 rank, i64 parties, ptr…)` under construction."""
 
     fma_name = "fma"
+    # Whether the processor has instructions between half and float.
+    converts_half = False
     attributes = "nounwind noinline"
     exported = False
     # Set when another thread works on the memory behind a pointer.
@@ -283,37 +287,13 @@ class Function:
         kind = MEMORY_TYPE.get(pointer.pointee, pointer.pointee) if element is None else element
         type = vector(kind, lanes)
         value = self.emit(type, f"load {type}, ptr {pointer.ref}, align {ALIGN[kind]}")
-        return self._widened(value, pointer.pointee) if element is None else value
+        return widened(self, value, pointer.pointee) if element is None else value
 
     def store(self, value: V, pointer: V) -> None:
         """A float is rounded to what the address points to; everything else is stored as it is."""
         if value.element == "float":
-            value = self._rounded(value, pointer.pointee)
+            value = rounded(self, value, pointer.pointee)
         self.do(f"store {value.type} {value.ref}, ptr {pointer.ref}, align {ALIGN[value.element]}")
-
-    # Numbers of 16 bits. bfloat is the upper half of a float, and integers say so on every processor.
-
-    def _widened(self, value: V, kind: str) -> V:
-        if kind == "half":
-            return self.convert("fpext", value, "float")
-        if kind == "bfloat":
-            upper = self.binary("shl", self.convert("zext", value, "i32"), self.integers([16] * value.lanes))
-            return self.convert("bitcast", upper, "float")
-        return value
-
-    def _rounded(self, value: V, kind: str) -> V:
-        """To the nearest number, of two equally near ones to the even one; too large ones are infinite."""
-        if kind == "half":
-            return self.convert("fptrunc", value, "half")
-        if kind != "bfloat":
-            return value
-        bits = self.convert("bitcast", value, "i32")
-        sixteen, one, below, quiet = (self.integers([n] * value.lanes) for n in (16, 1, 0x7FFF, 0x400000))
-        odd = self.binary("and", self.binary("lshr", bits, sixteen), one)
-        rounded = self.binary("add", bits, self.binary("add", odd, below))
-        # The sum could carry a NaN into the sign, or drop all that makes it one.
-        kept = self.select(self.compare("uno", value, value), self.binary("or", bits, quiet), rounded)
-        return self.convert("trunc", self.binary("lshr", kept, sixteen), "i16")
 
     # Arithmetic on scalars and vectors
 
@@ -408,8 +388,6 @@ def module_text(functions: Sequence[Function], linkage: str) -> str:
 
 
 ALIGN = {"float": 4, "i32": 4, "i64": 8, "ptr": 8, "double": 8, "i8": 1, "half": 2, "i16": 2}
-# What lies in memory where a pointer's elements are of another type than LLVM's of that name.
-MEMORY_TYPE = {"bfloat": "i16"}
 
 
 def ref(value: Index) -> str:
