@@ -204,6 +204,7 @@ _LATER: Mapping[str, tuple[tuple[str, ...], str]] = {
         ("jitter", "pca", "shear", "elastic"),
         "there are pad, crop, flip, shift, rotate, scale, noise and cutout",
     ),
+    "precision": (("fp16",), "there are fp32 and bf16; `--precision fp16` is for inference"),
 }
 # Settings that have to wait as a whole.
 _LATER_ENTIRELY = ("test", "ensemble", "search")
@@ -222,7 +223,11 @@ def unsupported(settings: TrainSettings) -> list[Diagnostic]:
     if settings.optimizer is not None:
         given.append(("optim", settings.optimizer.kind, settings.span("optim")))
     given += [("augment", step.word, step.span) for step in settings.augment]
+    given.append(("precision", settings.precision.kind, settings.span("precision")))
     found = [_refusal(f"{word} {kind}", span, _LATER[word][1]) for word, kind, span in given if kind in _LATER[word][0]]
+    if settings.precision.rounding == "stochastic":
+        span = settings.span("precision")
+        found.append(_refusal("precision rounding=stochastic", span, "there is `rounding=nearest`"))
     found += [_refusal(word, settings.span(word)) for word in _LATER_ENTIRELY if getattr(settings, word)]
     return found
 

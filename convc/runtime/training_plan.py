@@ -106,8 +106,9 @@ def make_plan(
         fail("value-frozen", f"there is nothing to train in {net.name}: {what}", net.settings.span("init.freeze"))
     choices: list[Choice] = []
     settings, given = _settings(net, overrides, choices)
-    refuse_unsupported(settings, net.sources)
     precision = choose_precision(overrides.get("precision"), settings, "train")
+    settings = replace(settings, precision=replace(settings.precision, kind=precision))
+    refuse_unsupported(settings, net.sources)
     check_folder(net, settings)
     dataset, train = prepare_images(net, settings, given or _read(net, settings, reporter, check))
     span = settings.data.span if settings.data else None

@@ -198,7 +198,7 @@ def test_command_lines_that_make_no_sense(capsys: Capture, monkeypatch: pytest.M
     assert main(["bench", "n.cnn", "--against", "openvino", "--mode", "train"]) == 1
     assert "compared at inference only" in capsys.readouterr().err
     assert main(["bench", "n.cnn", "--precision", "bf16"]) == 1
-    assert "precision `bf16` is not available in this version" in capsys.readouterr().err
+    assert "precision `bf16` is not available here in this version" in capsys.readouterr().err
     for words in (["--batch", "1,0"], ["--threads", "1,,2"], ["--against", "tourch"], ["--against", "none,torch"]):
         assert main(["bench", "n.cnn", *words]) == 2
     assert "against nobody" in capsys.readouterr().err

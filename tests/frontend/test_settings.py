@@ -163,14 +163,14 @@ def test_what_is_executed_now() -> None:
         "augment { shear 5 -> flip h }",
         "augment { elastic 8 }",
         "precision fp16",
-        "precision bf16",
+        "precision bf16 rounding=stochastic",
         "test { ten_crop 24 -> average }",
         "ensemble 5",
     ],
 )
 def test_what_is_refused_by_name(setting: str) -> None:
     (found,) = unsupported(train(setting))
-    word = re.findall("jitter|pca|shear|elastic|shards|cg|lbfgs|newton_cg|fp16|bf16|test|ensemble", setting)[0]
+    word = re.findall("jitter|pca|shear|elastic|shards|cg|lbfgs|newton_cg|fp16|stochastic|test|ensemble", setting)[0]
     assert word in found.message.split("`")[1]
     assert (found.code, found.severity) == ("unavailable-setting", "error")
     assert found.span is not None
