@@ -17,6 +17,7 @@ import numpy as np
 
 from convc.ir.op import Op
 from convc.ir.ops import activation, elementwise
+from convc.ir.ops.cast import Cast
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
 from convc.ir.ops.elementwise import Elementwise, Greater, RunningAverage, Select
@@ -289,6 +290,7 @@ def _elementwise() -> list[OpCase]:
         (elementwise.Sign(), "nonzero", False),
         (elementwise.Exp(), "normal", True),
         (elementwise.Sqrt(), "positive", True),
+        (Cast("f32"), "normal", True),  # to 16 bits: tests/ir/test_rounding.py, tests/codegen/test_halves.py
     ]
     for op, kind, smooth in unary:
         for name, shape in _SHAPES:

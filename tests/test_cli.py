@@ -185,7 +185,7 @@ def test_mistakes_in_the_command_line(words: list[str], message: str, hint: str,
 
 def test_choices_are_those_of_the_python_interface() -> None:
     assert TARGETS == configuration.TARGETS
-    assert PRECISIONS == configuration.PRECISIONS + configuration.COMING_PRECISIONS
+    assert PRECISIONS == configuration.PRECISIONS
 
 
 @pytest.mark.parametrize(

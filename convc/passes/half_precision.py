@@ -146,7 +146,8 @@ class _Caster:
             return True
         return index == 0 or node.operands[index].type.rank == max(o.type.rank for o in node.operands) > 1
 
-    def _cast(self, value: Value, dtype: DType, node: Node) -> Value:
+    def _cast(self, value: Value, dtype: DType, node: Node | None) -> Value:
+        """The value in an element type, made before `node` (None: at the end) unless an earlier reader has asked."""
         if value.type.dtype is dtype:
             return value
         source = value.producer
@@ -154,8 +155,8 @@ class _Caster:
             return source.operands[0]  # back to where it came from, without what the cast dropped
         key = value, dtype
         if key not in self.casts:
-            builder = Builder(self.graph, before=node)
-            with builder.at(node.location, node.label):
+            builder, place = Builder(self.graph, before=node), node or source
+            with builder.at(place.location if place else (), place.label if place else ""):
                 self.casts[key] = builder.add(Cast(dtype.value), value)
         return self.casts[key]
 
@@ -168,5 +169,4 @@ class _Caster:
         for table in (self.graph.outputs, self.graph.updates):
             for name, value in table.items():
                 if value.type.dtype.is_half:
-                    builder = Builder(self.graph)
-                    table[name] = builder.add(Cast(DType.F32.value), value)
+                    table[name] = self._cast(value, DType.F32, None)

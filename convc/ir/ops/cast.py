@@ -22,7 +22,7 @@ class Cast(Elementwise):
     """x -> x with elements of `dtype` ("f32", "f16", "bf16"), rounded to the nearest, ties to even.
 
     Numbers beyond the largest one become infinite (IEEE 754-2019, 4.3.1). The gradient is the cotangent in the type of
-    x.
+    x. In float64, where arithmetic is to be exact, nothing is rounded.
     """
 
     name: ClassVar[str] = "cast"
@@ -31,6 +31,8 @@ class Cast(Elementwise):
     def infer(self, *operands: TensorType) -> TensorType:
         self.check_arity(operands)
         require(self.dtype in _DTYPES, "there is no cast to {}", self.dtype)
+        if operands[0].dtype is DType.F64:
+            return operands[0]
         require(operands[0].dtype in _DTYPES.values(), "a cast takes f32, f16 or bf16, not {}", operands[0])
         return operands[0].with_dtype(_DTYPES[self.dtype])
 
