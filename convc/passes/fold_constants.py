@@ -75,6 +75,8 @@ class _Folder:
         largest = max(value.type.size for value in (*node.operands, *node.results))
         if largest > self.most_elements:
             why = f"{largest} elements are above the bound of {self.most_elements}"
+        elif any(value.type.dtype.is_half for value in node.results):
+            why = "constants are stored in full"
         if why:
             self.log.missed(RULE, node, why)
             return False

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from convc.frontend import loads
+from convc.ir.builder import Builder
 from convc.ir.graph import Graph
+from convc.ir.interpreter import run_reference
 from convc.ir.ops import (
+    Add,
     BatchNormTraining,
     Cast,
     ChannelSum,
+    Constant,
     Conv2d,
     Conv2dBackwardData,
     Conv2dBackwardWeights,
@@ -19,12 +24,14 @@ from convc.ir.ops import (
     SoftmaxCrossEntropy,
 )
 from convc.ir.ops.update import SgdUpdate, Update
-from convc.ir.types import DType
+from convc.ir.types import DType, f32
 from convc.passes.base import Mode, PassLog
+from convc.passes.fold_constants import FoldConstants
 from convc.passes.half_precision import HalfPrecision, Precision
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import Recipe, pipeline
 from convc.passes.specialize import Specialize
+from tests.strategies import random_arrays
 
 NET = """
 net n {
@@ -89,6 +96,20 @@ def test_back_and_forth_is_not_cast() -> None:
     for node in graph.nodes_of(Cast):
         source = node.operands[0].producer
         assert source is None or not isinstance(source.op, Cast)
+
+
+def test_constants_are_not_stored_in_16_bits() -> None:
+    graph = Graph("g")
+    b = Builder(graph)
+    x, w = graph.add_input("x", f32(2, 3, 4, 4)), graph.add_parameter("w", f32(3, 3, 1, 1))
+    constant = b.add(Constant((0.1,), (2, 3, 4, 4)))
+    graph.outputs = {"logits": b.add(Add(), b.add(Conv2d(), x, w), constant)}
+    PassManager([HalfPrecision("bf16"), FoldConstants()]).run(graph)
+    assert types(graph, Add) == {DType.BF16}
+    assert types(graph, Constant) == {DType.F32}
+    arrays = random_arrays(graph, 0)
+    exact = np.einsum("nchw,kcrs->nkhw", arrays["x"], arrays["w"]) + np.float32(0.1)
+    np.testing.assert_allclose(run_reference(graph, arrays)["logits"], exact, rtol=0, atol=0.05)
 
 
 def test_the_log_says_what_ran_in_what_and_why() -> None:
