@@ -59,7 +59,8 @@ def choose_precision(asked: str | None, settings: TrainSettings, mode: Mode | No
     if known == "fp32":
         return known
     if mode is None:
-        fail("unavailable-precision", f"precision `{known}` is not available here in this version", span)
+        message = f"precision `{known}` is not available here in this version"
+        fail("unavailable-precision", message, span, hint="`--precision fp32`")
     if mode == "train" and known == "fp16":
         message = "precision `fp16` is not available for training in this version"
         fail("unavailable-precision", message, span, hint="`bf16` has the range of fp32, and needs no loss scaling")

@@ -214,7 +214,7 @@ def _weights(net: Net, mode: Mode, given: Path | None) -> tuple[dict[str, np.nda
     elif net.weights:
         origin = net.path
     # The interpreter's program: values are needed, machine code is not.
-    with build_net(net, batch=1, mode=mode, target="reference", start=start) as program:
+    with build_net(net, batch=1, mode=mode, target="reference", precision="fp32", start=start) as program:
         classes: tuple[str, ...] = ()
         if given is not None:
             path = weights_file(given)

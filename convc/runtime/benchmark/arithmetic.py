@@ -69,7 +69,7 @@ class KernelFloor:
 
 def profile_case(case: Case, task: Task) -> Profile:
     """Time our program of a case, kernel by kernel."""
-    with build_net(case.open(), batch=case.batch, mode=case.mode, threads=case.threads) as program:
+    with build_net(case.open(), batch=case.batch, mode=case.mode, precision="fp32", threads=case.threads) as program:
         return program.profile(task.images(), task.targets() if case.mode == TRAIN else None)
 
 

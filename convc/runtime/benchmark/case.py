@@ -82,7 +82,7 @@ def write_material(case: Case, folder: Path, *, model: bool, still: bool = False
     folder.mkdir()
     (folder / GRAPH).write_text(print_ir(graph), encoding="utf-8")
     problem = ""
-    with build_net(net, batch=1, mode=case.mode, target="reference") as program:
+    with build_net(net, batch=1, mode=case.mode, target="reference", precision="fp32") as program:
         program.save(folder / WEIGHTS)
         if model:
             assert program.forward is not None

@@ -1,0 +1,89 @@
+"""`precision` of a file, of a command and of `convc.compile`: who decides, what runs, and that it trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import convc
+from convc.cli import main
+from convc.ir.diagnostic import CompileError
+from convc.ir.ops.cast import Cast
+from tests.runtime.conftest import Compile
+
+NET = "net n { input 1x8x8 -> conv 6 k=3 -> bn -> relu -> pool max 2 -> fc 12 -> relu -> fc 4 -> loss softmax }\n"
+HALF = NET + "train { optim sgd lr=0.1 momentum=0.9\n precision bf16 }\n"
+
+
+def casts(program: convc.Program) -> set[str]:
+    return {node.op.dtype for node in program.graph.nodes_of(Cast) if isinstance(node.op, Cast)}
+
+
+def images(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Four classes that differ in the quarter of the image that is bright."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 4, count)
+    x = random.random((count, 1, 8, 8), np.float32)
+    for image, label in zip(x, labels, strict=True):
+        image[0, 4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 1
+    return x, labels
+
+
+def test_the_file_decides_unless_somebody_asks(compile_text: Compile) -> None:
+    assert casts(compile_text(HALF)) == {"bf16", "f32"}
+    assert casts(compile_text(HALF, mode="infer")) == {"bf16", "f32"}
+    assert casts(compile_text(HALF, precision="fp32")) == set()
+    assert casts(compile_text(NET, mode="infer", precision="fp16")) == {"f16", "f32"}
+    assert casts(compile_text(NET)) == set()
+
+
+def test_results_are_float32_and_near(compile_text: Compile) -> None:
+    x, _ = images(5)
+    exact = compile_text(NET, mode="infer", batch=5)
+    expected = exact(x)
+    for precision, error in (("fp16", 2e-3), ("bf16", 2e-2)):
+        logits = compile_text(NET, mode="infer", batch=5, precision=precision)(x)
+        assert logits.dtype == np.float32
+        difference = np.abs(logits - expected).max() / np.abs(expected).max()
+        assert 0 < difference < error
+
+
+def test_it_trains(compile_text: Compile) -> None:
+    x, labels = images(32)
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        program = compile_text(HALF, batch=32, precision=precision)
+        losses[precision] = [program.step(x, labels) for _ in range(30)]
+        loss, gradients = program.value_and_grad(x, labels)
+        assert loss < 0.1 * losses[precision][0]
+        assert all(gradient.dtype == np.float32 for gradient in gradients.values())
+        assert all(np.isfinite(gradient).all() for gradient in gradients.values())
+    assert losses["bf16"] != losses["fp32"]
+    np.testing.assert_allclose(losses["bf16"][:5], losses["fp32"][:5], rtol=0.05)
+
+
+def test_activations_take_half_the_space(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "n.cnn"
+    layers = " -> ".join(["conv 16 k=3 pad=1 -> bn -> relu"] * 4)
+    path.write_text(f"net n {{ input 3x32x32 -> {layers} -> pool avg global -> fc 4 -> loss softmax }}\n")
+    arenas = {}
+    for precision in ("fp32", "bf16"):
+        words = ["compile", str(path), "--mode", "train", "--batch", "16", "--algo", "direct", "--precision", precision]
+        assert main([*words, "--report", "memory", "--json"]) == 0
+        arenas[precision] = json.loads(capsys.readouterr().out)["memory"]["arena_bytes"]
+    assert arenas["bf16"] < 0.6 * arenas["fp32"]
+
+
+def test_refusals(tmp_path: Path) -> None:
+    path = tmp_path / "n.cnn"
+    path.write_text(NET)
+    net = convc.load(path)
+    for mode, precision in (("train", "fp16"), ("infer", "fp8")):
+        with pytest.raises(CompileError, match="unavailable-precision"):
+            convc.compile(net, mode=mode, precision=precision)
+    path.write_text(HALF.replace("bf16", "bf16 rounding=stochastic"))
+    with pytest.raises(CompileError, match="rounding=stochastic"):
+        convc.compile(convc.load(path), mode="train")
