@@ -22,6 +22,7 @@ from convc.passes.dead_code import DeadCode
 from convc.passes.fold_batch_norm import FoldBatchNorm
 from convc.passes.fold_constants import FoldConstants
 from convc.passes.fold_input_scale import FoldInputScale
+from convc.passes.half_precision import HalfPrecision, Precision
 from convc.passes.manager import PassManager
 from convc.passes.recompute import Recompute
 from convc.passes.registry import PASSES
@@ -71,9 +72,24 @@ def assert_same(actual: Graph, expected: Graph, rows: int) -> None:
 
 
 def test_every_pass_takes_part() -> None:
-    """`recompute` has tests of its own, with budgets to keep."""
-    used = {type(step) for step in (*ANYTIME, *FORWARD)} | {Specialize, Training, Recompute}
+    """`recompute` has tests of its own, with budgets to keep, and so has the rounding of `half-precision`."""
+    used = {type(step) for step in (*ANYTIME, *FORWARD)} | {Specialize, Training, Recompute, HalfPrecision}
     assert used == set(PASSES.values())
+
+
+@settings(max_examples=40)
+@given(graph=detoured(), drawn=training_orders(), kind=st.sampled_from(["bf16", "fp16"]))
+def test_casts_change_nothing_where_nothing_is_rounded(
+    graph: Graph, drawn: tuple[Training, Order], kind: Precision
+) -> None:
+    """In float64 the interpreter rounds nothing: casts are in the right places, and gradients pass through them."""
+    training, order = drawn
+    with_casts = tuple(part for step in order for part in (_before(step, kind), step) if part is not None)
+    assert_same(after(graph, with_casts), after(graph, (Specialize("train"), training)), graph.inputs["x"].shape[0])
+
+
+def _before(step: Pass, kind: Precision) -> Pass | None:
+    return HalfPrecision(kind) if isinstance(step, Training) else None
 
 
 @pytest.mark.parametrize("step", ANYTIME, ids=lambda step: step.name)
