@@ -32,7 +32,7 @@ def run_all(tasks: Sequence[Task], threads: int) -> None:
     helpers: list[threading.Thread] = []
     try:
         for _ in range(min(threads, len(tasks)) - 1):
-            helper = threading.Thread(target=work, name="convc-first-values", daemon=True)
+            helper = threading.Thread(target=work, name="convc-tasks", daemon=True)
             helper.start()
             helpers.append(helper)
     except RuntimeError:

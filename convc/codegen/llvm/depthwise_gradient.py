@@ -132,7 +132,7 @@ class _Emitter:
         self.k, self.f, self.s, self.parts = k, f, shape, parts
         self.x, self.dy = map(k.pointer, k.kernel.anchor.operands)
         self.bias: V | None = None
-        rider = k.kernel.riders[0].result if k.kernel.riders else None
+        rider = k.kernel.bias_gradient
         if parts == 1:
             self.target = k.pointer(k.kernel.anchor.result)
             self.bias = k.pointer(rider) if rider is not None else None

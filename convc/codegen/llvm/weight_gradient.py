@@ -215,7 +215,7 @@ class _Emitter:
         self.k, self.f, self.s, self.parts = k, f, shape, parts
         x, dy = k.kernel.anchor.operands
         self.x, self.dy = k.pointer(x), k.pointer(dy)
-        self.bias = k.kernel.riders[0].result if k.kernel.riders else None
+        self.bias = k.kernel.bias_gradient
         self.bias_tap = shape.tap_everywhere()
         self.lines: tuple[Index, Index] | None = None  # the rows of the band; None where it is all of them
         if parts == 1:
