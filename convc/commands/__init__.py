@@ -6,7 +6,7 @@ import what is heavy inside `run`, so that `convc VERB --help` is quick.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 
 from convc.commands import VERBS
 from convc.commands.parser import OneOf, VerbParser
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

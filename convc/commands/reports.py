@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from convc.commands.output import format_bytes, format_table
+from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.passes.base import Entry

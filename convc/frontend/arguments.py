@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from convc.frontend import syntax
 from convc.frontend.expressions import FUNCTIONS, Constant, Evaluator, OverBudget, Unknown, show
@@ -12,6 +12,7 @@ from convc.frontend.kinds import TEXT, Kind, Plain, TooLarge
 from convc.frontend.statement_parser import SEPARATOR_HINT
 from convc.ir.diagnostic import CompileError, Diagnostic, Note
 from convc.ir.span import Span
+from convc.lazy import dataclass
 
 
 class _Required:

@@ -8,7 +8,7 @@ the one before it in the text.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from convc.frontend import syntax
@@ -17,6 +17,7 @@ from convc.frontend.layers import BY_WORD, COMMON
 from convc.frontend.setting_kinds import BY_WORD as SETTINGS
 from convc.frontend.setting_kinds import PIPELINES
 from convc.ir.span import Span
+from convc.lazy import dataclass
 
 NameKind = Literal["let", "parameter", "loop", "value", "shared", "block", "net"]
 

@@ -6,7 +6,6 @@ One source of truth: layers, settings, their arguments and choices come from `la
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -21,6 +20,7 @@ from convc.frontend.parser import ITEM_WORDS
 from convc.frontend.setting_kinds import BY_WORD as SETTINGS
 from convc.frontend.setting_kinds import PIPELINES, SettingKind
 from convc.frontend.statement_parser import STATEMENT_WORDS
+from convc.lazy import dataclass
 
 _Table = Mapping[str, Mapping[str | None, LayerKind]] | Mapping[str, Mapping[str | None, SettingKind]]
 ProposalKind = Literal["layer", "statement", "setting", "argument", "choice", "function", "item"] | NameKind

@@ -6,7 +6,7 @@ example is compiled by a test.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

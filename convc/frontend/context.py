@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import Enum, auto
 
 from convc.frontend import syntax
@@ -13,6 +13,7 @@ from convc.frontend.naming import Naming
 from convc.ir.diagnostic import Note
 from convc.ir.graph import Value
 from convc.ir.span import Span
+from convc.lazy import dataclass
 
 
 class Missing(Enum):

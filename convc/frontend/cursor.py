@@ -6,7 +6,8 @@ Half a statement does not parse, so this reads characters only: strings, comment
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from convc.lazy import dataclass
 
 _PIECE = re.compile(
     r'(?P<string>"(?:[^"\\\n]|\\[^\n])*"?)|(?P<comment>\#[^\n]*)|(?P<arrow>->)|(?P<word>[A-Za-z_][A-Za-z_0-9]*)'

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from convc.frontend.decompiling.blocks import define
 from convc.frontend.decompiling.layout import text as layout
@@ -30,6 +30,7 @@ from convc.ir.diagnostic import CompileError, fail
 from convc.ir.equivalence import Match, match
 from convc.ir.graph import Graph
 from convc.ir.span import Span
+from convc.lazy import dataclass
 
 _FILE = "<decompiled>"  # what messages call the text
 

@@ -7,7 +7,7 @@ and nothing is reported that only follows from the first error.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from convc.frontend import syntax
 from convc.frontend.context import UNKNOWN, Context, Iteration, Link, Values
@@ -22,6 +22,7 @@ from convc.ir.diagnostic import CompileError, Diagnostic, fail
 from convc.ir.graph import Graph, Value
 from convc.ir.ops.elementwise import Add, Multiply
 from convc.ir.ops.loss import CountCorrect
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

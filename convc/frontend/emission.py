@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NoReturn, TypeVar
 
 from convc.frontend.arguments import Bound, Report
@@ -17,6 +17,7 @@ from convc.ir.graph import Graph, Initializer, Node, Value
 from convc.ir.op import InferError, Op
 from convc.ir.span import Span
 from convc.ir.types import Shape, TensorType
+from convc.lazy import dataclass
 
 T = TypeVar("T")
 

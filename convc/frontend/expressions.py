@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NoReturn, TypeGuard, Union
 
 from convc.frontend import syntax
@@ -15,6 +15,7 @@ from convc.frontend.hints import did_you_mean, shape_text
 from convc.frontend.limits import DEFAULT_LIMITS, Limits, raised
 from convc.ir.diagnostic import CompileError, Diagnostic, fail
 from convc.ir.span import Span
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

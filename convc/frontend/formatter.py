@@ -11,8 +11,6 @@ them so, as far as they fit. Formatting what has been formatted changes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from convc.frontend.layout import Braces, Brackets, Chain, Comment, Entry, Item, Part, Remark, Word, flat
 from convc.frontend.layout_reader import layout
 from convc.frontend.lexer import Token, tokenize
@@ -20,6 +18,7 @@ from convc.frontend.limits import DEFAULT_LIMITS, Limits
 from convc.frontend.parser import parse_tokens
 from convc.frontend.source import Source
 from convc.frontend.token_roles import roles
+from convc.lazy import dataclass
 
 WIDTH = 100
 _INDENT = 2

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from convc.frontend.expressions import Constant, Quantity, is_number
 from convc.frontend.limits import DEFAULT_LIMITS
 from convc.ir.window import Pair, Sides
+from convc.lazy import dataclass
 
 Plain = object  # what an argument becomes: int, float, str, tuple, Quantity, InitialValue …
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from convc.frontend import emitters, kinds
 from convc.frontend.arguments import Parameter
@@ -23,6 +22,7 @@ from convc.frontend.kinds import (
 )
 from convc.ir.graph import Value
 from convc.ir.ops.conv import ALGORITHM_WORDS
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ where it can be written again: a line of its own, the end of an entry, or in fro
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
+
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

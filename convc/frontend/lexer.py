@@ -8,12 +8,12 @@ and nested at most as deep as the limits allow, so the parser can recurse and ca
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from convc.frontend.limits import DEFAULT_LIMITS, Limits, raised
 from convc.frontend.source import Source
 from convc.ir.diagnostic import CompileError, Diagnostic, Note
 from convc.ir.span import Span
+from convc.lazy import dataclass
 
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 _TOKEN = re.compile(

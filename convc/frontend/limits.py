@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, field, fields
 from typing import Any
 
 from convc.frontend.hints import did_you_mean
 from convc.ir.diagnostic import fail
+from convc.lazy import dataclass
 
 
 def _limit(default: int, text: str, most: int | None = None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 
 from convc.frontend import syntax
@@ -21,6 +21,7 @@ from convc.frontend.settings import DataSetting, TrainSettings, unsupported
 from convc.frontend.source import Source, read_source
 from convc.frontend.train_item import data_setting, train_settings
 from convc.ir.diagnostic import CompileError, Diagnostic
+from convc.lazy import dataclass
 
 
 def load(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 import numpy as np
@@ -21,6 +21,7 @@ from convc.frontend.settings import TrainSettings
 from convc.ir.diagnostic import CompileError, Diagnostic, fail
 from convc.ir.graph import Graph, Value
 from convc.ir.op import shown_fields
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

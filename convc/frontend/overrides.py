@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from convc.frontend import syntax
 from convc.frontend.expressions import Constant, Evaluator, Scope, literal
@@ -15,6 +15,7 @@ from convc.frontend.source import Source
 from convc.frontend.train_item import COMMAND_LINE, WORDS, check_path
 from convc.ir.diagnostic import CompileError, Diagnostic, fail
 from convc.ir.span import Span
+from convc.lazy import dataclass
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from convc.frontend import syntax
 from convc.frontend.expressions import Budget, Constant, Evaluator, Scope, Unknown
@@ -15,6 +15,7 @@ from convc.frontend.parser import ITEM_WORDS, parse
 from convc.frontend.source import Source, read_source
 from convc.frontend.statement_parser import STATEMENT_WORDS
 from convc.ir.diagnostic import CompileError, Diagnostic, Note
+from convc.lazy import dataclass
 
 RESERVED_WORDS = frozenset((*BY_WORD, *STATEMENT_WORDS, *ITEM_WORDS, *RESERVED))
 

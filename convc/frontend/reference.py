@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from convc.frontend.arguments import REQUIRED, Parameter
 from convc.frontend.constructs import (
@@ -20,6 +19,7 @@ from convc.frontend.kinds import InitialValue
 from convc.frontend.layers import COMMON, LAYERS
 from convc.frontend.setting_kinds import PIPELINES, SETTINGS
 from convc.frontend.settings import waits
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 from convc.frontend.expressions import Quantity
 from convc.ir.span import Span
+from convc.lazy import dataclass
 
 _NONE, _THIRTY_EPOCHS = Quantity(0, "e"), Quantity(30, "e")
 # Keys of the language and the fields that they set.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from convc.frontend.arguments import Parameter
 from convc.frontend.expressions import Constant, Quantity
 from convc.frontend.kinds import BOOLEAN, RANGE, TEXT, Kind, choice, duration, number_or, numbers, pair, real, whole
+from convc.lazy import dataclass
 
 _SEED = (1 << 63) - 1
 

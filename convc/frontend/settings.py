@@ -6,13 +6,14 @@ The settings are complete whatever of them this version carries out; `unsupporte
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from convc.frontend.expressions import Constant, Quantity
 from convc.frontend.schedule import Schedule
 from convc.ir.diagnostic import Diagnostic
 from convc.ir.span import Span
+from convc.lazy import dataclass
 
 _EVERY_EPOCH = Quantity(1, "e")
 _CONSTANT = Schedule()

@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 
 from convc.frontend.limits import DEFAULT_LIMITS, Limits
 from convc.ir.diagnostic import Diagnostic, fail
 from convc.ir.span import Span
+from convc.lazy import dataclass
 
 _NONE: Mapping[str, str] = {}
 # What Linux takes (PATH_MAX).

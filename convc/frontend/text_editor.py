@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from convc.frontend.lexer import normalise
 from convc.ir.span import Span
+from convc.lazy import dataclass
 
 
 @dataclass

@@ -7,11 +7,12 @@ that already, and its tree says where each of them stands.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from convc.frontend import syntax
 from convc.frontend.lexer import Token
 from convc.ir.span import Span
+from convc.lazy import dataclass
 
 Place = tuple[int, int]
 

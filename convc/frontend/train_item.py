@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from convc.frontend import syntax
@@ -31,6 +31,7 @@ from convc.frontend.settings import (
 )
 from convc.ir.diagnostic import CompileError, Diagnostic, Note, fail
 from convc.ir.span import Span
+from convc.lazy import dataclass
 
 WORDS = (*BY_WORD, *PIPELINES)
 # What comes from the command line has a "file" that begins with two dashes; paths in it are relative to the working

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 from convc.ir.span import Span
+from convc.lazy import dataclass
 
 Severity = Literal["error", "warning"]
 

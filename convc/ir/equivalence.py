@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from convc.ir.graph import Graph, Initializer, Node, Parameter, Value
 from convc.ir.op import Op
+from convc.lazy import dataclass
 
 
 @dataclass

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from functools import cache
+from operator import attrgetter
 
 from convc.ir.graph import Graph, Parameter, Value
 from convc.ir.op import Op
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,5 +66,10 @@ def _types(values: Iterable[Value]) -> tuple[object, ...]:
 
 
 def _facts(parameter: Parameter) -> tuple[object, ...]:
-    own = tuple(getattr(parameter, field.name) for field in fields(Parameter) if field.name != "value")
-    return (*own, parameter.value.type)
+    return (*_own_facts()(parameter), parameter.value.type)
+
+
+@cache
+def _own_facts() -> Callable[[Parameter], tuple[object, ...]]:
+    """Gives all fields of a parameter but its value."""
+    return attrgetter(*(field.name for field in fields(Parameter) if field.name != "value"))

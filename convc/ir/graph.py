@@ -7,13 +7,13 @@ multigraph (an `add(x, x)` has two edges) for analyses that want graph algorithm
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from convc.ir.op import Cost, Op
 from convc.ir.results import Results
 from convc.ir.span import Location, Span
 from convc.ir.types import TensorType
+from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     import networkx

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import inspect
 import sys
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from convc.ir.types import TensorType
+from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.ir.builder import Builder

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 
 import numpy as np
+
+from convc.lazy import dataclass
 
 Shape = tuple[int, ...]
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 
 from convc.ir.diagnostic import CompileError, Diagnostic
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.op import InferError
 from convc.ir.types import TensorType
 
+# Of nodes whose types were right: the op and the types of its operands and results.
+Inferred = MutableMapping[Node, tuple[object, ...]]
 
-def problems(graph: Graph) -> list[Diagnostic]:
-    """All violations: use before definition, wrong types, broken use lists, dangling outputs and updates."""
+
+def problems(graph: Graph, inferred: Inferred | None = None) -> list[Diagnostic]:
+    """All violations: use before definition, wrong types, broken use lists, dangling outputs and updates.
+
+    Who verifies a graph again and again passes the same `inferred`, empty at first: types are inferred anew only where
+    the op or a type has changed.
+    """
     found: list[Diagnostic] = []
+    inferred = {} if inferred is None else inferred
     defined: set[Value] = {*graph.inputs.values(), *(p.value for p in graph.parameters.values())}
 
     # One table instead of a search per use: a value may have thousands of users.
@@ -29,15 +37,13 @@ def problems(graph: Graph) -> list[Diagnostic]:
                 report(node, f"operand {index} is used before it is defined, or belongs to another graph")
             if listed[operand, node, index] != 1:
                 report(node, f"operand {index} does not list this use exactly once")
-        try:
-            expected = node.op.result_types(*(value.type for value in node.operands))
-        except (InferError, ValueError, TypeError, IndexError, ArithmeticError) as error:
-            report(node, str(error))
-        else:
-            actual = tuple(_logical(value.type) for value in node.results)
-            if actual != tuple(map(_logical, expected)):
-                wanted = ", ".join(map(str, expected))
-                report(node, f"the result is {', '.join(map(str, actual))}, but should be {wanted}")
+        facts = (node.op, *(value.type for value in (*node.operands, *node.results)))
+        if inferred.get(node) != facts:
+            mistake = _wrong_types(node)
+            if mistake:
+                report(node, mistake)
+            else:
+                inferred[node] = facts
         for index, value in enumerate(node.results):
             if value.producer is not node or value.index != index:
                 report(node, f"result {index} does not point back to its node")
@@ -69,9 +75,21 @@ def problems(graph: Graph) -> list[Diagnostic]:
     return found
 
 
-def verify(graph: Graph) -> None:
-    """Raise one `CompileError` with all problems of the graph."""
-    found = problems(graph)
+def _wrong_types(node: Node) -> str:
+    """What is wrong with the types of operands or results, or nothing."""
+    try:
+        expected = node.op.result_types(*(value.type for value in node.operands))
+    except (InferError, ValueError, TypeError, IndexError, ArithmeticError) as error:
+        return str(error) or type(error).__name__
+    actual = tuple(_logical(value.type) for value in node.results)
+    if actual == tuple(map(_logical, expected)):
+        return ""
+    return f"the result is {', '.join(map(str, actual))}, but should be {', '.join(map(str, expected))}"
+
+
+def verify(graph: Graph, inferred: Inferred | None = None) -> None:
+    """Raise one `CompileError` with all `problems` of the graph."""
+    found = problems(graph, inferred)
     if found:
         raise CompileError(found)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from convc.ir.op import require
+from convc.lazy import dataclass
 
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]  # top, left, bottom, right

@@ -7,7 +7,7 @@ from dataclasses import replace
 from convc.ir.diagnostic import CompileError, Note, fail
 from convc.ir.fingerprint import fingerprint
 from convc.ir.graph import Graph
-from convc.ir.verify import verify
+from convc.ir.verify import Inferred, verify
 from convc.passes.base import PassLog
 
 
@@ -17,6 +17,7 @@ class Account:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._before = fingerprint(graph)
+        self._inferred: Inferred = {}
 
     def settle(self, name: str, log: PassLog, *, rewrites: bool = True, decides: bool = False) -> None:
         """Compare what the pass `name` has left with what it has logged.
@@ -36,7 +37,7 @@ class Account:
         if not rewrites:
             return
         try:
-            verify(self._graph)
+            verify(self._graph, self._inferred)
         except CompileError as error:
             note = Note(f"the pass `{name}` has left it so")
             blamed = [replace(found, notes=(*found.notes, note)) for found in error.diagnostics]

@@ -8,7 +8,6 @@ program really takes is told by its memory plan.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from itertools import accumulate
 
 from convc.ir.graph import Graph, Node, Value
@@ -26,6 +25,7 @@ from convc.ir.ops import (
 )
 from convc.ir.ops.elementwise import Elementwise
 from convc.ir.ops.random import Draw
+from convc.lazy import dataclass
 from convc.passes.fusion import EPILOGUE_ANCHORS
 from convc.passes.in_place import LAST_READ_IN_PLACE
 from convc.passes.sections import backward_start, prepared

@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from convc.ir.builder import Builder
@@ -42,6 +41,7 @@ from convc.ir.ops.sweep import MaxNorm
 from convc.ir.ops.units import ScaleWeights, SumWeights
 from convc.ir.printer import value_names
 from convc.ir.types import DType
+from convc.lazy import dataclass
 from convc.passes.algorithms.problem import CONVOLUTIONS, Problem
 from convc.passes.base import PassLog, PlanPass
 from convc.passes.fusion import is_boolean, is_elementwise, resolve

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from convc.ir.graph import Graph, Node
 from convc.ir.span import Location, union
+from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.passes.plan import Plan

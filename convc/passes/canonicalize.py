@@ -11,13 +11,14 @@ none fits; a chance that a rule misses is logged once, in the end.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
 from convc.ir.builder import Builder
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.op import Op
 from convc.ir.span import union
+from convc.lazy import dataclass
 from convc.passes.base import Pass, PassLog
 from convc.passes.canonical.identities import IDENTITIES
 from convc.passes.canonical.rule import Missed, Rewrite, Rule

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from fnmatch import fnmatchcase
 from glob import escape
 from typing import ClassVar
@@ -23,6 +23,7 @@ from typing import ClassVar
 from convc.ir.diagnostic import fail, similar
 from convc.ir.graph import Graph, Node
 from convc.ir.ops.conv import ALGORITHM_WORDS
+from convc.lazy import dataclass
 from convc.passes.algorithms.decision import PLAIN, Decision, Limits, Measured, decide, is_wanted
 from convc.passes.algorithms.prediction import CONSTANTS, Constants
 from convc.passes.algorithms.problem import CONVOLUTIONS, Problem

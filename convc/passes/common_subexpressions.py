@@ -12,7 +12,6 @@ separate tensors. Removing leaves every number bit for bit as it was.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -23,6 +22,7 @@ from convc.ir.ops.constant import Constant
 from convc.ir.ops.sweep import Sweep
 from convc.ir.span import union
 from convc.ir.types import DType
+from convc.lazy import dataclass
 from convc.passes.base import Pass, PassLog
 from convc.passes.training import GRADIENT
 

@@ -8,10 +8,10 @@ return %1                     return %1
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 from convc.ir.graph import Graph, total_cost
+from convc.lazy import dataclass
 from convc.passes.base import Pass, PassLog
 
 

@@ -15,7 +15,6 @@ For forward graphs, before `specialize`. In training the statistics are those of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 from convc.ir.builder import Builder
@@ -27,6 +26,7 @@ from convc.ir.ops.norm import BatchNorm
 from convc.ir.ops.random import Dropout, Noise
 from convc.ir.ops.units import ScaleWeights
 from convc.ir.span import union
+from convc.lazy import dataclass
 from convc.passes.base import Pass, PassLog
 
 RULE = "fold"

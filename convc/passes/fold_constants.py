@@ -11,7 +11,7 @@ of the reference would see. Parameters are no constants: they change.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
 import numpy as np
@@ -25,6 +25,7 @@ from convc.ir.ops.norm import BatchNorm
 from convc.ir.ops.random import Draw, Dropout, Noise
 from convc.ir.ops.sweep import Sweep
 from convc.ir.types import DType
+from convc.lazy import dataclass
 from convc.passes.base import Pass, PassLog
 
 RULE = "fold"

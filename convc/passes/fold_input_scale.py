@@ -15,7 +15,6 @@ In training the weights' gradient needs the normalised images anyway, and a bias
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -27,6 +26,7 @@ from convc.ir.ops.conv import Conv2d
 from convc.ir.ops.elementwise import Add, Divide, Multiply, Subtract
 from convc.ir.ops.units import ScaleWeights, SumWeights
 from convc.ir.span import union
+from convc.lazy import dataclass
 from convc.passes.base import Pass, PassLog
 
 RULE = "fold"

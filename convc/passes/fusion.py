@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from convc.ir.diagnostic import fail
@@ -57,6 +56,7 @@ from convc.ir.ops.sweep import Accumulate, MaxNorm
 from convc.ir.ops.update import Update
 from convc.ir.span import Location, union
 from convc.ir.types import DType
+from convc.lazy import dataclass
 from convc.passes.base import PassLog, PlanPass
 from convc.passes.sections import Section, assign_sections, backward_start
 

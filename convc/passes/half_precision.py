@@ -15,7 +15,6 @@ out as float32 sums.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
@@ -47,6 +46,7 @@ from convc.ir.ops import (
 from convc.ir.ops.elementwise import Elementwise
 from convc.ir.ops.random import Draw
 from convc.ir.types import DType
+from convc.lazy import dataclass
 from convc.passes.base import Pass, PassLog
 
 Precision = Literal["fp32", "fp16", "bf16"]

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+
+from convc.lazy import dataclass
 
 
 def padded(channels: int) -> int:

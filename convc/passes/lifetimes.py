@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
 from convc.ir.graph import Value
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, get_args
+
+from convc.lazy import dataclass
 
 Tier = Literal["avx512", "avx2", "baseline"]
 TIERS: tuple[Tier, ...] = get_args(Tier)

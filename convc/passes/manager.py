@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from convc.ir.graph import Graph
+from convc.lazy import dataclass
 from convc.passes.account import Account
 from convc.passes.base import Pass, PassLog
 from convc.passes.collection import no_collection

@@ -14,7 +14,7 @@ order in each of their blocks, so that a sweep is a single loop over memory.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from convc.ir.diagnostic import fail
@@ -22,6 +22,7 @@ from convc.ir.graph import Graph, Value
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.sweep import MaxNorm, Sweep
 from convc.ir.sizes import format_bytes
+from convc.lazy import dataclass
 from convc.passes.base import PassLog, PlanPass
 from convc.passes.fusion import Kernel, is_immediate, resolve
 from convc.passes.in_place import in_place_pairs, report_in_place

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from convc.ir.ops.update import Update
+from convc.lazy import dataclass
 from convc.passes.base import Mode, Pass
 from convc.passes.canonicalize import Canonicalize
 from convc.passes.choose_algorithms import ChooseAlgorithms

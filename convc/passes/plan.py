@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from convc.ir.graph import Graph, Value
 from convc.ir.types import DType
+from convc.lazy import dataclass
 from convc.passes.fusion import Kernel, is_immediate, resolve
 from convc.passes.layout import Layout
 from convc.passes.machine import Machine
@@ -19,7 +20,7 @@ def _no_scratch(kernel: Kernel, plan: Plan) -> int:
     return 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Plan:
     """A graph with everything decided: the passes of `planning.py` fill it in.
 

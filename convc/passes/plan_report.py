@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 from convc.ir.graph import Value
+from convc.lazy import dataclass
 from convc.passes.fusion import Kernel
 from convc.passes.lifetimes import Buffer
 from convc.passes.manager import PassReport

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from convc.ir.graph import Graph
 from convc.passes.account import Account
@@ -36,7 +37,8 @@ def make_plan(
     dump: Dump | None = None,
 ) -> Plan:
     """Run the passes. The graph gains `relayout` nodes; `scratch` tells how many bytes a kernel wants."""
-    plan = Plan(graph, machine, scratch)
+    # Layouts are settled before there are kernels, so that the answer for one stays the same.
+    plan = Plan(graph, machine, cache(scratch))
     account = Account(graph)
     for step in passes:
         log, started = PassLog(), time.perf_counter()

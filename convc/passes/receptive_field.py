@@ -18,7 +18,6 @@ was made smaller may see less, because it moves in steps of several pixels.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
 
@@ -30,6 +29,7 @@ from convc.ir.ops.pool import AvgPool, MaxPool
 from convc.ir.ops.resample import Upsample
 from convc.ir.ops.shape import Flatten
 from convc.ir.window import Pair, Window
+from convc.lazy import dataclass
 
 Number = int | Fraction
 

@@ -14,13 +14,13 @@ the same, bit by bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from convc.ir.builder import Builder
 from convc.ir.diagnostic import fail
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.sizes import format_bytes
+from convc.lazy import dataclass
 from convc.passes.activations import PRODUCTS, TRANSPARENT, Activations, Choice, again
 from convc.passes.algorithms.problem import CONVOLUTIONS, Problem
 from convc.passes.algorithms.table import BY_NAME

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from convc.ir.graph import Value
 from convc.ir.ops.update import Update
+from convc.lazy import dataclass
 from convc.passes.base import PassLog, PlanPass, describe
 from convc.passes.lifetimes import Needs, find_buffers, live_bytes
 from convc.passes.memory import arena_needs, kept_values, lasting_slots

@@ -12,7 +12,6 @@ In inference the loss and the labels go, too: the output is what the loss would 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from convc.ir.builder import Builder
@@ -22,6 +21,7 @@ from convc.ir.ops.elementwise import Add, Divide, Multiply, RunningAverage, Sqrt
 from convc.ir.ops.norm import BatchNorm, BatchNormTraining
 from convc.ir.ops.random import Draw, Dropout, DropoutTraining, Noise, NoiseTraining
 from convc.ir.types import DType, TensorType
+from convc.lazy import dataclass
 from convc.passes.base import Mode, Pass, PassLog
 from convc.passes.targets import compare_numbers, weigh_classes
 

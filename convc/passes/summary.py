@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.ops.constant import Constant
@@ -22,6 +21,7 @@ from convc.ir.ops.shape import Flatten, Unflatten
 from convc.ir.ops.update import Update
 from convc.ir.types import Shape
 from convc.ir.window import Window
+from convc.lazy import dataclass
 from convc.passes.live_bytes import parameter_bytes, peak_bytes
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import Recipe, pipeline

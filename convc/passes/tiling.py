@@ -6,9 +6,9 @@ Large tiles load less; a tile must fit the registers, and should divide the imag
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
+from convc.lazy import dataclass
 from convc.passes.layout import padded
 from convc.passes.machine import Machine, split_lanes
 

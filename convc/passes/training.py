@@ -16,7 +16,7 @@ Where several batches make one update, where gradients are clipped and where the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 from convc.ir.autodiff import differentiate
@@ -31,6 +31,7 @@ from convc.ir.ops.sweep import Accumulate, GradientNorm, MaxNorm
 from convc.ir.ops.update import Update
 from convc.ir.span import Location
 from convc.ir.types import DType
+from convc.lazy import dataclass
 from convc.passes.base import Pass, PassLog
 from convc.passes.sections import ACCUMULATOR
 from convc.passes.specialize import scalar_input

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from convc.lazy import dataclass
 from convc.passes.algorithms.problem import Problem
 from convc.passes.algorithms.table import BY_NAME
 from convc.passes.layout import WeightLayout

@@ -7,12 +7,12 @@ place, and so must every result when a run is over.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from convc.ir.diagnostic import Diagnostic
 from convc.ir.graph import Node, Value
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.sweep import MaxNorm, Sweep
+from convc.lazy import dataclass
 from convc.passes.fusion import Kernel, is_immediate, resolve
 from convc.passes.in_place import elementwise_operands
 from convc.passes.memory import Slot, on_demand_values, overlap

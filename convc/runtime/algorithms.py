@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from convc.ir.diagnostic import fail
+from convc.lazy import dataclass
 from convc.passes.choose_algorithms import Choice, ChooseAlgorithms, parse_wishes
 from convc.passes.machine import Tier
 from convc.passes.manager import PassReport

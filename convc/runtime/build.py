@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from convc.ir.diagnostic import fail, with_sources
 from convc.ir.graph import Graph
 from convc.ir.op import Op
 from convc.ir.ops.loss import CountCorrect
+from convc.lazy import dataclass
 from convc.passes.algorithms.problem import CONVOLUTIONS
 from convc.passes.algorithms.table import BY_NAME
 from convc.passes.base import Mode, Pass, PlanPass

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from convc.ir.diagnostic import CompileError, Diagnostic, Note, fail
+from convc.lazy import dataclass
 from convc.runtime.atomic import replaced
 
 FORMAT = "convc"

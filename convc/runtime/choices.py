@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from convc.frontend.setting_kinds import BY_WORD
 from convc.frontend.settings import TrainSettings
 from convc.ir.sizes import format_bytes
+from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.passes.plan_report import MemoryReport

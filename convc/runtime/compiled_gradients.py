@@ -10,12 +10,12 @@ of a mistake, and another point is tried.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from convc.ir.graph import Graph
 from convc.ir.interpreter import run_reference
+from convc.lazy import dataclass
 from convc.passes.sections import Section
 from convc.passes.training import GRADIENT
 from convc.runtime.executor import Executor, ReferenceExecutor

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from convc.codegen.llvm.spmd import MAX_PARTIES
 from convc.ir.diagnostic import fail
+from convc.lazy import dataclass
 
 THREADS_VARIABLE = "CONVC_THREADS"
 # They share Python's lock between two array operations.

@@ -8,11 +8,11 @@ one op by op. No copy of the parameters has to be kept while all goes well.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from convc.ir.diagnostic import Diagnostic, Note
+from convc.lazy import dataclass
 from convc.runtime.checkpoint import non_finite
 from convc.runtime.data import BatchLoader, Source
 from convc.runtime.nonfinite import find_origin

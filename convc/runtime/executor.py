@@ -7,13 +7,13 @@ this border in logical layout, NCHW and OIHW, float32; how they lie inside is th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from convc.ir.graph import Graph
 from convc.ir.interpreter import run_reference
+from convc.lazy import dataclass
 from convc.passes.sections import Section, section_of
 from convc.passes.training import GRADIENT
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from statistics import correlation
 from typing import TYPE_CHECKING, Literal
 
+from convc.lazy import dataclass
 from convc.passes.algorithms.decision import Candidate
 from convc.passes.algorithms.problem import Problem
 from convc.passes.base import Mode

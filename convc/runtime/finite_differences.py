@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from convc.ir.ops.activation import Elu, LeakyRelu, Maxout, Prelu, Relu, Relu6, 
 from convc.ir.ops.distance import Hinge
 from convc.ir.ops.elementwise import Absolute, Greater, Maximum, Minimum, Sign, spread
 from convc.ir.ops.pool import MaxPool
+from convc.lazy import dataclass
 
 # From the best compromise of the two errors downwards, to slip between kinks.
 _STEPS = (1e-5, 1e-6, 1e-7)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from convc.ir.diagnostic import fail
 from convc.ir.sizes import format_bytes
+from convc.lazy import dataclass
 from convc.passes.base import Mode
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import Recipe

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from convc.ir.diagnostic import fail
 from convc.ir.graph import Graph
+from convc.lazy import dataclass
 from convc.passes.base import PlanPass
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import pipeline

@@ -15,7 +15,7 @@ import numpy as np
 from convc.ir.graph import Initializer, Parameter
 from convc.ir.philox import stream_key
 
-_CHUNK = 1 << 14  # words at a time: arrays that all steps work on stay in the cache
+_CHUNK = 1 << 15  # words at a time: arrays that all steps work on stay in the cache
 
 
 def initial_value(parameter: Parameter, seed: int) -> np.ndarray:
@@ -54,7 +54,7 @@ def _uniform(initial: Initializer, shape: tuple[int, ...], seed: int, stream: in
         for half, numbers in enumerate((first, second)):
             numbers *= 2
             numbers -= 1
-            np.multiply(numbers, initial.value, out=pairs[:, half], casting="same_kind")
+            np.multiply(numbers, initial.value, out=pairs[:, half])
     return result.reshape(shape)
 
 
@@ -87,7 +87,7 @@ _KINDS: dict[str, Callable[[Initializer, tuple[int, ...], int, int], np.ndarray]
 def _normal(shape: tuple[int, ...], deviation: float, seed: int, stream: int) -> np.ndarray:
     """Normal numbers by Box and Muller: r = √(−2 ln u₁), then r·cos 2πu₂ and r·sin 2πu₂."""
     result = np.empty(math.prod(shape), np.float32)
-    turned = np.empty(_CHUNK)
+    turned = np.empty(_CHUNK, np.float32)
     for pairs, radius, angle in _pairs(result, seed, stream):
         np.log(radius, out=radius)
         radius *= -2
@@ -95,8 +95,7 @@ def _normal(shape: tuple[int, ...], deviation: float, seed: int, stream: int) ->
         radius *= deviation
         angle *= 2 * math.pi
         for half, function in enumerate((np.cos, np.sin)):
-            factor = function(angle, out=turned[: len(angle)])
-            np.multiply(radius, factor, out=pairs[:, half], casting="same_kind")
+            np.multiply(radius, function(angle, out=turned[: len(angle)]), out=pairs[:, half])
     return result.reshape(shape)
 
 
@@ -107,13 +106,14 @@ def _pairs(result: np.ndarray, seed: int, stream: int) -> Iterator[tuple[np.ndar
     """
     generator = np.random.Philox(key=np.array([seed & ((1 << 64) - 1), stream], dtype=np.uint64))
     words = -(-result.size // 2)
-    numbers = np.empty((2, min(_CHUNK, words)))
+    numbers = np.empty((2, min(_CHUNK, words)), np.float32)
     for start in range(0, words, _CHUNK):
         drawn = generator.random_raw(min(_CHUNK, words - start)).astype("<u8", copy=False)
         low, high = drawn.view("<u4").reshape(-1, 2).T
         first, second = numbers[:, : len(drawn)]
         for half, number in ((high, first), (low, second)):
-            np.add(half, 0.5, out=number)
+            number[:] = half
+            number += 0.5
             number *= 2**-32
         end = 2 * (start + len(drawn))
         if end <= result.size:

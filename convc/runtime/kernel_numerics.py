@@ -7,12 +7,12 @@ one before, so they are judged together, by the numbers that the kernels of the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from convc.ir.graph import Graph
 from convc.ir.interpreter import run_reference
+from convc.lazy import dataclass
 from convc.passes.base import PlanPass
 from convc.passes.sections import Section
 from convc.passes.training import GRADIENT

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from convc.codegen.llvm.probes import PROBES, TRANSFORM_FLOPS, multiply_add_flop
 from convc.codegen.llvm.spmd import load_runtime
 from convc.codegen.llvm.target import CpuTarget, compile_object, host_target
 from convc.ir.diagnostic import fail
+from convc.lazy import dataclass
 from convc.passes.algorithms.prediction import Constants
 from convc.runtime.cores import choose_threads
 from convc.runtime.threads import ThreadPool, shared_pool

@@ -6,10 +6,11 @@ import json
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from convc.ir.diagnostic import fail
+from convc.lazy import dataclass
 from convc.runtime.atomic import write_text
 from convc.runtime.plain_files import append_plain, read_plain
 

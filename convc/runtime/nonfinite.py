@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from convc.ir.graph import Graph, Node, Value
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

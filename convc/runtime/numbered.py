@@ -9,11 +9,11 @@ import os
 import re
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convc.ir.diagnostic import CompileError
+from convc.lazy import dataclass
 from convc.runtime.atomic import replaced
 from convc.runtime.checkpoint import read_metadata
 

@@ -8,7 +8,7 @@ the plan are judged by their kernels (`kernel_numerics.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from convc.ir.diagnostic import Note, fail
 from convc.ir.graph import Graph
 from convc.ir.interpreter import run_reference
 from convc.ir.op import InferError
+from convc.lazy import dataclass
 from convc.passes.base import Entry, Mode, OutOfFuel, Pass, PassLog
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import Recipe

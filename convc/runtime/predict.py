@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from convc.ir.diagnostic import CompileError, Diagnostic, fail
+from convc.lazy import dataclass
 from convc.runtime.data.image_size import centre
 from convc.runtime.data.picture import decode, reason, require_pillow, strict_decoding
 from convc.runtime.program import Program

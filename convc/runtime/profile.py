@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import median
 
 from convc.ir.op import Cost
 from convc.ir.span import Location
+from convc.lazy import dataclass
 from convc.passes.algorithms.problem import CONVOLUTIONS
 from convc.passes.fusion import Kernel
 from convc.passes.sections import EVERYTHING

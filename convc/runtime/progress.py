@@ -10,12 +10,13 @@ import os
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from convc.ir.diagnostic import fail, printable
+from convc.lazy import dataclass
 from convc.runtime.plain_files import append_plain
 
 if TYPE_CHECKING:

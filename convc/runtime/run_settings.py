@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
 from convc.ir.diagnostic import CompileError, Diagnostic, Note, fail
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

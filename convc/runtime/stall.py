@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from convc.lazy import dataclass
 from convc.runtime.progress import figure, percent
 
 if TYPE_CHECKING:

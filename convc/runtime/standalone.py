@@ -10,7 +10,6 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from convc.codegen.standalone.interface import Duration, Interface, LearningRate
 from convc.codegen.standalone.shared_library import build_library, c_compiler
 from convc.codegen.standalone.tables import model_source, step_name
 from convc.ir.diagnostic import fail, with_sources
+from convc.lazy import dataclass
 from convc.passes.base import Mode
 from convc.passes.machine import TIERS, Tier
 from convc.passes.manager import PassManager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import numpy as np
 from convc.ir.diagnostic import CompileError, fail
 from convc.ir.graph import Graph
 from convc.ir.span import Span
+from convc.lazy import dataclass
 from convc.runtime.checkpoint import Match, match, non_finite, read_checkpoint, require_match
 
 if TYPE_CHECKING:

@@ -16,11 +16,12 @@ import os
 import threading
 import time
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 
 from convc.codegen.llvm.spmd import ControlBlock, SpmdRuntime, load_runtime
 from convc.ir.diagnostic import fail
+from convc.lazy import dataclass
 from convc.runtime.cores import choose_threads, usable_cores
 
 # How long a thread polls before it sleeps. A wake-up costs some 50 microseconds, and between two steps Python needs

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convc.ir.diagnostic import fail, with_sources
+from convc.lazy import dataclass
 from convc.runtime.build import build_net
 from convc.runtime.checkpoint import Checkpoint, match, read_checkpoint, require_match, text_list
 from convc.runtime.data import DataSet, Split, load_dataset

@@ -6,12 +6,13 @@ import os
 import shlex
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convc.ir.diagnostic import CompileError, fail, with_sources
+from convc.lazy import dataclass
 from convc.passes.manager import PassReport
 from convc.passes.plan import Plan
 from convc.passes.plan_report import memory_report

@@ -10,11 +10,12 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
 from convc.ir.diagnostic import CompileError
+from convc.lazy import dataclass
 from convc.runtime.checkpoint import non_finite
 from convc.runtime.curves import Curves
 from convc.runtime.data import BatchLoader, Source, Split

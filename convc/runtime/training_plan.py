@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from convc.frontend.expressions import literal
 from convc.frontend.load import loads, parse_data
 from convc.frontend.settings import DataSetting, OptimizerSetting, TrainSettings
 from convc.ir.diagnostic import fail
+from convc.lazy import dataclass
 from convc.runtime import environment
 from convc.runtime.algorithms import AlgorithmOptions
 from convc.runtime.build import main_loss, require_plans

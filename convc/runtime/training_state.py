@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from convc.ir.diagnostic import fail
+from convc.lazy import dataclass
 from convc.runtime.checkpoint import match, read_checkpoint, require_match, write_checkpoint
 from convc.runtime.program import Program
 from convc.runtime.stall import Stall, parse_stall

@@ -14,7 +14,6 @@ channels and outputs change places; the filters of a depthwise convolution are t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from convc.codegen.llvm.direct import Run, taps_inside, tile_runs
 from convc.codegen.llvm.kernel import KernelBuilder, Spot
@@ -23,6 +22,7 @@ from convc.codegen.llvm.transposition import weight_place
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.graph import Value
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
+from convc.lazy import dataclass
 from convc.passes.algorithms.axes import Axis, backward_axes, forward_axis
 from convc.passes.fusion import resolve
 from convc.passes.group_lanes import lane_filters, most_pixels

@@ -15,7 +15,6 @@ are added up in order, and threads split parts and tiles: results do not depend 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
 from convc.codegen.llvm.control import maybe
@@ -25,6 +24,7 @@ from convc.codegen.llvm.register_tile import column_pieces
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.codegen.llvm.weight_gradient import add_parts, part_size, sum_cotangents
 from convc.ir.ops.conv import Conv2dBackwardWeights
+from convc.lazy import dataclass
 from convc.passes.group_lanes import POSITIONS, gradient_tiles
 from convc.passes.layout import ImageLayout, WeightLayout
 

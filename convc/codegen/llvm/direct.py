@@ -13,7 +13,6 @@ taps for all pixels, and where the layout allows run over a whole filter row as 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import groupby
 
 from convc.codegen.llvm.kernel import KernelBuilder, Spot
@@ -22,6 +21,7 @@ from convc.codegen.llvm.transposition import transpose_filters
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.graph import Value
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
+from convc.lazy import dataclass
 from convc.passes.algorithms.axes import Axis, backward_axes, forward_axis
 from convc.passes.arrange import pixels_collapse
 from convc.passes.fusion import resolve

@@ -19,12 +19,12 @@ products wait for (Zlateski, Jia, Li & Durand 2019, "The anatomy of efficient FF
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from convc.codegen.llvm.control import maybe
 from convc.codegen.llvm.register_tile import Piece, Sums, column_pieces, unroll_factor
 from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.lazy import dataclass
 from convc.passes.machine import Machine
 from convc.passes.tiling import Tile
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from convc.codegen.llvm.elementwise import ELEMENTWISE
@@ -15,6 +14,7 @@ from convc.ir.ops.constant import Constant
 from convc.ir.ops.random import Draw, DropoutTraining, NoiseTraining
 from convc.ir.ops.sweep import GradientNorm, Sweep
 from convc.ir.types import DType
+from convc.lazy import dataclass
 from convc.passes.fusion import Kernel, is_boolean, is_immediate, resolve
 from convc.passes.layout import ImageLayout, Layout
 from convc.passes.memory import Slot

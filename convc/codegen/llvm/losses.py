@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from convc.codegen.llvm.channels import channel_vectors, masked
 from convc.codegen.llvm.folding import add, add_up, fold, label_of, lanes_of, pixels_of
@@ -12,6 +11,7 @@ from convc.codegen.llvm.vocabulary import Function, Index, V, ref
 from convc.ir.graph import Value
 from convc.ir.ops.distance import Hinge, HingeBackward
 from convc.ir.types import DType
+from convc.lazy import dataclass
 from convc.passes.layout import ImageLayout
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 
 from convc.codegen.llvm.algorithms.table import CONVOLUTION, DIRECTIONS, KINDS
@@ -57,6 +56,7 @@ from convc.codegen.llvm.vocabulary import MOST_INSTRUCTIONS, CodeTooLarge, Funct
 from convc.ir import ops
 from convc.ir.diagnostic import fail
 from convc.ir.op import Op
+from convc.lazy import dataclass
 from convc.passes.fusion import Kernel, is_elementwise
 from convc.passes.plan import Plan
 from convc.passes.transformed_layout import TransformedLayout

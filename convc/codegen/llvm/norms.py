@@ -5,13 +5,12 @@ What is added up depends on shapes alone: gradients are cut into chunks of a fix
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.units import Box, double_zeros, each_unit, walk
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.graph import Value
 from convc.ir.ops.sweep import MaxNorm
+from convc.lazy import dataclass
 from convc.passes.fusion import resolve
 from convc.passes.memory import Slot, aligned
 

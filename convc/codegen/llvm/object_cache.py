@@ -20,11 +20,11 @@ import stat
 import struct
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
 from convc.codegen.llvm.target import CpuTarget, llvm_versions
+from convc.lazy import dataclass
 
 CACHE_VARIABLE = "CONVC_CACHE"
 FOLDER_VARIABLE = "CONVC_CACHE_DIR"

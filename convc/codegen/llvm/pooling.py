@@ -13,7 +13,6 @@ reads.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 from convc.codegen.llvm.channels import channel_vectors, each_pixel, spot_at
@@ -22,6 +21,7 @@ from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.vocabulary import Function, Index, V, ref
 from convc.ir.ops.pool import AvgPool, AvgPoolBackward, MaxPool, MaxPoolBackward
 from convc.ir.window import Window
+from convc.lazy import dataclass
 from convc.passes.layout import ImageLayout
 
 

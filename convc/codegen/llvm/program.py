@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 
-from convc.codegen.llvm.emission import Emission
 from convc.codegen.llvm.link import Library, link
 from convc.codegen.llvm.lowering import ModuleText, PhaseCall, generate, scratch_bytes
 from convc.codegen.llvm.object_cache import cache_key, shared_cache
@@ -16,6 +15,7 @@ from convc.codegen.llvm.spmd import load_runtime
 from convc.codegen.llvm.target import CpuTarget, compile_object, emit_assembly, host_target
 from convc.codegen.llvm.vocabulary import MOST_INSTRUCTIONS
 from convc.ir.graph import Graph
+from convc.lazy import dataclass
 from convc.passes.base import PlanPass
 from convc.passes.dump import Dump
 from convc.passes.machine import MACHINES, Machine
@@ -101,6 +101,9 @@ def compile_step(
     key = cache_key(plan.dump(), target, {"fma": fma_of(target)})
     image = shared_cache().get(key)
     if image is None:
+        # Not needed where the cache has the objects, which is what start-up time is about.
+        from convc.codegen.llvm.emission import Emission
+
         with Emission(target, processes) as emission:
             generate(plan, fma_of(target), most_instructions, written=emission.add)
             objects = emission.objects()

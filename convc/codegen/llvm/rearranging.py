@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from convc.codegen.llvm.channels import each_channel, each_pixel, spot_at
 from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.vocabulary import Function, Index, V, ref
 from convc.ir.ops.pad import Pad
 from convc.ir.ops.rearrange import Rearrange
+from convc.lazy import dataclass
 from convc.passes.layout import ImageLayout
 
 

@@ -8,9 +8,9 @@ Direct convolution, its two gradients and fully connected layers differ only in 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from convc.codegen.llvm.vocabulary import Function, V
+from convc.lazy import dataclass
 from convc.passes.machine import split_lanes
 
 # Where a scalar lies: a base address in registers and a constant number of elements beyond it.

@@ -6,12 +6,11 @@ Places are integers (halves of a pixel of the enlarged image), so that no roundi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from convc.codegen.llvm.channels import each_pixel, spot_at
 from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.ops.resample import Upsample, UpsampleBackward
+from convc.lazy import dataclass
 
 
 def _number(f: Function, index: Index, scale: float) -> V:

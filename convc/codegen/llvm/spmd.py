@@ -26,7 +26,6 @@ import ctypes
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
@@ -34,6 +33,7 @@ from convc.codegen.llvm.link import Library, link
 from convc.codegen.llvm.object_cache import cache_key, shared_cache
 from convc.codegen.llvm.target import CpuTarget, compile_object, host_target, with_llvm
 from convc.ir.diagnostic import fail
+from convc.lazy import dataclass
 
 Waits = Literal["futex", "portable"]
 """How threads sleep: by Linux's futex call, or by polling with libc's `usleep`."""

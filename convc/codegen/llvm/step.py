@@ -9,10 +9,9 @@ that prepare stand in front, in a block of their own: most runs pass by it, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from convc.codegen.llvm.kernel import BARRIER, CONTROL, FIRST, LAST, REGION_WORDS, SECTIONS, context_word
 from convc.codegen.llvm.vocabulary import Function
+from convc.lazy import dataclass
 from convc.passes.fusion import Kernel
 from convc.passes.memory import Slot
 from convc.passes.plan import Plan

@@ -17,11 +17,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 from convc.ir.diagnostic import fail
+from convc.lazy import dataclass
 from convc.passes.machine import TIERS, Tier
 
 CPU_VARIABLE = "CONVC_CPU"

@@ -10,11 +10,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 
 from convc.codegen.llvm.halves import MEMORY_TYPE, rounded, widened
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True, slots=True)

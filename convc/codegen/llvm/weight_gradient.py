@@ -19,7 +19,6 @@ up in order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 from convc.codegen.llvm.bands import equal_rows, images_at_once, rows_at_once
@@ -28,6 +27,7 @@ from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.register_tile import Sums, column_pieces, unroll_factor
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.ops.conv import Conv2dBackwardWeights
+from convc.lazy import dataclass
 from convc.passes.algorithms.parts import parts_of
 from convc.passes.arrange import pixels_collapse
 from convc.passes.layout import ImageLayout, WeightLayout

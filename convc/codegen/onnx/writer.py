@@ -6,7 +6,7 @@ Parameters keep their names. A node is called after its layer, with a number whe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from convc.ir.diagnostic import fail
 from convc.ir.graph import Node, Value
 from convc.ir.op import Array
 from convc.ir.ops.constant import Constant
+from convc.lazy import dataclass
 
 Attribute = int | float | str | Sequence[int]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from convc.ir.diagnostic import fail
 from convc.ir.graph import Graph, Parameter
+from convc.lazy import dataclass
 from convc.passes.base import Mode
 from convc.passes.machine import Tier
 from convc.passes.sections import ACCUMULATOR

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from convc.codegen.llvm.spmd import CONTROL_BLOCK
 from convc.codegen.standalone.interface import Duration, Interface, LearningRate, is_state
 from convc.ir.graph import Parameter, Value
 from convc.ir.ops.constant import Constant
+from convc.lazy import dataclass
 from convc.passes.fusion import is_immediate, resolve
 from convc.passes.layout import ImageLayout, Layout, PlanarLayout, ScalarLayout, VectorLayout, WeightLayout, pack
 from convc.passes.machine import Tier

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from convc.ir.graph import Graph, Node
 from convc.ir.op import Op
@@ -21,6 +21,7 @@ from convc.ir.ops.maps import ScaleMaps
 from convc.ir.ops.pool import AvgPool, MaxPool
 from convc.ir.ops.random import Dropout
 from convc.ir.window import Pair
+from convc.lazy import dataclass
 from convc.passes.summary import Layer, layer_uses
 
 # Bodies of statements have a part in the path of a layer, but are no blocks.

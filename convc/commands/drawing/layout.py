@@ -8,10 +8,11 @@ of neighbours, then the columns: each item wants to stand below the mean of its 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import pairwise
 
 from convc.commands.drawing.diagram import Box, Group, Item
+from convc.lazy import dataclass
 
 CHARACTER = 7.3  # width in pixels of a monospaced character of 12 pixels
 LINE = 16.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 from convc.commands.language_server.positions import Places
@@ -15,6 +15,7 @@ from convc.frontend.load import Inspection, inspect
 from convc.frontend.parser import parse_what_is_there
 from convc.frontend.source import Source
 from convc.ir.span import Span
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 from lsprotocol import types
@@ -10,6 +9,7 @@ from lsprotocol import types
 from convc.frontend.lexer import normalise
 from convc.ir.diagnostic import source_lines
 from convc.ir.span import Span
+from convc.lazy import dataclass
 
 # Code units of a character beyond ASCII, by encoding; UTF-16 is what editors use unless they agree on another one.
 _ENCODERS = {"utf-8": ("utf-8", 1), "utf-16": ("utf-16-le", 2), "utf-32": ("utf-32-le", 4)}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from convc.commands.page.markup import tag, text
+from convc.lazy import dataclass
 
 _WIDTH = 1100.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 78.0, 24.0, 14.0, 38.0

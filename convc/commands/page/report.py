@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from convc.lazy import dataclass
 from convc.passes.algorithms.prediction import CONSTANTS, Constants
 from convc.passes.choose_algorithms import Choice
 from convc.passes.manager import PassReport

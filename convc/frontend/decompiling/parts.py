@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from convc.frontend.decompiling.statements import CallArguments
 from convc.frontend.decompiling.steps import PLAIN, Step
 from convc.frontend.emission import Modifiers
+from convc.lazy import dataclass
 
 Kind = Literal["start", "layer", "join", "from", "residual", "concat", "aux", "shared", "reuse", "block"]
 

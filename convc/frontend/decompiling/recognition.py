@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from convc.ir.ops.random import Dropout, Noise
 from convc.ir.ops.shape import Flatten
 from convc.ir.philox import stream_key
 from convc.ir.types import DType
+from convc.lazy import dataclass
 
 _LOSSES = (SoftmaxCrossEntropy, Hinge, MeanSquaredError)
 _JOINS: dict[type[Op], str] = {Add: "add", Multiply: "mul", ScaleMaps: "mul", Concat: "concat"}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from convc.frontend.decompiling.parts import Part
 from convc.frontend.decompiling.steps import JOINS
 from convc.frontend.expression_parser import OPERATOR_WORDS
 from convc.ir.graph import Value
+from convc.lazy import dataclass
 
 WORD = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 RESERVED = frozenset((*OPERATOR_WORDS, "skip", "branch"))  # what names nothing

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from convc.lazy import dataclass
 
 Arguments = tuple[tuple[str, "str | None"], ...]
 CallArguments = tuple[tuple[str, str, "str | None"], ...]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from convc.frontend.arguments import Parameter as Argument
 from convc.frontend.emission import Modifiers
 from convc.frontend.kinds import InitialValue
 from convc.frontend.layers import BY_WORD, LayerKind
 from convc.ir.graph import Node, Value
+from convc.lazy import dataclass
 
 JOINS = {"add": "sum", "mul": "product", "concat": "joined"}  # and what their results are called
 

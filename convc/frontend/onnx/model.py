@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from convc.frontend.onnx.tensors import type_name
 from convc.ir.diagnostic import CompileError, Diagnostic, fail
 from convc.ir.onnx_library import onnx_library
 from convc.ir.types import Shape
+from convc.lazy import dataclass
 
 # The oldest operator set whose broadcasting is numpy's, and the newest one that the tests cover.
 OLDEST, NEWEST = 7, 23

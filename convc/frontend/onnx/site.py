@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,6 +15,7 @@ from convc.frontend.onnx.values import Known, Tensor
 from convc.ir.graph import Value
 from convc.ir.op import Op
 from convc.ir.types import Shape
+from convc.lazy import dataclass
 
 Operand = Known | Tensor
 Result = Operand | None | tuple[Operand | None, ...]

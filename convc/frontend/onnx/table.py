@@ -5,8 +5,6 @@ An attribute that is not listed here is refused wherever a model has it. docs/on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from convc.frontend.onnx.operators import layers, pointwise, reductions, resizing, shapes, windows
 from convc.frontend.onnx.site import Convert
 from convc.ir.ops.activation import Relu, Sigmoid, Tanh
@@ -23,6 +21,7 @@ from convc.ir.ops.elementwise import (
     Sqrt,
     Subtract,
 )
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from convc.ir.graph import Value
 from convc.ir.types import Shape
+from convc.lazy import dataclass
 
 # Two numbers of images that are unlikely to be anything else in a model.
 BATCHES = (7919, 7927)

@@ -12,10 +12,10 @@ is divided, the runs in which nothing is replaced keep to themselves, and so to 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from convc.frontend import syntax
 from convc.frontend.rewriting.frames import Frames, Loop, LoopRuns, Run
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

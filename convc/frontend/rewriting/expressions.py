@@ -7,7 +7,6 @@ that has the right value. In a block or a loop a way counts only if it is right 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from convc.frontend import syntax
 from convc.frontend.expressions import Constant
@@ -17,6 +16,7 @@ from convc.frontend.rewriting.tracing import Execution
 from convc.frontend.source import Source
 from convc.frontend.token_roles import nodes
 from convc.ir.span import Span
+from convc.lazy import dataclass
 
 Slice = Callable[[Span], str]
 # Texts that are right, with what speaks against each: the smallest is taken.

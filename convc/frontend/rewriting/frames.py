@@ -8,11 +8,12 @@ and the same layers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from convc.frontend import syntax
 from convc.frontend.context import Iteration, Link
 from convc.frontend.rewriting.tracing import Execution
+from convc.lazy import dataclass
 
 Loop = syntax.Repeat | syntax.For
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from convc.frontend.emission import Layer
 from convc.frontend.rewriting.substitute import Substitute
+from convc.lazy import dataclass
 
 
 class Mismatch(Exception):

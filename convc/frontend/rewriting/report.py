@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from convc.frontend import syntax
@@ -12,6 +11,7 @@ from convc.frontend.rewriting.decisions import Decisions, Edit, Plan, Unrolled
 from convc.frontend.rewriting.frames import Run
 from convc.frontend.rewriting.twins import Twins
 from convc.ir.span import Span
+from convc.lazy import dataclass
 
 _SHOWN = 4
 

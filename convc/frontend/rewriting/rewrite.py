@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -41,6 +40,7 @@ from convc.frontend.source import Source
 from convc.frontend.text_editor import Editor
 from convc.frontend.transplant import supply_constants
 from convc.ir.diagnostic import CompileError
+from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.frontend.net import Net

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import count
 
 from convc.frontend import syntax
@@ -21,6 +20,7 @@ from convc.frontend.rewriting.expressions import (
 )
 from convc.frontend.rewriting.substitute import NewLayer, Substitute
 from convc.frontend.rewriting.tracing import Execution
+from convc.lazy import dataclass
 
 # What is not about the form of the layer: it goes on to the new ones.
 _KEPT = ("init", "freeze", "lr", "decay", "precision")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from convc.frontend import syntax
@@ -14,6 +13,7 @@ from convc.frontend.expressions import Constant, Unknown
 from convc.frontend.layers import LayerKind
 from convc.ir.diagnostic import CompileError
 from convc.ir.graph import Graph
+from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.frontend.net import Net

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from itertools import chain, count
 from string import ascii_lowercase
 
 from convc.frontend import syntax
 from convc.frontend.rewriting.decisions import Decision, Decisions, Edit, Group, Plan, Unrolled
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

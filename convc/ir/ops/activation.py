@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from convc.ir.op import Array, Cotangents, Op, require
 from convc.ir.ops.elementwise import Absolute, Add, Elementwise, Greater, Multiply, Select, Subtract
 from convc.ir.types import TensorType
+from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.ir.builder import Builder

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from convc.ir.op import Array, Cotangents, require
 from convc.ir.ops.elementwise import Elementwise
 from convc.ir.rounding import rounded
 from convc.ir.types import DType, TensorType
+from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.ir.builder import Builder

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from convc.ir.op import Array, Cost, InferError, Op, require
 from convc.ir.types import DType, Shape, TensorType
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ the back ends' business.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from convc.ir.op import HIDDEN_DEFAULT, Array, Cost, Cotangents, Op, require, traffic
 from convc.ir.types import TensorType
 from convc.ir.window import Pair, Sides, Window
+from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.ir.builder import Builder

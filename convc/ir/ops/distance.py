@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -11,6 +10,7 @@ from convc.ir.op import Array, Cotangents, Op, require
 from convc.ir.ops.elementwise import Negate
 from convc.ir.ops.loss import check_labels, check_targets
 from convc.ir.types import DType, TensorType
+from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.ir.builder import Builder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -11,6 +10,7 @@ from convc.ir.op import Array, Cost, Cotangents, Op, require, traffic
 from convc.ir.ops.random import check_rate, drop_threshold
 from convc.ir.philox import random_bits
 from convc.ir.types import TensorType
+from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.ir.builder import Builder

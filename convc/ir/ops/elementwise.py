@@ -7,13 +7,13 @@ fuse chains of these ops into the kernels before and after them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from convc.ir.op import Array, Cotangents, Op, require
 from convc.ir.types import DType, Shape, TensorType
+from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.ir.builder import Builder

@@ -5,7 +5,6 @@ Squeeze-and-excitation (Hu et al. 2018) weighs maps this way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -14,6 +13,7 @@ from convc.ir.op import Array, Cost, Cotangents, Op, require, traffic
 from convc.ir.ops.elementwise import Multiply
 from convc.ir.types import TensorType
 from convc.ir.window import Pair
+from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.ir.builder import Builder

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from convc.ir.op import Array, Cost, Cotangents, Op, require, traffic
 from convc.ir.ops.elementwise import spread
 from convc.ir.types import TensorType
+from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.ir.builder import Builder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from convc.ir.op import Array, Cost, Cotangents, Op, require, traffic
 from convc.ir.types import TensorType
 from convc.ir.window import Sides
+from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.ir.builder import Builder

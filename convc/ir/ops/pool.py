@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from convc.ir.op import Array, Cost, Cotangents, Op, require, traffic
 from convc.ir.types import TensorType
 from convc.ir.window import Pair, Sides, Window
+from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.ir.builder import Builder

@@ -6,7 +6,6 @@ The random bits come from `convc.ir.philox`: the backward pass draws the same ma
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from convc.ir.op import Array, Cost, Cotangents, Op, require, traffic
 from convc.ir.philox import gaussian, random_words
 from convc.ir.types import TensorType
+from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.ir.builder import Builder

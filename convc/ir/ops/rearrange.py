@@ -9,11 +9,11 @@ All of these are one thing: unfold, exchange axes, fold again.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from convc.ir.op import Array, Cost, Cotangents, Op, require, traffic
 from convc.ir.types import Shape, TensorType
+from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.ir.builder import Builder

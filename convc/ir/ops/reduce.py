@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from convc.ir.op import Array, Op, require
 from convc.ir.types import TensorType
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from convc.ir.op import Array, Cost, Op, require, traffic
 from convc.ir.ops.units import check_units, unit_parts
 from convc.ir.types import TensorType
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ An instance without operands is also the configuration of an optimiser: the pass
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from convc.ir.op import Array, Cost, require, traffic
 from convc.ir.ops.sweep import Sweep
 from convc.ir.types import TensorType
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Literal
 
+from convc.lazy import dataclass
 from convc.passes.algorithms.problem import Problem
 from convc.passes.algorithms.transform_plan import TransformPlan
 from convc.passes.machine import Machine

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from convc.lazy import dataclass
 from convc.passes.algorithms.algorithm import Algorithm
 from convc.passes.algorithms.prediction import Constants, predict
 from convc.passes.algorithms.problem import Problem
@@ -42,6 +43,9 @@ class Limits:
 
     scratch_bytes: int | None = None
     max_rel_error: float = 1e-4
+
+
+_UNLIMITED = Limits()
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def decide(
     problem: Problem,
     machine: Machine,
     constants: Constants,
-    limits: Limits = Limits(),
+    limits: Limits = _UNLIMITED,
     measured: Measured | None = None,
     wanted: str = "auto",
 ) -> Decision:

@@ -15,9 +15,10 @@ convolution is ever computed, and outputs are written once, in any order, withou
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from convc.ir.window import Pair
+from convc.lazy import dataclass
 from convc.passes.algorithms.axes import Axis, backward_axes, forward_axis
 from convc.passes.algorithms.parts import parts_of
 from convc.passes.algorithms.problem import Problem

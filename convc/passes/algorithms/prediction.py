@@ -7,8 +7,7 @@ many there are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from convc.lazy import dataclass
 from convc.passes.algorithms.algorithm import Algorithm, Stage
 from convc.passes.algorithms.problem import Problem
 from convc.passes.machine import Machine, Tier

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import dataclass
 from typing import Literal
 
 from convc.ir.graph import Node, Value
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
 from convc.ir.window import Pair, Sides
+from convc.lazy import dataclass
 
 Direction = Literal["forward", "backward_data", "backward_weights"]
 CONVOLUTIONS = (Conv2d, Conv2dBackwardData, Conv2dBackwardWeights)

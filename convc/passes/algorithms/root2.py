@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Union
+
+from convc.lazy import dataclass
 
 Exact = Union["Root2", Fraction, int]
 
@@ -54,10 +55,11 @@ class Root2:
     __rmul__ = __mul__
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, (Root2, Fraction, int)):
-            return NotImplemented
-        other = Root2.of(other)
-        return self.rational == other.rational and self.root == other.root
+        if isinstance(other, Root2):
+            return self.rational == other.rational and self.root == other.root
+        if isinstance(other, (Fraction, int)):
+            return not self.root and self.rational == other
+        return NotImplemented
 
     def __hash__(self) -> int:
         return hash((self.rational, self.root)) if self.root else hash(self.rational)

@@ -13,11 +13,12 @@ vectors. Coefficients are numbers of any kind that multiply, divide, negate and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from itertools import combinations
 from typing import Any, NamedTuple, Protocol
+
+from convc.lazy import dataclass
 
 
 class Number(Protocol):

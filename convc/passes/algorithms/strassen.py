@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
+from convc.lazy import dataclass
 from convc.passes.algorithms.algorithm import Algorithm, Stage
 from convc.passes.algorithms.direct import tile_efficiency
 from convc.passes.algorithms.im2col import gather_stage, terms, turned_bytes

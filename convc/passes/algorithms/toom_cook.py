@@ -17,11 +17,11 @@ nothing, is the one for an axis along which a filter has one tap.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from typing import Any
 
+from convc.lazy import dataclass
 from convc.passes.algorithms.root2 import Exact, Root2
 from convc.passes.algorithms.straight_line import StraightLine, of_matrix
 

@@ -12,11 +12,11 @@ products of tiles, S[value] = Vᵀ·P with P the cotangents transformed, and com
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 from convc.ir.window import Pair
+from convc.lazy import dataclass
 from convc.passes.algorithms.parts import parts_of
 from convc.passes.algorithms.problem import Problem
 from convc.passes.algorithms.workspaces import Workspaces

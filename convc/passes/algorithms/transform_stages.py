@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from convc.lazy import dataclass
 from convc.passes.algorithms.algorithm import Stage
 from convc.passes.algorithms.direct import tile_efficiency
 from convc.passes.algorithms.transform_plan import TransformPlan

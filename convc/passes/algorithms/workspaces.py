@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from convc.lazy import dataclass
 
 _MOST = 8
 # A thread that shares a workspace has no fewer rows of it than so many.

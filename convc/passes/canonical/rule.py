@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from convc.ir.graph import Node, Value
 from convc.ir.op import Op
 from convc.ir.ops.constant import Constant
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from convc.ir.graph import Graph
@@ -21,6 +20,7 @@ from convc.ir.ops.activation import Relu
 from convc.ir.ops.conv import Conv2d
 from convc.ir.span import Span
 from convc.ir.window import Pair
+from convc.lazy import dataclass
 from convc.passes.base import Mode
 from convc.passes.receptive_field import ReceptiveField
 from convc.passes.rewriting.layer import Layer

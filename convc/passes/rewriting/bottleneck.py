@@ -17,12 +17,12 @@ is half the channels on each side, as in the lectures: 3.25C² weights in place 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from convc.ir.ops.conv import Conv2d
+from convc.lazy import dataclass
 from convc.passes.rewriting.layer import Layer
 from convc.passes.rewriting.ranked import Decision, Factors, RankedRule, Ranks
 

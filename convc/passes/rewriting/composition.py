@@ -14,13 +14,13 @@ the earlier ones would have there.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
 from convc.ir.ops.conv import Conv2d
 from convc.ir.ops.linear import Linear
 from convc.ir.window import Pair
+from convc.lazy import dataclass
 from convc.passes.rewriting.layer import Layer, Weights
 
 

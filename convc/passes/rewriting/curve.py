@@ -16,10 +16,11 @@ from __future__ import annotations
 
 from cmath import isfinite
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
+
+from convc.lazy import dataclass
 
 # A step may change s and v together by this much, or is made again at half the length.
 _REACH = 0.1

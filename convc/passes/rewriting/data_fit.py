@@ -20,10 +20,10 @@ ReLUs are taken only where they are asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from convc.lazy import dataclass
 from convc.passes.rewriting.layer import Layer, Weights
 from convc.passes.rewriting.least_squares import Arrays, Effort, minimize
 from convc.passes.rewriting.stack_problem import StackProblem

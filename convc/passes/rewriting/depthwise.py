@@ -11,12 +11,12 @@ it is 1, as in MobileNet.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from convc.ir.ops.conv import Conv2d
+from convc.lazy import dataclass
 from convc.passes.rewriting.layer import Layer
 from convc.passes.rewriting.ranked import Decision, Factors, RankedRule, Ranks
 from convc.passes.rewriting.spectrum import Spectrum

@@ -16,12 +16,12 @@ number of filters, as in the lectures: 6C² weights in place of 9C².
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from convc.ir.ops.conv import Conv2d
+from convc.lazy import dataclass
 from convc.passes.rewriting.layer import Layer
 from convc.passes.rewriting.ranked import Decision, Factors, RankedRule, Ranks
 from convc.passes.rewriting.spectrum import Spectrum

@@ -10,11 +10,11 @@ input, the product of the strides before it. It is linear in each factor: dw = Î
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from convc.ir.window import Pair
+from convc.lazy import dataclass
 from convc.passes.rewriting.composition import compose
 
 Kernels = list[np.ndarray]  # one (outputs, inputs, R, S) per factor, the first applied first

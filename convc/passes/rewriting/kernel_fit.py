@@ -21,12 +21,12 @@ returned is balanced, equally large on both sides of each place and spread over 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from convc.ir.window import Pair
+from convc.lazy import dataclass
 from convc.passes.rewriting.kernel_chain import KernelChain, Kernels
 from convc.passes.rewriting.kernel_problem import KernelProblem
 from convc.passes.rewriting.least_squares import Effort, minimize, step

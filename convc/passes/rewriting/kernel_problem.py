@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from convc.ir.window import Pair
+from convc.lazy import dataclass
 from convc.passes.rewriting.kernel_chain import KernelChain, Kernels, shifted
 from convc.passes.rewriting.least_squares import Arrays, Precondition
 

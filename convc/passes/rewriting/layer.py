@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from convc.ir.ops.activation import Relu
 from convc.ir.ops.conv import Conv2d
 from convc.ir.ops.linear import Linear
 from convc.ir.types import Shape, f32
+from convc.lazy import dataclass
 
 Weights = Mapping[str, np.ndarray]  # "weight" and, where there is one, "bias", in the shapes of checkpoints
 

@@ -8,10 +8,11 @@ of a function that is linear in each, and λ nearly 0, that is a step of alterna
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+
+from convc.lazy import dataclass
 
 Arrays = list[np.ndarray]
 Precondition = Callable[[Arrays], Arrays]

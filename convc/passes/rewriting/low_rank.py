@@ -10,12 +10,12 @@ halves the multiply-adds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from convc.ir.ops.linear import Linear
+from convc.lazy import dataclass
 from convc.passes.rewriting.layer import Layer
 from convc.passes.rewriting.ranked import Decision, Factors, RankedRule, Ranks
 from convc.passes.rewriting.spectrum import Spectrum

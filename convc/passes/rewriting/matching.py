@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass
 
 from convc.ir.diagnostic import Note, fail, similar
 from convc.ir.graph import Graph, Node
 from convc.ir.ops.conv import Conv2d
 from convc.ir.ops.linear import Linear
 from convc.ir.span import Span
+from convc.lazy import dataclass
 from convc.passes.rewriting.layer import Layer, Weights
 from convc.passes.rewriting.table import Request
 

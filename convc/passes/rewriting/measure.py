@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from convc.ir.ops.activation import Relu
+from convc.lazy import dataclass
 from convc.passes.rewriting.composition import kernel_error, kernel_of
 from convc.passes.rewriting.layer import Layer, Weights
 from convc.passes.rewriting.output_error import output_error, without_activations

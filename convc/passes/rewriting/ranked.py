@@ -6,10 +6,10 @@ import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
+from convc.lazy import dataclass
 from convc.passes.rewriting.layer import Layer, Weights
 from convc.passes.rewriting.measure import Fitted, measured
 from convc.passes.rewriting.replacement import Replacement, Rule, Samples

@@ -7,9 +7,9 @@ lower rank", Psychometrika 1936).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+
+from convc.lazy import dataclass
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,12 +26,12 @@ less to compute, and the stack sees more pixels than the old window: 11x11 for 7
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from convc.ir.ops.conv import Conv2d
+from convc.lazy import dataclass
 from convc.passes.rewriting.data_fit import OPEN, DataFit, fit_to_data
 from convc.passes.rewriting.kernel_chain import Kernels
 from convc.passes.rewriting.kernel_fit import REPRESENTED, KernelFit, fit_kernel

@@ -11,12 +11,12 @@ on each side. Either way as many positions come out as before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from convc.ir.ops.activation import Relu
 from convc.ir.ops.conv import Conv2d
 from convc.ir.window import Pair, Sides
+from convc.lazy import dataclass
 from convc.passes.rewriting.layer import Layer
 
 Where = Literal["first", "last"]

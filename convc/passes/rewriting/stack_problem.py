@@ -9,11 +9,11 @@ residual is linear in W_n, and piecewise smooth in the others: its derivative is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from convc.lazy import dataclass
 from convc.passes.rewriting.layer import Layer
 from convc.passes.rewriting.least_squares import Arrays, Precondition
 from convc.passes.rewriting.unfolding import Unfolding

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from inspect import cleandoc
 
 from convc.ir.diagnostic import fail
+from convc.lazy import dataclass
 from convc.passes.options import BadOption, UnknownOption, known, read_options
 from convc.passes.rewriting.bottleneck import Bottleneck
 from convc.passes.rewriting.depthwise import DepthwiseSeparable

@@ -7,10 +7,10 @@ its own: it rides in the epilogue of the kernel before it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import get_args
 
 from convc.ir.ops.conv import Conv2d
+from convc.lazy import dataclass
 from convc.passes.algorithms.decision import PLAIN, Decision, Measured, decide
 from convc.passes.algorithms.prediction import CONSTANTS, Constants
 from convc.passes.algorithms.problem import Direction, Problem

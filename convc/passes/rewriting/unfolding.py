@@ -7,7 +7,6 @@ column of ones where the layer has a bias; a matrix of weights has the filters a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
@@ -16,6 +15,7 @@ import numpy as np
 
 from convc.ir.ops.conv import Conv2d
 from convc.ir.types import Shape
+from convc.lazy import dataclass
 from convc.passes.rewriting.layer import Layer, Weights
 
 

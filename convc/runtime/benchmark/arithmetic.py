@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from convc.ir.graph import Graph
+from convc.lazy import dataclass
 from convc.runtime.benchmark.case import Case
 from convc.runtime.benchmark.task import INFER, TRAIN, Task
 from convc.runtime.build import build_net

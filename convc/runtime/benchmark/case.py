@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from convc.ir.graph import Graph
 from convc.ir.ops.dropconnect import DropConnect
 from convc.ir.ops.random import Dropout, Noise
 from convc.ir.printer import print_ir
+from convc.lazy import dataclass
 from convc.passes.training import DECAYED_ROLES
 from convc.runtime.benchmark.task import GRAPH, MODEL, TRAIN, WEIGHTS, Task
 from convc.runtime.build import build_net

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from convc.lazy import dataclass
 from convc.runtime.benchmark.task import TRAIN
 
 # Float32 arithmetic in other orders and by other algorithms differs by some 1e-6; another net by far more than this.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib.util import find_spec
 
 from convc.ir.diagnostic import fail
+from convc.lazy import dataclass
 from convc.runtime.benchmark.task import INFER, TRAIN
 
 _ROOM = "convc.runtime.benchmark"

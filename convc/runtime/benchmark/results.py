@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Any
 
+from convc.lazy import dataclass
 from convc.runtime.benchmark.arithmetic import KernelFloor
 from convc.runtime.benchmark.peers import OURS
 from convc.runtime.benchmark.rounds import Contestant, Pace

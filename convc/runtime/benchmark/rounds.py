@@ -11,12 +11,13 @@ import sysconfig
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from convc.lazy import dataclass
 from convc.runtime.benchmark import machine
 from convc.runtime.benchmark.task import TASK, Task
 

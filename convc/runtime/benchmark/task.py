@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from convc.ir.diagnostic import fail
+from convc.lazy import dataclass
 
 TRAIN, INFER = "train", "infer"
 LEARNING_RATE = 1e-4  # small enough that random labels never lead to infinities

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
+from convc.lazy import dataclass
 from convc.runtime.data.augment_draws import normals, uniform, whole
 from convc.runtime.data.rearrange import surrounded, window
 from convc.runtime.data.resample import STEEPEST, Affine

@@ -7,12 +7,13 @@ interpolation, so that nothing is lost to doing them one by one. Bytes stay byte
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from convc.ir.diagnostic import Note, fail
+from convc.lazy import dataclass
 from convc.runtime.data.augment_draws import image_words
 from convc.runtime.data.augment_steps import MAKERS, AugmentStep, Move, Paint, Part, Turn, as_numbers
 from convc.runtime.data.dataset import Fill, LabelShape, Shape, Split, format_shape, require_shape

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from convc.ir.diagnostic import Diagnostic, fail
 from convc.ir.span import Span
+from convc.lazy import dataclass
 
 Shape = tuple[int, int, int]
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from convc.ir.diagnostic import CompileError, Diagnostic, Note, fail
+from convc.lazy import dataclass
 from convc.runtime.data.dataset import DataSet, Shape, Split, format_shape
 from convc.runtime.data.files import file_names, require_folder
 from convc.runtime.data.memory import require_memory

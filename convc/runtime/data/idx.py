@@ -12,12 +12,12 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from convc.ir.diagnostic import fail
+from convc.lazy import dataclass
 from convc.runtime.data.arrays import make_split
 from convc.runtime.data.dataset import Shape, Split, format_shape
 from convc.runtime.data.files import file_names, read_bytes, require_folder

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 from convc.ir.diagnostic import fail
+from convc.lazy import dataclass
 
 _COMMON = ("train", "val", "test", "split", "seed")
 _FOLDER_ONLY = ("bad", "size")

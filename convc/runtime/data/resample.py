@@ -7,9 +7,9 @@ is zero, so that the outermost pixels fade out over one pixel (as with PyTorch's
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+
+from convc.lazy import dataclass
 
 # A map this steep shows one point of an image; products of steeper ones could overflow.
 STEEPEST = 1e9

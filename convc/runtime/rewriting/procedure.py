@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from convc.frontend.net import Net
 from convc.frontend.rewriting.rewrite import Rewritten, editable, rewrite
 from convc.frontend.rewriting.tracing import trace
 from convc.ir.diagnostic import Diagnostic, fail
+from convc.lazy import dataclass
 from convc.passes.rewriting.analysis import Figures, Measure, figures
 from convc.passes.rewriting.layer import Layer, Weights
 from convc.passes.rewriting.matching import Missed, Target, choose_targets, first_layers

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from convc.codegen.llvm.algorithms.tiles import Slots
 from convc.codegen.llvm.algorithms.workspace import Workspace
 from convc.codegen.llvm.gemm import Product
 from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.lazy import dataclass
 from convc.passes.algorithms.transform_plan import TransformPlan
 
 

@@ -16,11 +16,11 @@ passes/algorithms/fourier.py): powers of two, which round nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from convc.codegen.llvm.algorithms.codelet import apply
 from convc.codegen.llvm.algorithms.transform import Rows, Values
 from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.lazy import dataclass
 from convc.passes.algorithms.fft import fourier_form, taps_of
 from convc.passes.algorithms.fourier import (
     Positions,

@@ -17,7 +17,6 @@ and its products. Convolutions that look at each pixel alone need no patches: im
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from convc.codegen.llvm.algorithms.patches import gather, is_dense, output_pixel
 from convc.codegen.llvm.algorithms.turned_filters import turn_filters, turned_filters, weights_of
@@ -28,6 +27,7 @@ from convc.codegen.llvm.kernel import KernelBuilder, Spot
 from convc.codegen.llvm.register_tile import Sums, column_pieces
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.codegen.llvm.weight_gradient import add_parts
+from convc.lazy import dataclass
 from convc.passes.algorithms.patches import PatchMatrix, in_place, patch_bytes, patch_matrices
 from convc.passes.algorithms.problem import Problem
 from convc.passes.layout import ImageLayout, WeightLayout

@@ -14,7 +14,6 @@ and only then put together, because what makes a result of products is linear.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from convc.codegen.llvm.algorithms.codelet import apply
 from convc.codegen.llvm.algorithms.patches import gather, output_pixel
@@ -25,6 +24,7 @@ from convc.codegen.llvm.gemm import Matrices, Product, multiply
 from convc.codegen.llvm.kernel import KernelBuilder, Spot
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.graph import Value
+from convc.lazy import dataclass
 from convc.passes.algorithms.problem import Problem
 from convc.passes.algorithms.straight_line import StraightLine
 from convc.passes.algorithms.strassen import LEFT, RESULT, RIGHT, Split, StrassenPlan, strassen_plans

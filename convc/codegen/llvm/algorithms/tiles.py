@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from convc.codegen.llvm.algorithms.transform import Rows
 from convc.codegen.llvm.channels import channel_vectors
 from convc.codegen.llvm.vocabulary import Function, Index, V, ref
 from convc.ir.window import Pair
+from convc.lazy import dataclass
 from convc.passes.algorithms.transform_plan import TileAxis
 from convc.passes.layout import ImageLayout
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.lazy import dataclass
 from convc.passes.algorithms.transform_plan import Form
 
 Rows = Callable[[Index], list[V]]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from convc.codegen.llvm.algorithms.transform import EntryPlaces, Values
 from convc.codegen.llvm.control import maybe
 from convc.codegen.llvm.register_tile import Piece, column_pieces
 from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.lazy import dataclass
 from convc.passes.algorithms.transform_plan import TransformPlan
 from convc.passes.layout import WeightLayout
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.transposition import transpose_filters
 from convc.codegen.llvm.vocabulary import Function
 from convc.ir.graph import Value
+from convc.lazy import dataclass
 from convc.passes.algorithms.patches import PatchMatrix, patch_matrices, turned_block
 from convc.passes.algorithms.problem import Problem
 from convc.passes.layout import ImageLayout, WeightLayout

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from convc.codegen.llvm.algorithms.codelet import apply_to_tile
 from convc.codegen.llvm.algorithms.transform import Rows, Values
 from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.lazy import dataclass
 from convc.passes.algorithms.straight_line import StraightLine
 from convc.passes.algorithms.transform_plan import Form
 from convc.passes.algorithms.winograd import Axes, form_of

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.lazy import dataclass
 from convc.passes.algorithms.workspaces import Workspaces
 
 
