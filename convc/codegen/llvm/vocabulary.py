@@ -295,6 +295,14 @@ class Function:
             value = rounded(self, value, pointer.pointee)
         self.do(f"store {value.type} {value.ref}, ptr {pointer.ref}, align {ALIGN[value.element]}")
 
+    def prefetch(self, pointer: V, level: int = 2) -> None:
+        """Have the cache line that holds an address brought to the cache of this level (1 to 3), while work goes on.
+
+        Any address will do: one that nobody may read is not fetched.
+        """
+        self.declarations["llvm.prefetch.p0"] = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
+        self.do(f"call void @llvm.prefetch.p0(ptr {pointer.ref}, i32 0, i32 {4 - level}, i32 1)")
+
     # Arithmetic on scalars and vectors
 
     def constant(self, value: float, lanes: int = 1) -> V:

@@ -21,122 +21,15 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from convc.codegen.llvm.bands import equal_rows, images_at_once, rows_at_once
+from convc.codegen.llvm.ahead import Ahead
 from convc.codegen.llvm.control import maybe
 from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.register_tile import Sums, column_pieces, unroll_factor
 from convc.codegen.llvm.vocabulary import Function, Index, V
-from convc.ir.ops.conv import Conv2dBackwardWeights
+from convc.codegen.llvm.weight_gradient_shape import Row, Shape
 from convc.lazy import dataclass
-from convc.passes.algorithms.parts import parts_of
-from convc.passes.arrange import pixels_collapse
 from convc.passes.layout import ImageLayout, WeightLayout
-from convc.passes.tiling import even_split, most_rows
-
-_ENOUGH_UNITS = 8
-_MOST_PARTS = 8
-_MOST_ROWS = 14
-_FEW_CHANNELS = 8
-
-Row = tuple[int, int, int]  # (r, s, c) of the gradient, relative to the tile's run-time tap and channel
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One convolution's geometry, as seen by this kernel."""
-
-    op: Conv2dBackwardWeights
-    kernel: tuple[int, int]
-    source: ImageLayout
-    cotangent: ImageLayout
-    weights: WeightLayout
-    vectors: int
-    most: int  # rows of a tile
-
-    @classmethod
-    def of(cls, k: KernelBuilder) -> Shape:
-        op = k.op(Conv2dBackwardWeights)
-        x, dy = k.kernel.anchor.operands
-        source, cotangent = k.image(x), k.image(dy)
-        if pixels_collapse(op, op.kernel):
-            # One long row, or several that are bands.
-            height = equal_rows(cotangent.pixels, 4 * (source.stored + cotangent.stored))
-            width = cotangent.pixels // height
-            source = ImageLayout(source.channels, height, width, source.stored)
-            cotangent = ImageLayout(cotangent.channels, height, width, cotangent.stored)
-        weights = k.layout(k.kernel.anchor.result)
-        assert isinstance(weights, WeightLayout)
-        vectors = len(column_pieces(min(weights.block, weights.columns), k.machine.lanes))
-        # One row less than fits: the bias gradient may join.
-        most = max(1, min(most_rows(k.machine, vectors) - (1 if k.kernel.riders else 0), _MOST_ROWS))
-        return cls(op, op.kernel, source, cotangent, weights, vectors, most)
-
-    @property
-    def channels(self) -> int:
-        return self.weights.rows.channels
-
-    def offset(self, axis: int, tap: int) -> int:
-        return tap * self.op.dilation[axis] - self.op.padding[axis]
-
-    def reach(self, axis: int, tap: int) -> tuple[int, int]:
-        """The positions along an axis (a range) whose tap lies inside the image."""
-        size, count = ((self.source.height, self.cotangent.height), (self.source.width, self.cotangent.width))[axis]
-        inside = [i for i in range(count) if 0 <= i * self.op.stride[axis] + self.offset(axis, tap) < size]
-        return (inside[0], inside[-1] + 1) if inside else (0, 0)
-
-    def tap_everywhere(self) -> tuple[int, int] | None:
-        """A tap that lies inside the image at every position."""
-        everywhere = [
-            [t for t in range(self.kernel[axis]) if self.reach(axis, t) == (0, count)]
-            for axis, count in ((0, self.cotangent.height), (1, self.cotangent.width))
-        ]
-        return (everywhere[0][0], everywhere[1][0]) if all(everywhere) else None
-
-    @property
-    def merged(self) -> bool:
-        return self.channels < _FEW_CHANNELS and self.kernel != (1, 1)
-
-    @property
-    def all_rows_merged(self) -> bool:
-        """Whether one list of rows may span the filter rows as well: every filter row reaches every position."""
-        everywhere = all(self.reach(0, r) == (0, self.cotangent.height) for r in range(self.kernel[0]))
-        return self.merged and everywhere and self.channels * self.kernel[0] * self.kernel[1] <= 8 * self.most
-
-    def merged_tiles(self) -> list[tuple[Row, ...]]:
-        """The tiles of a filter row (or of the whole filter), each a list of rows."""
-        filter_rows = self.kernel[0] if self.all_rows_merged else 1
-        rows = [(r, s, c) for r in range(filter_rows) for s in range(self.kernel[1]) for c in range(self.channels)]
-        tiles: list[tuple[Row, ...]] = []
-        for count in even_split(len(rows), self.most):
-            start = sum(map(len, tiles))
-            tiles.append(tuple(rows[start : start + count]))
-        return tiles
-
-    @property
-    def units(self) -> int:
-        """Independent pieces of work in one part."""
-        blocks = len(self.weights.blocks) * self.op.groups
-        if self.merged:
-            return blocks * len(self.merged_tiles()) * (1 if self.all_rows_merged else self.kernel[0])
-        return blocks * self.kernel[0] * self.kernel[1] * len(even_split(self.channels, self.most))
-
-    def parts(self, batch: int) -> int:
-        """As many as make enough work, and as let each thread have images of its own where that is worth it."""
-        enough = 1 if self.units >= _ENOUGH_UNITS else min(_MOST_PARTS, -(-_ENOUGH_UNITS // self.units))
-        worth = parts_of(batch * (self.source.size + self.cotangent.size), self.weights.size)
-        return min(max(enough, worth), batch)
-
-    @property
-    def chunk(self) -> int:
-        """Images whose data stay in the cache while all tiles pass over them."""
-        return images_at_once(4 * (self.source.size + self.cotangent.size))
-
-    @property
-    def band(self) -> int:
-        """Rows of an image whose data stay in the cache while all tiles pass over them: of a small one all rows."""
-        height, width = self.cotangent.height, self.cotangent.width
-        read = self.op.stride[0] * self.source.width * self.source.stored // width
-        return rows_at_once(height, width, 4 * (read + self.cotangent.stored))
+from convc.passes.tiling import even_split
 
 
 def part_size(k: KernelBuilder, weights: WeightLayout) -> int:
@@ -217,6 +110,7 @@ class _Emitter:
         self.x, self.dy = k.pointer(x), k.pointer(dy)
         self.bias = k.kernel.bias_gradient
         self.bias_tap = shape.tap_everywhere()
+        self.ahead: Ahead | None = None
         self.lines: tuple[Index, Index] | None = None  # the rows of the band; None where it is all of them
         if parts == 1:
             self.weights_target = k.pointer(k.kernel.anchor.result)
@@ -232,6 +126,7 @@ class _Emitter:
         rows = self.k.rows(f)
         in_part = f.divide(f.add(rows, self.parts - 1), self.parts)
         height = s.cotangent.height
+        fetches = s.fetches and (s.band < height or s.chunk < self.k.plan.batch)
         with (
             f.loop(0, in_part, s.chunk) as chunk,
             f.loop(0, height, s.band) as band,
@@ -243,6 +138,8 @@ class _Emitter:
             first = f.minimum(f.add(f.multiply(part, in_part), chunk.index), rows)
             end = f.minimum(f.multiply(f.add(part, 1), in_part), rows)
             images = first, f.minimum(f.add(first, s.chunk), end)
+            if fetches:
+                self.ahead = Ahead(f, s.streams(self.x, self.dy), inner, s.units, s.round)
             self._unit(part, inner, images, f.equal(f.add(chunk.index, band.index), 0))
         if self.bias_target is not None and self.bias_tap is None:
             distance = part_size(self.k, s.weights) if self.parts > 1 else 0
@@ -415,11 +312,15 @@ class _Emitter:
             sums.flat = image.carried
             x_image = f.address(place.scalars, f.multiply(image.index, s.source.size))
             dy_image = f.address(place.vectors, f.multiply(image.index, s.cotangent.size))
+            if self.ahead is not None:
+                self.ahead.image(image.index)
             with f.loop(*place.rows, carried=sums.flat) as row:
                 sums.flat = row.carried
                 line = s.op.stride[0] * s.source.width * s.source.stored
                 x_row = f.address(x_image, f.multiply(row.index, line))
                 dy_row = f.address(dy_image, f.multiply(row.index, s.cotangent.width * s.cotangent.stored))
+                if self.ahead is not None:
+                    self.ahead.row(row.index)
                 for first, last, active in self._segments(rows, place, count):
                     self._positions(rows, x_row, dy_row, first, last, active, sums)
                 row.carried = sums.flat
@@ -463,7 +364,11 @@ class _Emitter:
             sums.flat = column.carried
             x_pixel = f.address(x_row, f.multiply(column.index, s.op.stride[1] * s.source.stored))
             dy_pixel = f.address(dy_row, f.multiply(column.index, s.cotangent.stored))
+            if self.ahead is not None:
+                self.ahead.positions(column.index)
             for step in range(unroll):
+                if self.ahead is not None:
+                    self.ahead.fetch(step)
                 beside = step * s.op.stride[1] * s.source.stored
                 places = [beside + offset for offset in offsets]
                 self._position(x_pixel, places, dy_pixel, step * s.cotangent.stored, taps, bias, sums)
