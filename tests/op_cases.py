@@ -24,7 +24,7 @@ from convc.ir.ops.elementwise import Elementwise, Greater, RunningAverage, Selec
 from convc.ir.ops.linear import Linear, LinearBackwardData, LinearBackwardWeights
 from convc.ir.ops.log_softmax import LogSoftmax, LogSoftmaxBackward
 from convc.ir.ops.loss import CountCorrect, SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward
-from convc.ir.ops.norm import BatchNorm, BatchNormBackward, BatchNormTraining
+from convc.ir.ops.norm import BatchMoments, BatchNorm, BatchNormBackward, BatchNormTraining
 from convc.ir.ops.pool import AvgPool, AvgPoolBackward, MaxPool, MaxPoolBackward
 from convc.ir.ops.random import Dropout, DropoutTraining, Noise, NoiseTraining
 from convc.ir.ops.reduce import ChannelSum, Sum
@@ -221,6 +221,7 @@ def _norms() -> list[OpCase]:
         cases += [
             OpCase(f"batch_norm/{name}", BatchNorm(eps=1e-3), (normal(*x), *vectors, normal(c), positive(c)), (), wide),
             OpCase(f"batch_norm_training/{name}", BatchNormTraining(1e-3), (normal(*x), *vectors), (0, 1, 2), wide),
+            OpCase(f"batch_moments/{name}", BatchMoments(), (normal(*x),), (), wide),
             OpCase(
                 f"batch_norm_training/far_from_zero/{name}",
                 BatchNormTraining(1e-3),

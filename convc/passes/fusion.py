@@ -6,9 +6,9 @@
 
 An element-wise node joins when everything else that it reads exists before the anchor runs. Booleans are never stored:
 the node that makes one is repeated in every kernel that reads it. A bias gradient joins the weight gradient that reads
-the same cotangent; all optimiser updates with equal settings form one sweep, and so do the means of their gradients.
-The gradient of a fully connected layer is used up by its update where it is computed. Kernels that prepare (see
-`sections.py`) come first.
+the same cotangent, `batch_moments` the convolution whose result it reads; all optimiser updates with equal settings
+form one sweep, and so do the means of their gradients. The gradient of a fully connected layer is used up by its update
+where it is computed. Kernels that prepare (see `sections.py`) come first.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from convc.ir.op import Op
 from convc.ir.ops import (
     AvgPool,
     AvgPoolBackward,
+    BatchMoments,
     BatchNorm,
     BatchNormBackward,
     BatchNormTraining,
@@ -59,6 +60,7 @@ from convc.ir.types import DType
 from convc.lazy import dataclass
 from convc.passes.base import PassLog, PlanPass
 from convc.passes.sections import Section, assign_sections, backward_start
+from convc.passes.separate_moments import computes_moments
 
 if TYPE_CHECKING:
     from convc.passes.plan import Plan
@@ -130,6 +132,12 @@ class Kernel:
         """The update that uses up the gradient that the anchor computes, in runs that update at all."""
         alone = isinstance(self.anchor.op, Update)
         return next((node for node in self.riders if isinstance(node.op, Update) and not alone), None)
+
+    @property
+    def images(self) -> tuple[Value, ...]:
+        """What anchor and chain store: all but the results of riders."""
+        ridden = {value for node in self.riders for value in node.results}
+        return tuple(value for value in self.writes if value not in ridden)
 
     def writes_in(self, sections: Section) -> tuple[Value, ...]:
         """What a run of these sections stores: a gradient, or what its update makes of it."""
@@ -273,7 +281,19 @@ class _Fuser:
         chain: list[Node] = [anchor] if is_elementwise(anchor) else []
         if chain or isinstance(anchor.op, EPILOGUE_ANCHORS):
             chain = self._chain(anchor, chain)
-        return self._kernel(anchor, tuple(chain), ())
+        return self._kernel(anchor, tuple(chain), self._moments(anchor))
+
+    def _moments(self, anchor: Node) -> tuple[Node, ...]:
+        """The statistics of the result that the kernel takes while it has the result in a cache."""
+        if not computes_moments(anchor):
+            return ()
+        for user, _ in anchor.result.users:
+            alike = self.sections.get(user) is self.sections[anchor]
+            if isinstance(user.op, BatchMoments) and alike and user not in self.taken:
+                self.taken.add(user)
+                self.log.changed("moments", (anchor, user), (anchor,), "its operand is still in a cache")
+                return (user,)
+        return ()
 
     def _bias_gradient(self, anchor: Node) -> tuple[Node, ...]:
         dy = anchor.operands[1]
@@ -401,8 +421,9 @@ class _Fuser:
         """Whether somebody outside the kernel reads the value (through views, and through repeated booleans)."""
         if value in self.kept:
             return True
-        if isinstance(value.producer.op, (BatchNormTraining, BatchNormBackward)) and value.index > 0:  # type: ignore[union-attr]
-            return True
+        op = value.producer.op if value.producer is not None else None
+        if isinstance(op, BatchMoments) or (isinstance(op, (BatchNormTraining, BatchNormBackward)) and value.index > 0):
+            return True  # kernels store all of their statistics
         for user, _ in value.users:
             if user not in self.sections:
                 continue

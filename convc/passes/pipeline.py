@@ -13,6 +13,7 @@ from convc.passes.fold_batch_norm import FoldBatchNorm
 from convc.passes.fold_constants import FoldConstants
 from convc.passes.fold_input_scale import FoldInputScale
 from convc.passes.half_precision import HalfPrecision
+from convc.passes.separate_moments import SeparateMoments
 from convc.passes.specialize import Specialize
 from convc.passes.training import Training
 
@@ -77,4 +78,6 @@ def pipeline(
         Canonicalize(),  # gradients of losses with weights begin with a multiplication by 1
         DeadCode(),  # gradients that nobody wanted: of the input, of frozen layers
         *choices,
+        # Which kernels can compute statistics depends on the algorithms.
+        *(() if choose is None else (SeparateMoments(),)),
     )

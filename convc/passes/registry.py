@@ -19,6 +19,7 @@ from convc.passes.half_precision import HalfPrecision
 from convc.passes.options import BadOption, UnknownOption, known, read_options
 from convc.passes.planning import PLANNING
 from convc.passes.recompute import Recompute
+from convc.passes.separate_moments import SeparateMoments
 from convc.passes.specialize import Specialize
 from convc.passes.training import Training
 
@@ -34,6 +35,7 @@ _KINDS: tuple[type[Pass], ...] = (
     HalfPrecision,
     ChooseAlgorithms,
     Recompute,
+    SeparateMoments,
 )
 PASSES: dict[str, type[Pass]] = {kind.name: kind for kind in _KINDS}
 PLAN_PASSES: dict[str, type[PlanPass]] = {step.name: type(step) for step in PLANNING}

@@ -22,7 +22,7 @@ DIFFERENTIABLE = [case for case in CASES if case.differentiable]
 # Ops whose gradient is nobody's business: gradients of gradients, what `specialize` replaces before differentiation,
 # integers and bookkeeping.
 WITHOUT_GRADIENT = {
-    "batch_norm", "batch_norm_backward", "lrn_backward", "dropout", "noise", "softmax_backward",
+    "batch_norm", "batch_moments", "batch_norm_backward", "lrn_backward", "dropout", "noise", "softmax_backward",
     "log_softmax_backward", "maxout_backward",
     "max_pool_backward", "softmax_cross_entropy_backward", "hinge_backward", "mse_backward", "count_correct",
     "channel_sum", "sum", "sgd_update", "adagrad_update", "rmsprop_update", "adam_update",

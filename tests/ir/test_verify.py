@@ -157,6 +157,15 @@ def test_damage_is_seen(name: str) -> None:
     assert {diagnostic.code for diagnostic in caught.value.diagnostics} == {"verify-graph"}
 
 
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_damage_is_seen_after_the_graph_was_found_sound(name: str) -> None:
+    graph, inferred = sound(), dict[Node, tuple[object, ...]]()
+    verify(graph, inferred)
+    assert len(inferred) == len(graph.nodes)
+    CORRUPTIONS[name][0](graph)
+    assert problems(graph, inferred) == problems(graph) != []
+
+
 def test_sound_graph() -> None:
     assert problems(sound()) == []
     assert problems(Graph("empty")) == []

@@ -32,13 +32,15 @@ from convc.passes.fold_batch_norm import FoldBatchNorm
 from convc.passes.fold_constants import FoldConstants
 from convc.passes.fold_input_scale import FoldInputScale
 from convc.passes.recompute import Recompute
+from convc.passes.separate_moments import SeparateMoments
 from convc.passes.specialize import Specialize
 from convc.passes.training import Training
 
 FOLDER = Path(__file__).parent / "golden"
 CLEAN_UPS = (FoldConstants, CommonSubexpressions, Canonicalize, FoldBatchNorm, FoldInputScale)
 PASSES: dict[str, type[Pass]] = {
-    kind.name: kind for kind in (DeadCode, Specialize, Training, Recompute, *CLEAN_UPS, ChooseAlgorithms)
+    kind.name: kind
+    for kind in (DeadCode, Specialize, Training, Recompute, *CLEAN_UPS, ChooseAlgorithms, SeparateMoments)
 }
 UNCHANGED = "unchanged\n"
 

@@ -26,6 +26,7 @@ from convc.passes.half_precision import HalfPrecision, Precision
 from convc.passes.manager import PassManager
 from convc.passes.recompute import Recompute
 from convc.passes.registry import PASSES
+from convc.passes.separate_moments import SeparateMoments
 from convc.passes.specialize import Specialize
 from convc.passes.training import GRADIENT, Training
 from tests.codegen.whole_net import arrays_for, assert_agrees, exactly, run_natively, with_batch
@@ -35,7 +36,14 @@ from tests.strategies import Draw, graphs
 Order = tuple[Pass, ...]
 OPTIMIZERS: tuple[Update | None, ...] = (None, SgdUpdate(momentum=0.5, l2=0.01), AdamUpdate())
 # What may run at any time; `choose-algorithms` only says how, and its choices are free where rounding is compared.
-ANYTIME: Order = (Canonicalize(), FoldConstants(), CommonSubexpressions(), DeadCode(), ChooseAlgorithms())
+ANYTIME: Order = (
+    Canonicalize(),
+    FoldConstants(),
+    CommonSubexpressions(),
+    DeadCode(),
+    ChooseAlgorithms(),
+    SeparateMoments(),
+)
 FORWARD: Order = (FoldInputScale(), FoldBatchNorm())
 
 

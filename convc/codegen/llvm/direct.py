@@ -16,6 +16,7 @@ from collections.abc import Callable
 from itertools import groupby
 
 from convc.codegen.llvm.kernel import KernelBuilder, Spot
+from convc.codegen.llvm.moments import Lines, combine
 from convc.codegen.llvm.register_tile import Piece, Sums, column_pieces, unroll_factor
 from convc.codegen.llvm.transposition import transpose_filters
 from convc.codegen.llvm.vocabulary import Function, Index, V
@@ -130,13 +131,36 @@ def lower_conv2d(k: KernelBuilder) -> None:
     rows = forward_axis(height, target.height, kernel[0], op.stride[0], top, op.dilation[0])
     columns = forward_axis(width, target.width, kernel[1], op.stride[1], left, op.dilation[1])
 
+    lines = _lines_of_moments(k)
+
     def body(f: Function) -> None:
         with f.loop(0, op.groups) as group:
             direct = Direct(rows, columns, source, target, weights, group.index)
-            _Emitter(k, f, direct, k.pointer(x), k.pointer(w), None if bias is None else k.pointer(bias)).emit()
+            pointers = k.pointer(x), k.pointer(w), None if bias is None else k.pointer(bias)
+            _Emitter(k, f, direct, *pointers, moments=lines).emit()
 
     k.phase("conv2d", body)
     clear_padding(k, op.groups)
+    if lines is not None:
+        combine(k, lines, k.kernel.riders[0].results)
+
+
+def scratch_conv2d(k: KernelBuilder) -> int:
+    """What is kept of each row of the result, where batch norm follows."""
+    lines = _lines_of_moments(k)
+    return 4 * lines.numbers(k.plan.batch) if lines is not None else 0
+
+
+def _lines_of_moments(k: KernelBuilder) -> Lines | None:
+    """The rows that this kernel takes results in, if it also takes their moments."""
+    if not k.kernel.riders:
+        return None
+    op = k.op(Conv2d)
+    x, w = k.kernel.anchor.operands[:2]
+    target = k.image(k.kernel.anchor.result)
+    if pixels_collapse(op, (w.shape[2], w.shape[3])):
+        target = _as_rows(k, target, x.shape[1])[0]
+    return Lines.rows(target)
 
 
 def backward_data_weights(k: KernelBuilder) -> WeightLayout:
@@ -189,7 +213,7 @@ def lower_conv2d_backward_data(k: KernelBuilder) -> None:
 
 def clear_padding(k: KernelBuilder, groups: int) -> None:
     """Groups write exactly their own channels, so the padding lanes after the last one are cleared apart."""
-    for value in k.kernel.writes:
+    for value in k.kernel.images:
         layout = k.image(value)
         if groups > 1 and layout.stored > layout.channels:
             k.phase("clear_padding", lambda f, value=value: _clear_lanes(k, f, value))
@@ -216,8 +240,11 @@ def _as_rows(k: KernelBuilder, layout: ImageLayout, channels: int) -> tuple[Imag
 class _Emitter:
     """Writes the loop nest of one phase of one group."""
 
-    def __init__(self, k: KernelBuilder, f: Function, d: Direct, source: V, weights: V, bias: V | None) -> None:
-        self.k, self.f, self.d = k, f, d
+    def __init__(
+        self, k: KernelBuilder, f: Function, d: Direct, source: V, weights: V, bias: V | None,
+        moments: Lines | None = None,
+    ) -> None:  # fmt: skip
+        self.k, self.f, self.d, self.moments = k, f, d, moments
         self.source, self.weights, self.bias = source, weights, bias
         own = d.weights.outputs // d.weights.groups
         self.first_channel = f.multiply(d.group, own)
@@ -236,6 +263,10 @@ class _Emitter:
         with f.loop(start, stop, self._rows_at_a_time()) as chunk:
             end = f.minimum(stop, f.add(chunk.index, self._rows_at_a_time()))
             self._blocks(full, rest, lambda block, width: self._all_rows(chunk.index, end, block, width))
+            if self.moments is not None:
+                results = self.k.pointer(self.k.kernel.anchor.result)
+                with f.loop(chunk.index, end) as row:
+                    self.moments.measure(self.k, f, results, self.k.scratch_pointer(), row.index)
 
     def _rows_at_a_time(self) -> int:
         """Rows of outputs that all blocks are computed for before the next rows begin.
@@ -246,7 +277,8 @@ class _Emitter:
         d, cache = self.d, self.k.machine.l2_bytes
         everything = self.k.plan.batch * d.rows.count
         row = 4 * d.rows.stride * d.columns.limit * d.channels
-        rows = max(1, int(_SHARE_OF_CACHE * cache) // row)
+        again = 4 * d.target.width * d.target.stored if self.moments is not None else 0  # read for their moments
+        rows = max(1, int(_SHARE_OF_CACHE * cache) // (row + again))
         chunks, images, weights = -(-everything // rows), everything * row, 4 * d.weights.columns * d.weights.rows.size
         if weights <= _SHARE_OF_CACHE * cache:
             return rows

@@ -197,7 +197,7 @@ class KernelBuilder:
         Each spot is finished once, and nothing else writes results: they may lie where operands of the chain do.
         """
         if not spot.real:
-            for value in self.kernel.writes:
+            for value in self.kernel.images:
                 f.store(f.constant(0.0, spot.lanes), self._address(f, value, spot))
             return
         known: dict[Value, V] = {}

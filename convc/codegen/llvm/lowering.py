@@ -32,6 +32,7 @@ from convc.codegen.llvm.linear import (
 )
 from convc.codegen.llvm.local_response import lower_local_response, scratch_local_response
 from convc.codegen.llvm.losses import lower_hinge, lower_hinge_backward, lower_mse, lower_mse_backward
+from convc.codegen.llvm.moments import lower_batch_moments, scratch_batch_moments
 from convc.codegen.llvm.normalization import (
     lower_batch_norm,
     lower_batch_norm_backward,
@@ -80,6 +81,7 @@ LOWERINGS: dict[type[Op], Lowering] = {
     ops.AvgPoolBackward: Lowering(lower_pool_backward, scratch_pool_backward),
     ops.BatchNorm: Lowering(lower_batch_norm, scratch_batch_norm_again),
     ops.BatchNormTraining: Lowering(lower_batch_norm_training, scratch_batch_norm),
+    ops.BatchMoments: Lowering(lower_batch_moments, scratch_batch_moments),
     ops.BatchNormBackward: Lowering(lower_batch_norm_backward, scratch_batch_norm),
     ops.Softmax: Lowering(lower_softmax),
     ops.SoftmaxBackward: Lowering(lower_softmax_backward),

@@ -44,7 +44,7 @@ from convc.ir.ops.local_response import LocalResponseNorm, LocalResponseNormBack
 from convc.ir.ops.log_softmax import LogSoftmax, LogSoftmaxBackward
 from convc.ir.ops.loss import CountCorrect, SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward
 from convc.ir.ops.maps import ScaleMaps, SpatialSum, SpreadMaps
-from convc.ir.ops.norm import BatchNorm, BatchNormBackward, BatchNormTraining
+from convc.ir.ops.norm import BatchMoments, BatchNorm, BatchNormBackward, BatchNormTraining
 from convc.ir.ops.pad import Pad
 from convc.ir.ops.pool import AvgPool, AvgPoolBackward, MaxPool, MaxPoolBackward
 from convc.ir.ops.random import Dropout, DropoutTraining, Noise, NoiseTraining
@@ -63,7 +63,7 @@ _ALL: tuple[type[Op], ...] = (
     Linear, LinearBackwardData, LinearBackwardWeights,
     MaxPool, MaxPoolBackward, AvgPool, AvgPoolBackward,
     Upsample, UpsampleBackward,
-    BatchNorm, BatchNormTraining, BatchNormBackward,
+    BatchNorm, BatchNormTraining, BatchMoments, BatchNormBackward,
     LocalResponseNorm, LocalResponseNormBackward,
     Softmax, SoftmaxBackward, LogSoftmax, LogSoftmaxBackward, Maxout, MaxoutBackward,
     Dropout, DropoutTraining, Noise, NoiseTraining, DropConnect, DropConnectTraining,

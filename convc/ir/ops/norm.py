@@ -33,6 +33,13 @@ def _axes(x: Array) -> tuple[int, ...]:
     return (0, *range(2, x.ndim))
 
 
+def _moments(x: Array) -> tuple[Array, Array, Array]:
+    """Mean, biased and unbiased variance. A single value has no unbiased variance; its biased one (0) is used."""
+    mean, var = x.mean(_axes(x)), x.var(_axes(x))
+    count = x.size // x.shape[1]
+    return mean, var, var * (count / max(count - 1, 1))
+
+
 def _normalise(x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> Array:
     """γ·(x − μ)/√(σ² + ε) + β."""
     normalised = (x - spread(mean, x.ndim)) / spread(np.sqrt(var + np.asarray(eps, var.dtype)), x.ndim)
@@ -83,11 +90,8 @@ class BatchNormTraining(Op):
         return y, gamma, gamma, gamma
 
     def reference(self, x: Array, gamma: Array, beta: Array) -> tuple[Array, ...]:
-        mean, var = x.mean(_axes(x)), x.var(_axes(x))
-        count = x.size // x.shape[1]
-        y = _normalise(x, gamma, beta, mean, var, self.eps)
-        # A single value has no unbiased variance; its biased one (0) is used.
-        return y, mean, var, var * (count / max(count - 1, 1))
+        mean, var, unbiased = _moments(x)
+        return _normalise(x, gamma, beta, mean, var, self.eps), mean, var, unbiased
 
     def cost(self, *operands: TensorType) -> Cost:
         x = operands[0]
@@ -102,6 +106,32 @@ class BatchNormTraining(Op):
         x, gamma = node.operands[:2]
         backward = b.add_node(BatchNormBackward(self.eps), dy, x, gamma, node.results[1], node.results[2])
         return backward.results
+
+
+@dataclass(frozen=True)
+class BatchMoments(Op):
+    """x -> batch mean, biased batch variance, unbiased batch variance: the statistics of `batch_norm_training`.
+
+    Passes put it beside the op that makes x, whose kernel computes it along the way.
+    """
+
+    name: ClassVar[str] = "batch_moments"
+    reduces_batch: ClassVar[bool] = True
+
+    @property
+    def result_count(self) -> int:
+        return 3
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        _check(x)
+        return (TensorType(x.dtype.accumulator, (x.shape[1],)),) * 3
+
+    def reference(self, x: Array) -> tuple[Array, ...]:
+        return _moments(x)
+
+    def cost(self, *operands: TensorType) -> Cost:
+        x = operands[0]
+        return Cost(flops=4 * x.size, bytes=traffic(x, *self.infer(x)))
 
 
 @dataclass(frozen=True)

@@ -145,4 +145,28 @@ MUTANTS = (
         "the rank for a speedup is one too large",
         _RANKED,
     ),
+    Mutant(
+        "moments-of-all-but-the-last-row",
+        "codegen/llvm/direct.py",
+        "                with f.loop(chunk.index, end) as row:\n",
+        "                with f.loop(chunk.index, f.maximum(chunk.index, f.subtract(end, 1))) as row:\n",
+        "the statistics beside a convolution leave a row of each share out",
+        ("tests/codegen/test_moments.py",),
+    ),
+    Mutant(
+        "moments-count-images-for-rows",
+        "codegen/llvm/moments.py",
+        "    number = f.multiply(k.rows(f), lines.of_image)\n",
+        "    number = k.rows(f)\n",
+        "only the first rows of all images enter the statistics",
+        ("tests/codegen/test_moments.py",),
+    ),
+    Mutant(
+        "moments-ride-with-groups",
+        "passes/separate_moments.py",
+        ' and op.algorithm in ("auto", "direct") and op.groups == 1\n',
+        ' and op.algorithm in ("auto", "direct")\n',
+        "kernels that compute some channels of a pixel are asked for its statistics",
+        ("tests/passes/test_golden.py", "tests/codegen/test_moments.py"),
+    ),
 )

@@ -59,10 +59,18 @@ MUTANTS = (
     Mutant(
         "verify-skips-types",
         "ir/verify.py",
-        "            if actual != tuple(map(_logical, expected)):\n",
-        "            if len(actual) != len(expected):\n",
+        "    if actual == tuple(map(_logical, expected)):\n",
+        "    if len(actual) == len(expected):\n",
         "results of a wrong shape pass the verifier",
         ("tests/ir/test_verify.py",),
+    ),
+    Mutant(
+        "verify-believes-what-it-saw",
+        "ir/verify.py",
+        "        if inferred.get(node) != facts:\n",
+        "        if node not in inferred:\n",
+        "a pass that changes an op or a type after the first verification is not noticed",
+        ("tests/passes/test_account.py", "tests/ir/test_verify.py"),
     ),
     Mutant(
         "verify-skips-order",

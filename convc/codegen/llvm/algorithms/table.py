@@ -32,7 +32,12 @@ from convc.codegen.llvm.depthwise import (
     scratch_depthwise_backward_data,
 )
 from convc.codegen.llvm.depthwise_gradient import lower_depthwise_backward_weights, scratch_depthwise_backward_weights
-from convc.codegen.llvm.direct import lower_conv2d, lower_conv2d_backward_data, scratch_backward_data
+from convc.codegen.llvm.direct import (
+    lower_conv2d,
+    lower_conv2d_backward_data,
+    scratch_backward_data,
+    scratch_conv2d,
+)
 from convc.codegen.llvm.kernel import KernelBuilder, Lowering
 from convc.codegen.llvm.weight_gradient import lower_conv2d_backward_weights, scratch_backward_weights
 from convc.ir.op import Op
@@ -42,7 +47,7 @@ from convc.passes.algorithms.winograd import WINOGRAD, Winograd
 from convc.passes.layout import WeightLayout
 
 _DIRECT: dict[type[Op], Lowering] = {
-    Conv2d: Lowering(lower_conv2d),
+    Conv2d: Lowering(lower_conv2d, scratch_conv2d),
     Conv2dBackwardData: Lowering(lower_conv2d_backward_data, scratch_backward_data),
     Conv2dBackwardWeights: Lowering(lower_conv2d_backward_weights, scratch_backward_weights),
 }
