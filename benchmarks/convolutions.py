@@ -16,13 +16,15 @@ from __future__ import annotations
 import argparse
 import time
 
+from convc.codegen.llvm.program import machine_of
 from convc.codegen.llvm.target import host_target
+from convc.ir.types import DType
 from convc.ir.window import Pair
 from convc.passes.algorithms.algorithm import Algorithm
 from convc.passes.algorithms.prediction import CONSTANTS, predict
 from convc.passes.algorithms.problem import Direction, Problem
 from convc.passes.algorithms.table import BY_NAME
-from convc.passes.machine import MACHINES
+from convc.passes.half_precision import HALVES
 from convc.runtime.tuning import measure
 
 DIRECTIONS: tuple[Direction, ...] = ("forward", "backward_data", "backward_weights")
@@ -30,13 +32,15 @@ LAYERS = ("4x64x112", "8x64x56", "4x128x28", "4x256x28", "4x256x14", "4x512x14")
 ROUNDS = 9
 
 
-def problem_of(layer: str, direction: Direction, kernel: Pair = (3, 3)) -> Problem:
+def problem_of(layer: str, direction: Direction, kernel: Pair = (3, 3), dtype: DType = DType.F32) -> Problem:
     batch, channels, size = layer.split("x")
     read, _, written = channels.partition(":")
     sides = (int(size), int(size))
     rows, columns = kernel
     padding = ((rows - 1) // 2, (columns - 1) // 2, rows // 2, columns // 2)
-    return Problem(direction, int(batch), int(read), int(written or read), sides, sides, kernel, padding=padding)
+    return Problem(
+        direction, int(batch), int(read), int(written or read), sides, sides, kernel, padding=padding, dtype=dtype
+    )
 
 
 def row(problem: Problem, algorithms: list[Algorithm], threads: int) -> list[str]:
@@ -51,7 +55,7 @@ def row(problem: Problem, algorithms: list[Algorithm], threads: int) -> list[str
             continue
         seconds = measure(problem, algorithm.name, threads, ROUNDS, clock)
         first = first or seconds
-        predicted = predict(algorithm, problem, MACHINES[tier], CONSTANTS[tier], threads)
+        predicted = predict(algorithm, problem, machine_of(host_target()), CONSTANTS[tier], threads)
         rate = problem.flops / seconds / 1e9
         cells.append(f"{seconds * 1e3:.2f} ms, {rate:.0f} GFLOP/s, {first / seconds:.2f}x ({predicted * 1e3:.2f})")
     return cells
@@ -64,7 +68,9 @@ def main() -> None:
     parser.add_argument("--directions", nargs="*", choices=DIRECTIONS, default=list(DIRECTIONS))
     parser.add_argument("--algorithms", nargs="*", choices=list(BY_NAME), default=list(BY_NAME))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=("fp32", *HALVES), default="fp32")
     options = parser.parse_args()
+    dtype = HALVES.get(options.precision, DType.F32)
     rows, columns = map(int, options.kernel.split("x"))
     algorithms = [BY_NAME[name] for name in options.algorithms]
     print(f"{options.threads} threads, {host_target().tier}; (predicted ms)\n")
@@ -72,7 +78,7 @@ def main() -> None:
     print("|---|---|" + "---|" * len(algorithms))
     for layer in options.layers:
         for direction in options.directions:
-            cells = row(problem_of(layer, direction, (rows, columns)), algorithms, options.threads)
+            cells = row(problem_of(layer, direction, (rows, columns), dtype), algorithms, options.threads)
             print(f"| {layer} | {direction} |" + "".join(f" {cell} |" for cell in cells), flush=True)
 
 

@@ -37,6 +37,7 @@ from convc.ir.ops import (
     Relayout,
     Unflatten,
 )
+from convc.ir.ops.cast import Cast
 from convc.ir.ops.sweep import MaxNorm
 from convc.ir.ops.units import ScaleWeights, SumWeights
 from convc.ir.printer import value_names
@@ -129,7 +130,8 @@ class Arrange(PlanPass):
 
 class _Arranger:
     """The work of one run: `twins` are the natural twins by value, `chosen` the layouts of families of weights, `fixed`
-    what no run changes, `transformed` the filters that are transformed ahead, `apart` the families of filters whose
+    what no run changes, `transformed` the filters that are transformed ahead, `paired` the
+    weights that lie in pairs of rows, `apart` the families of filters whose
     groups lie apart."""
 
     def __init__(self, plan: Plan, log: PassLog) -> None:
@@ -142,6 +144,7 @@ class _Arranger:
         self.chosen: dict[Value, WeightLayout] = {}
         self.fixed = fixed_values(self.graph)
         self.transformed: dict[tuple[Value, TransformedLayout], Value] = {}
+        self.paired: dict[Value, Value] = {}
         self.apart = {
             self.families.of(value)
             for node in self.graph.nodes
@@ -163,7 +166,9 @@ class _Arranger:
                 if operand in self.batched and self._wants_natural(node, index, operand):
                     self.graph.set_operand(node, index, self._twin(operand, node))
             self._weights(node)
-            if isinstance(node.op, Conv2d):
+            if self._multiplies_pairs(node):
+                self._pair_rows(node)
+            elif isinstance(node.op, Conv2d):
                 self._prepare_filters(node)
             for result in node.results:
                 if result not in self.families:
@@ -270,6 +275,34 @@ class _Arranger:
             why = f"no run changes the filters, and {layout.algorithm} transforms them"
             self.log.changed("prepare", (node,), (twin.producer,), why)
         self.graph.set_operand(node, 1, self.transformed[w, layout])
+
+    def _multiplies_pairs(self, node: Node) -> bool:
+        """Whether a kernel adds two products of bfloat16 numbers at a time, of neighbouring channels."""
+        if not self.machine.dot_bf16 or not isinstance(node.op, (Conv2d, Conv2dBackwardData)) or not _is_direct(node):
+            return False
+        images, w = node.operands[:2]
+        halves = images.type.dtype is w.type.dtype is DType.BF16
+        # A single channel has no neighbour, and a single output no vector.
+        return halves and node.op.groups == 1 and min(w.shape[:2]) > 1 and isinstance(self.layouts[images], ImageLayout)
+
+    def _pair_rows(self, node: Node) -> None:
+        """Let a product read weights whose rows lie in pairs; where they are cast, that is how the cast writes them."""
+        w = node.operands[1]
+        filters = self._family_layout(w)
+        if not isinstance(filters, WeightLayout):
+            return
+        if w not in self.paired:
+            builder, source = Builder(self.graph, before=node), w.producer
+            casts = source is not None and isinstance(source.op, Cast) and source.operands[0] in self.families
+            with builder.at(node.location, node.label):
+                made = twin = builder.add(Relayout(), source.operands[0] if source is not None and casts else w)
+                if source is not None and casts:
+                    twin = builder.add(source.op, made)
+            self.paired[w] = twin
+            self.layouts[made] = self.layouts[twin] = filters.in_pairs()
+            assert made.producer is not None
+            self.log.changed("pairs", (node,), (made.producer,), "products of bf16 are added up two by two")
+        self.graph.set_operand(node, 1, self.paired[w])
 
     def _family_layout(self, weights: Value) -> Layout | None:
         return self.chosen.get(self.families.of(weights))

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Protocol
+from dataclasses import replace
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -125,12 +126,21 @@ class WeightLayout:
     `rows` describes what an output is summed over, in the order of the reduction: for a convolution its filter
     (height R, width S, C/groups channels), for a fully connected layer the stored image that it reads. `block` is the
     number of outputs that the register tile of the forward kernel holds.
+
+    With `pairs` = 2 the rows of a block lie two by two, [pair of rows][outputs of the block][2]: an instruction that
+    adds two products to each sum finds both factors side by side. A tap of an odd number of channels has a row of
+    zeros then (`in_pairs`).
     """
 
     outputs: int
     rows: ImageLayout
     block: int
     groups: int = 1
+    pairs: Literal[1, 2] = 1
+
+    def in_pairs(self) -> WeightLayout:
+        """The same filters with the channels of each tap in pairs."""
+        return replace(self, rows=replace(self.rows, stored=-(-self.rows.stored // 2) * 2), pairs=2)
 
     @property
     def columns(self) -> int:
@@ -162,6 +172,9 @@ class WeightLayout:
 
     def store(self, array: np.ndarray, stored: np.ndarray) -> None:
         """Write the stored form of (outputs, …) to `stored`, block by block."""
+        if self.pairs == 2:
+            self._interleave(replace(self, pairs=1).pack(array), stored)
+            return
         features = self.rows.channels * self.rows.pixels
         if self.size > self.outputs * features:
             stored.fill(0)
@@ -170,10 +183,21 @@ class WeightLayout:
 
     def unpack(self, stored: np.ndarray) -> np.ndarray:
         """(outputs, features) of a stored form."""
+        if self.pairs == 2:
+            plain = np.empty_like(stored)
+            self._interleave(stored, plain, back=True)
+            return replace(self, pairs=1).unpack(plain)
         matrix = np.empty((self.outputs, self.rows.channels * self.rows.pixels), stored.dtype)
         for real, block in self._pairs(matrix, stored):
             real[:] = block
         return matrix
+
+    def _interleave(self, given: np.ndarray, made: np.ndarray, back: bool = False) -> None:
+        """Rows one by one as rows in pairs, or `back`."""
+        for (_, _, source), (_, _, target) in zip(self._views(given), self._views(made), strict=True):
+            rows, width = source.shape
+            pairs = (rows // 2, width, 2) if back else (rows // 2, 2, width)
+            target[:] = source.reshape(pairs).transpose(0, 2, 1).reshape(rows, width)
 
     def _pairs(self, matrix: np.ndarray, stored: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """For every block the part of (outputs, features) that is in it, and where it lies in `stored`, both as
@@ -197,7 +221,8 @@ class WeightLayout:
 
     def __str__(self) -> str:
         grouped = f" x {self.groups} groups" if self.groups > 1 else ""
-        return f"packed({self.outputs} by {self.rows}, blocks of {self.block}{grouped})"
+        paired = ", rows in pairs" if self.pairs == 2 else ""
+        return f"packed({self.outputs} by {self.rows}, blocks of {self.block}{grouped}{paired})"
 
 
 def pack(layout: Layout, array: np.ndarray) -> np.ndarray:

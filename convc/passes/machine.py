@@ -15,7 +15,8 @@ class Machine:
     """`lanes` float32 values per vector, `registers` vector registers, caches in bytes.
 
     `broadcast_operand`: a multiply-add can take a scalar from memory and spread it, which frees a register.
-    `converts_half`: it has instructions between float16 and float32.
+    `converts_half`: it has instructions between float16 and float32. `dot_bf16`: it has one that multiplies pairs of
+    bfloat16 numbers and adds both products to a float32 sum, so that products of these take half the time.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Machine:
     l1_bytes: int = 32 << 10
     l2_bytes: int = 512 << 10
     converts_half: bool = False
+    dot_bf16: bool = False
 
 
 # The tiers on x86-64; what another architecture's baseline has is known where code is generated.

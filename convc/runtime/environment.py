@@ -22,13 +22,15 @@ def versions(target: str) -> dict[str, str]:
     return found
 
 
-def cpu_tier(target: str) -> str:
+def cpu_tier(target: str, precision: str = "fp32") -> str:
     """The kind of processor on which the bits of a result depend; the reference interpreter's are numpy's."""
     if target == "reference":
         return "numpy"
-    from convc.codegen.llvm.target import host_target
+    from convc.codegen.llvm.target import DOT_BF16, host_target
 
-    return host_target().tier
+    host = host_target()
+    # Sums are rounded otherwise where an instruction adds up products in pairs.
+    return f"{host.tier}+{DOT_BF16}" if precision == "bf16" and host.has(DOT_BF16) else host.tier
 
 
 def describe(target: str, threads: int | None) -> dict[str, object]:

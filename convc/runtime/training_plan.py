@@ -154,7 +154,7 @@ def make_plan(
         decay=f"l2={settings.decay.l2:g} l1={settings.decay.l1:g} bias={'yes' if settings.decay.bias else 'no'}",
         precision=precision,
         target=target,
-        cpu_tier=environment.cpu_tier(target),
+        cpu_tier=environment.cpu_tier(target, precision),
         threads=workers,
         source=net.path,
         accumulate=settings.accumulate,

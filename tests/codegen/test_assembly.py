@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from convc.codegen.llvm.program import generate, plan_step
-from convc.codegen.llvm.target import emit_assembly, tier_targets
+from convc.codegen.llvm.target import CpuTarget, choose_target, emit_assembly, tier_targets
+from convc.ir.types import DType
 from convc.passes.algorithms.problem import Direction, Problem
 from convc.passes.machine import Tier
 from convc.runtime.tuning import graph_of
@@ -23,6 +24,11 @@ PROBLEMS: dict[str, tuple[int, int, int, int, int]] = {  # batch, channels, filt
     "5x5": (8, 32, 96, 28, 5),
 }
 TARGETS = tier_targets()
+# Code can be made for it on every processor.
+WITH_DOT = choose_target(
+    "x86_64-unknown-linux-gnu", dict.fromkeys((*next(iter(TARGETS.values())).flags, "avx512bf16"), True)
+)
+_PRODUCT, _LOAD = re.compile("fmadd|vdpbf16ps"), re.compile("vmovups|broadcast|fmadd|vdpbf16ps")
 # Loops with fewer products are tails of others, or transforms, which hold more values than there are registers.
 _PRODUCTS = 48
 
@@ -47,9 +53,9 @@ def loops(assembly: str) -> Iterator[Loop]:
         if not any(line.startswith(".LBB") for line in body):
             own = [line for line in body if "(%rsp" not in line]
             yield Loop(
-                sum("fmadd" in line for line in body),
+                sum(_PRODUCT.search(line) is not None for line in body),
                 sum("vmov" in line and "(%rsp" in line for line in body),
-                sum("(" in line and ("vmovups" in line or "broadcast" in line or "fmadd" in line) for line in own),
+                sum("(" in line and _LOAD.search(line) is not None for line in own),
             )
 
 
@@ -58,16 +64,29 @@ def loops(assembly: str) -> Iterator[Loop]:
 @pytest.mark.parametrize("algorithm", ["direct", "im2col", "winograd_f2x3"])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_sums_stay_in_registers(direction: Direction, algorithm: str, tier: Tier) -> None:
-    seen = 0
+    check(direction, algorithm, TARGETS[tier], DType.F32)
+
+
+@pytest.mark.skipif("avx512" not in TARGETS, reason="the tiers are those of x86-64")
+@pytest.mark.parametrize("direction", ["forward", "backward_data"])
+def test_sums_of_pairs_stay_in_registers(direction: Direction) -> None:
+    assert "vdpbf16ps" in check(direction, "direct", WITH_DOT, DType.BF16)
+
+
+def check(direction: Direction, algorithm: str, target: CpuTarget, dtype: DType) -> str:
+    """Returns the assembly of the last problem."""
+    seen, assembly = 0, ""
     for name, (batch, channels, filters, size, kernel) in PROBLEMS.items():
         if algorithm.startswith("winograd") and kernel != 3:
             continue
         pad = kernel // 2
         sizes = (size, size), (size, size), (kernel, kernel)
-        problem = Problem(direction, batch, channels, filters, *sizes, padding=(pad, pad, pad, pad))
-        plan = plan_step(graph_of(problem, algorithm), TARGETS[tier])
-        for loop in loops(emit_assembly(generate(plan, "fma").text, TARGETS[tier])):
+        problem = Problem(direction, batch, channels, filters, *sizes, padding=(pad, pad, pad, pad), dtype=dtype)
+        plan = plan_step(graph_of(problem, algorithm), target)
+        assembly = emit_assembly(generate(plan, "fma").text, target)
+        for loop in loops(assembly):
             if loop.products >= _PRODUCTS and loop.loads < loop.products:
                 seen += 1
                 assert 8 * loop.spills <= loop.products, (name, loop)
     assert seen
+    return assembly

@@ -112,6 +112,16 @@ def test_the_environment_forces_a_tier(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "avx512, avx2, baseline" in str(caught.value)
 
 
+def test_the_environment_takes_features_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVC_WITHOUT", "avx512bf16, avx512f")
+    target = host_target()
+    assert target.tier != "avx512"
+    assert not target.has("avx512bf16")
+    monkeypatch.setenv("CONVC_WITHOUT", "avx512bf16")
+    assert not host_target().has("avx512bf16")
+    assert "+avx512bf16" not in host_target().features.split(",")
+
+
 @pytest.mark.parametrize("tier", TIERS)
 def test_every_tier_compiles_links_and_computes(tier: Tier) -> None:
     target = tier_or_skip(tier)

@@ -56,15 +56,18 @@ CASES = [
 
 
 @pytest.mark.parametrize("lanes", [16, 4])
+@pytest.mark.parametrize("paired", ["neither", "target", "both"])
 @pytest.mark.parametrize(("outputs", "channels", "kernel", "groups", "block", "turned", "wanted"), CASES)
 def test_filters(
     outputs: int, channels: int, kernel: tuple[int, int], groups: int, block: int, turned: int, wanted: Taps | None,
-    lanes: int,
+    paired: str, lanes: int,
 ) -> None:  # fmt: skip
     k, c = outputs // groups, channels // groups
     rows, columns = wanted or (range(kernel[0]), range(kernel[1]))
     packed = WeightLayout(outputs, ImageLayout(c, *kernel, c), block, groups)
     transposed = WeightLayout(channels, ImageLayout(k, len(rows), len(columns), k), turned, groups)
+    packed = packed.in_pairs() if paired == "both" else packed
+    transposed = transposed if paired == "neither" else transposed.in_pairs()
     filters = np.random.default_rng(3).standard_normal((groups, k, c, *kernel)).astype(np.float32)
     expected = filters.swapaxes(1, 2)[..., rows, :][..., columns].reshape(channels, k, len(rows), len(columns))
     f = Function("transpose", 2)

@@ -49,7 +49,8 @@ def filters(draw: st.DrawFn) -> Case:
     """Packed filters of a convolution; blocks may be wider than a group, or leave a rest."""
     groups, own, c, r, s = (draw(st.integers(1, most)) for most in (3, 21, 5, 3, 3))
     block = min(draw(st.sampled_from([4, 8, 12, 16])), padded(own))
-    return WeightLayout(groups * own, ImageLayout(c, r, s, c), block, groups), (groups * own, c, r, s)
+    layout = WeightLayout(groups * own, ImageLayout(c, r, s, c), block, groups)
+    return draw(st.sampled_from([layout, layout.in_pairs()])), (groups * own, c, r, s)
 
 
 @st.composite
@@ -119,6 +120,16 @@ def test_filters_lie_block_by_block_and_tap_by_tap() -> None:
     second = stored[4 * 6 :].reshape(1, 3, 2, 4)
     np.testing.assert_array_equal(second[..., :2], filters[4:].transpose(2, 3, 1, 0))
     assert not second[..., 2:].any()
+
+
+def test_rows_in_pairs_lie_side_by_side() -> None:
+    """[block][r][s][pair of c][outputs of the block][2]; the last channel has a neighbour of zeros."""
+    filters = np.arange(1, 1 + 4 * 3 * 1 * 2).reshape(4, 3, 1, 2)
+    layout = WeightLayout(4, ImageLayout(3, 1, 2, 3), block=4).in_pairs()
+    stored = pack(layout, filters).reshape(2, 2, 4, 2)
+    np.testing.assert_array_equal(stored[:, 0], filters[:, :2, 0].transpose(2, 0, 1))
+    np.testing.assert_array_equal(stored[:, 1, :, 0], filters[:, 2, 0].T)
+    assert not stored[:, 1, :, 1].any()
 
 
 def test_groups_are_packed_one_after_the_other_without_padding() -> None:

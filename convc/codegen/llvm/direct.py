@@ -13,6 +13,7 @@ taps for all pixels, and where the layout allows run over a whole filter row as 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import groupby
 
 from convc.codegen.llvm.kernel import KernelBuilder, Spot
@@ -111,8 +112,12 @@ class Direct:
 
     @property
     def channels(self) -> int:
-        """Channels that an output is summed over."""
-        return self.weights.rows.channels
+        """Channels that an output is summed over, with the one of zeros that makes their number even for pairs."""
+        return self.weights.rows.stored
+
+    @property
+    def element_bytes(self) -> int:
+        return 4 // self.weights.pairs
 
 
 def lower_conv2d(k: KernelBuilder) -> None:
@@ -172,11 +177,20 @@ def backward_data_weights(k: KernelBuilder) -> WeightLayout:
     block = choose_tile(k.machine, width, c_group).block
     own = out_channels // op.groups
     layout = WeightLayout(c_group * op.groups, ImageLayout(own, r, s, own), 1 << 30, op.groups)
-    return WeightLayout(layout.outputs, layout.rows, min(block, layout.columns), op.groups)
+    layout = replace(layout, block=min(block, layout.columns))
+    packed = k.layout(w)
+    return layout.in_pairs() if isinstance(packed, WeightLayout) and packed.pairs == 2 else layout
 
 
 def scratch_backward_data(k: KernelBuilder) -> int:
-    return backward_data_weights(k).size * 4
+    layout = backward_data_weights(k)
+    return layout.size * 4 // layout.pairs
+
+
+def _turned_filters(k: KernelBuilder, layout: WeightLayout) -> V:
+    """Where they lie: float32, or bfloat16 in pairs."""
+    place = k.scratch_pointer()
+    return V(place.ref, place.type, "bfloat") if layout.pairs == 2 else place
 
 
 def lower_conv2d_backward_data(k: KernelBuilder) -> None:
@@ -188,7 +202,7 @@ def lower_conv2d_backward_data(k: KernelBuilder) -> None:
     assert isinstance(packed, WeightLayout)
 
     def transpose(f: Function) -> None:
-        transpose_filters(f, k.pointer(w), packed, k.scratch_pointer(), transposed, k.machine.lanes)
+        transpose_filters(f, k.pointer(w), packed, _turned_filters(k, transposed), transposed, k.machine.lanes)
 
     k.phase("transpose_filters", transpose)
     target = k.image(dx)
@@ -205,7 +219,7 @@ def lower_conv2d_backward_data(k: KernelBuilder) -> None:
             for columns in across:
                 with f.loop(0, op.groups) as group:
                     direct = Direct(rows, columns, source, target, transposed, group.index)
-                    _Emitter(k, f, direct, k.pointer(dy), k.scratch_pointer(), None).emit()
+                    _Emitter(k, f, direct, k.pointer(dy), _turned_filters(k, transposed), None).emit()
 
     k.phase("conv2d_backward_data", body)
     clear_padding(k, op.groups)
@@ -276,10 +290,11 @@ class _Emitter:
         """
         d, cache = self.d, self.k.machine.l2_bytes
         everything = self.k.plan.batch * d.rows.count
-        row = 4 * d.rows.stride * d.columns.limit * d.channels
+        row = d.element_bytes * d.rows.stride * d.columns.limit * d.channels
         again = 4 * d.target.width * d.target.stored if self.moments is not None else 0  # read for their moments
         rows = max(1, int(_SHARE_OF_CACHE * cache) // (row + again))
-        chunks, images, weights = -(-everything // rows), everything * row, 4 * d.weights.columns * d.weights.rows.size
+        chunks, images = -(-everything // rows), everything * row
+        weights = d.element_bytes * d.weights.columns * d.weights.rows.size
         if weights <= _SHARE_OF_CACHE * cache:
             return rows
         return rows if images + 2 * chunks * weights <= images * len(d.weights.blocks) + weights else everything
@@ -376,7 +391,7 @@ class _Emitter:
         (tap, offset), count = taps[0], len(taps)
         tap_step, offset_step = (taps[1][0] - tap, taps[1][1] - offset) if count > 1 else (1, 1)
         regular = all(taps[i] == (tap + i * tap_step, offset + i * offset_step) for i in range(count))
-        if not regular or not self._written_out(d.channels, active):
+        if not regular or not self._written_out(d.channels // d.weights.pairs, active):
             for tap, offset in taps:
                 self._channels(source, offset, filters, tap, d.channels, active, sums, width)
             return
@@ -390,7 +405,7 @@ class _Emitter:
 
     @staticmethod
     def _written_out(count: int, active: tuple[int, ...]) -> bool:
-        """Whether all steps of a sum over `count` channels are written out."""
+        """Whether all steps of a sum in `count` steps are written out."""
         return count * len(active) <= 64
 
     def _channels(
@@ -399,17 +414,19 @@ class _Emitter:
         f, d = self.f, self.d
         pixel, channel = d.columns.stride * d.source.pixel, d.source.channel
         start, columns = offset * d.source.pixel, tap * d.channels * width
+        pairs, add = d.weights.pairs, sums.multiply_add if d.weights.pairs == 1 else sums.add_pairs
         unroll = (
-            count
-            if self._written_out(count, active)
-            else unroll_factor(count, 5 if len(active) * len(sums.pieces) <= 16 else 4)
+            count // pairs
+            if self._written_out(count // pairs, active)
+            else unroll_factor(count // pairs, 5 if len(active) * len(sums.pieces) <= 16 else 4)
         )
+        unroll *= pairs
         with f.loop(0, count, unroll, carried=sums.flat) as loop:
             sums.flat = loop.carried
             scalars = f.address(source, f.multiply(loop.index, channel))
             rows = f.address(filters, f.multiply(loop.index, width))
-            for step in range(unroll):
-                sums.multiply_add(
+            for step in range(0, unroll, pairs):
+                add(
                     f,
                     rows,
                     columns + step * width,

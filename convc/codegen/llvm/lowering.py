@@ -41,6 +41,7 @@ from convc.codegen.llvm.normalization import (
     scratch_batch_norm_again,
 )
 from convc.codegen.llvm.norms import lower_gradient_norm, lower_max_norm, scratch_gradient_norm
+from convc.codegen.llvm.pairs import lower_pairs
 from convc.codegen.llvm.pooling import lower_pool, lower_pool_backward, scratch_pool_backward
 from convc.codegen.llvm.rearranging import lower_pad, lower_rearrange
 from convc.codegen.llvm.resampling import lower_upsample, lower_upsample_backward
@@ -59,6 +60,7 @@ from convc.ir.diagnostic import fail
 from convc.ir.op import Op
 from convc.lazy import dataclass
 from convc.passes.fusion import Kernel, is_elementwise
+from convc.passes.layout import WeightLayout
 from convc.passes.plan import Plan
 from convc.passes.transformed_layout import TransformedLayout
 
@@ -66,6 +68,8 @@ from convc.passes.transformed_layout import TransformedLayout
 def _lower_relayout(k: KernelBuilder) -> None:
     if isinstance(k.layout(k.kernel.anchor.result), TransformedLayout):
         lower_transform_filters(k, KINDS)
+    elif isinstance(k.layout(k.kernel.anchor.result), WeightLayout):
+        lower_pairs(k)
     else:
         lower_relayout(k)
 

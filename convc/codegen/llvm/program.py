@@ -12,7 +12,7 @@ from convc.codegen.llvm.link import Library, link
 from convc.codegen.llvm.lowering import ModuleText, PhaseCall, generate, scratch_bytes
 from convc.codegen.llvm.object_cache import cache_key, shared_cache
 from convc.codegen.llvm.spmd import load_runtime
-from convc.codegen.llvm.target import CpuTarget, compile_object, emit_assembly, host_target
+from convc.codegen.llvm.target import DOT_BF16, CpuTarget, compile_object, emit_assembly, host_target
 from convc.codegen.llvm.vocabulary import MOST_INSTRUCTIONS
 from convc.ir.graph import Graph
 from convc.lazy import dataclass
@@ -51,7 +51,7 @@ class CompiledStep:
 
 def machine_of(target: CpuTarget) -> Machine:
     """The target as plans see it."""
-    return replace(MACHINES[target.tier], lanes=target.lanes, registers=target.registers)
+    return replace(MACHINES[target.tier], lanes=target.lanes, registers=target.registers, dot_bf16=target.has(DOT_BF16))
 
 
 def fma_of(target: CpuTarget) -> str:

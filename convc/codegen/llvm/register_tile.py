@@ -69,6 +69,20 @@ class Sums:
             if imaginary is not None:
                 self._add_turned(f, first, f.load(f.address(base, offset + imaginary)), loaded)
 
+    def add_pairs(
+        self, f: Function, columns: V, columns_offset: int, scalar: Callable[[int], ScalarPlace], active: Sequence[int]
+    ) -> None:
+        """Two steps of the reduction, of bfloat numbers: columns lie in pairs of rows (`WeightLayout.pairs`), the two
+        scalars of a row of the tile side by side."""
+        loaded = [f.load(f.address(columns, columns_offset + 2 * p.offset), 2 * p.lanes, "bfloat") for p in self.pieces]
+        for row in active:
+            base, offset = scalar(row)
+            both = f.load(f.address(base, offset), 1, "i32")
+            for number, piece in enumerate(self.pieces):
+                spread, index = f.splat(both, piece.lanes), row * len(self.pieces) + number
+                pairs = f.emit(loaded[number].type, f"bitcast {spread.type} {spread.ref} to {loaded[number].type}")
+                self.flat[index] = f.dot_pairs(pairs, loaded[number], self.flat[index])
+
     def _add_turned(self, f: Function, first: int, value: V, loaded: Sequence[V]) -> None:
         """Products with `value` times i."""
         half = len(loaded) // 2

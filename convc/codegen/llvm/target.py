@@ -2,12 +2,14 @@
 
 A *tier* is a promise about instructions. `avx512` and `avx2` are the x86-64-v4 and x86-64-v3 levels, `baseline` is what
 every processor of the host's architecture has. The tier comes from the host's feature flags, never from the processor's
-name, which virtual machines report wrongly. `CONVC_CPU=avx512|avx2|baseline` forces a lower one.
+name, which virtual machines report wrongly. `CONVC_CPU=avx512|avx2|baseline` forces a lower one. `CONVC_WITHOUT` lists
+features (LLVM's names, such as `avx512bf16`, with commas between) that code is generated without though the host has
+them.
 
 Bits: an object file computes the same bits on every host that can run its tier. Nothing in code generation may reorder
 or contract floating-point operations (kernels ask for `llvm.fma` themselves), the `avx2` and `baseline` tiers use a
 fixed feature list, and the `avx512` tier adds the host's features, which change the choice of instructions but not
-results.
+results; with one exception: with `avx512bf16` products of bfloat16 numbers are rounded otherwise (`docs/precision.md`).
 
 Only this module and `link` import llvmlite.binding, and only when called: loading LLVM costs some 60 ms.
 """
@@ -25,6 +27,9 @@ from convc.lazy import dataclass
 from convc.passes.machine import TIERS, Tier
 
 CPU_VARIABLE = "CONVC_CPU"
+WITHOUT_VARIABLE = "CONVC_WITHOUT"
+# The feature that adds two products of bfloat16 numbers to a float32 sum.
+DOT_BF16 = "avx512bf16"
 
 _V3 = ("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
@@ -94,14 +99,16 @@ def host_target(force: str | None = None) -> CpuTarget:
     origin = "asked for" if force else f"{CPU_VARIABLE}={wanted}"
     if wanted is not None and wanted not in TIERS:
         fail("value-cpu-tier", f"unknown CPU tier '{wanted}'", hint=f"one of {', '.join(TIERS)}")
-    return _host_target(wanted, origin if wanted else "")
+    without = os.environ.get(WITHOUT_VARIABLE, "").replace(" ", "")
+    return _host_target(wanted, origin if wanted else "", frozenset(filter(None, without.split(","))))
 
 
 @with_llvm
 @cache
-def _host_target(wanted: Tier | None, origin: str) -> CpuTarget:
+def _host_target(wanted: Tier | None, origin: str, without: frozenset[str]) -> CpuTarget:
     binding = _llvm()
-    host = cast("Mapping[str, bool]", binding.get_host_cpu_features())
+    found = cast("Mapping[str, bool]", binding.get_host_cpu_features())
+    host = {flag: present and flag not in without for flag, present in found.items()}
     return choose_target(str(binding.get_process_triple()), host, wanted, origin)
 
 

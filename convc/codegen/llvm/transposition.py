@@ -68,6 +68,7 @@ class _Transposition:
         if channels < self.transposed.columns:
             self._single(0, outputs, channels)
         self._single(outputs, self.outputs, 0)
+        self._clear_rows()
 
     def _in_vectors(self, layout: WeightLayout, real: int) -> int:
         """How many outputs, from the first on, lie in full vectors of neighbours."""
@@ -81,10 +82,9 @@ class _Transposition:
             k = f.multiply(number, lanes)
             with f.loop(0, channels, lanes) as c:
                 place, width = self._packed(group, tap, c.index, k)
-                rows = [f.load(f.address(place, f.multiply(width, n)), lanes) for n in range(lanes)]
+                rows = _load_rows(f, place, width, lanes, self.packed.pairs)
                 place, width = self._transposed(group, tap, k, c.index)
-                for n, column in enumerate(transpose(f, rows)):
-                    f.store(column, f.address(place, f.multiply(width, n)))
+                _store_rows(f, transpose(f, rows), place, width, self.transposed.pairs)
 
     def _single(self, first: int, stop: int, done: int) -> None:
         """Outputs `first` … stop − 1 and their channels from `done` on; zeros for channels that only pad."""
@@ -98,6 +98,16 @@ class _Transposition:
                 f.store(value, self._transposed(group, tap, k, c.index)[0])
             with f.loop(self.channels, self.transposed.columns) as c:
                 f.store(f.constant(0.0), self._transposed(group, tap, k, c.index)[0])
+
+    def _clear_rows(self) -> None:
+        """Zeros for output channels that only make up a pair."""
+        f, spare = self.f, self.transposed.rows.stored - self.outputs
+        if not spare:
+            return
+        for group, tap, number in self._units(spare):
+            with f.loop(0, self.transposed.columns) as c:
+                place, _ = self._transposed(group, tap, f.add(number, self.outputs), c.index)
+                f.store(f.constant(0.0), place)
 
     def _units(self, count: int) -> Iterator[tuple[Index, Index, Index]]:
         """This thread's share of (group, tap of the result, number below `count`)."""
@@ -121,16 +131,39 @@ class _Transposition:
         return self.f.address(self.target, place), width
 
 
+def _load_rows(f: Function, place: V, width: Index, lanes: int, pairs: int) -> list[V]:
+    """As many rows of a block as a vector has lanes."""
+    rows: list[V] = []
+    for n in range(0, lanes, pairs):
+        loaded = f.load(f.address(place, f.multiply(width, n)), pairs * lanes)
+        rows += [loaded] if pairs == 1 else [f.shuffle(loaded, loaded, range(i, 2 * lanes, 2)) for i in (0, 1)]
+    return rows
+
+
+def _store_rows(f: Function, rows: Sequence[V], place: V, width: Index, pairs: int) -> None:
+    for n in range(0, len(rows), pairs):
+        value = rows[n] if pairs == 1 else interleaved(f, rows[n], rows[n + 1])
+        f.store(value, f.address(place, f.multiply(width, n)))
+
+
+def interleaved(f: Function, first: V, second: V) -> V:
+    """The lanes of two vectors by turns."""
+    return f.shuffle(first, second, [lane + which for lane in range(first.lanes) for which in (0, first.lanes)])
+
+
 def weight_place(
     f: Function, layout: WeightLayout, group: Index, tap: Index, channel: Index, output: Index
 ) -> tuple[Index, Index]:
-    """The element of a weight, and how far it is to that of the next channel: the width of the block of outputs."""
-    rows = layout.rows
+    """The element of a weight, and the width of the block of outputs: so far it is to the next channel, and from one
+    pair of channels to the next twice as far."""
+    rows, pairs = layout.rows, layout.pairs
     first = f.multiply(f.divide(output, layout.block), layout.block)
     width = f.minimum(layout.block, f.subtract(layout.columns, first))
-    line = f.multiply(f.add(f.multiply(tap, rows.channels), channel), width)
+    second = f.remainder(channel, pairs)  # of a pair
+    line = f.multiply(f.add(f.multiply(tap, rows.stored), f.subtract(channel, second)), width)
     matrix = f.multiply(group, layout.columns * rows.size)
-    return f.sum(matrix, f.multiply(first, rows.size), line, f.subtract(output, first)), width
+    column = f.multiply(f.subtract(output, first), pairs)
+    return f.sum(matrix, f.multiply(first, rows.size), line, column, second), width
 
 
 def _tap(f: Function, taps: Sequence[int], number: Index) -> Index:

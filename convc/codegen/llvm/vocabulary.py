@@ -360,6 +360,12 @@ class Function:
         name = f"llvm.{self.fma_name}.{suffix(addend)}"
         return self.intrinsic(name, addend.type, left, right, addend)
 
+    def dot_pairs(self, left: V, right: V, addend: V) -> V:
+        """addend + the two products of each pair of neighbours, of twice as many bfloat numbers as there are sums. For
+        processors that have an instruction for it, and 4, 8 or 16 sums."""
+        name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * addend.lanes}"
+        return self.intrinsic(name, addend.type, addend, left, right)
+
     def shuffle(self, left: V, right: V, mask: Sequence[int]) -> V:
         type = vector(left.element, len(mask))
         lanes = ", ".join(f"i32 {lane}" for lane in mask)
@@ -395,7 +401,7 @@ def module_text(functions: Sequence[Function], linkage: str) -> str:
     return "\n".join([*sorted(declarations.values()), *texts])
 
 
-ALIGN = {"float": 4, "i32": 4, "i64": 8, "ptr": 8, "double": 8, "i8": 1, "half": 2, "i16": 2}
+ALIGN = {"float": 4, "i32": 4, "i64": 8, "ptr": 8, "double": 8, "i8": 1, "half": 2, "bfloat": 2, "i16": 2}
 
 
 def ref(value: Index) -> str:

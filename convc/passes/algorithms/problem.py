@@ -7,6 +7,7 @@ from typing import Literal
 
 from convc.ir.graph import Node, Value
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
+from convc.ir.types import DType
 from convc.ir.window import Pair, Sides
 from convc.lazy import dataclass
 
@@ -19,7 +20,8 @@ class Problem:
     """One convolution in one direction; sizes are always those of the forward convolution.
 
     x is (batch, channels, *size), w (filters, channels/groups, *kernel), y (batch, filters, *output). `prepared` says
-    that no run changes w, so that what is made of it alone is made once, ahead of all runs.
+    that no run changes w, so that what is made of it alone is made once, ahead of all runs. `dtype` is the type of the
+    images' elements; sums are float32.
     """
 
     direction: Direction
@@ -34,6 +36,7 @@ class Problem:
     dilation: Pair = (1, 1)
     groups: int = 1
     prepared: bool = False
+    dtype: DType = DType.F32
 
     @classmethod
     def of(cls, node: Node, fixed: Container[Value] = ()) -> Problem:
@@ -59,6 +62,7 @@ class Problem:
             dilation=op.dilation,
             groups=op.groups,
             prepared=isinstance(op, Conv2d) and second in fixed,
+            dtype=first.type.dtype if first.type.dtype.is_half else DType.F32,
         )
 
     @property
@@ -95,5 +99,6 @@ class Problem:
         extras += [f"dilation {pair(self.dilation)}"] if self.dilation != (1, 1) else []
         extras += [f"groups {self.groups}"] if self.groups > 1 else []
         extras += ["prepared"] if self.prepared else []
+        extras += [self.dtype.value] if self.dtype.is_half else []
         text = f"{self.batch}x{self.channels}x{pair(self.size)} -> {self.filters}x{pair(self.output)}, "
         return text + " ".join([pair(self.kernel), *extras])
