@@ -20,11 +20,12 @@ from pathlib import Path
 import convc
 from benchmarks.report import INTERRUPTED, markdown, not_counting, write_json
 from convc.commands.bench import rate
-from convc.runtime.benchmark.benchmark import Watcher, benchmark
+from convc.runtime.benchmark.benchmark import Watcher, benchmark, with_precision
 from convc.runtime.benchmark.case import Case
 from convc.runtime.benchmark.peers import OURS, choose
 from convc.runtime.benchmark.results import CaseResult, Entry, Report
 from convc.runtime.benchmark.rounds import Pace
+from convc.runtime.configuration import PRECISIONS
 
 FOLDER = Path(__file__).parent
 NETS = ("lenet", "simple", "deep", "cifar_resnet20", "alexnet", "googlenet", "resnet18", "resnet50", "vgg16")
@@ -45,7 +46,12 @@ class Goal:
         return self.nets.get(net, self.floor)
 
 
-GOALS = {"train": Goal(2.2, 1.5, 3.0), "infer": Goal(1.5, 1.05, 1.8, {"vgg16": 2.2})}
+GOALS = {
+    ("train", "fp32"): Goal(2.2, 1.5, 3.0),
+    ("infer", "fp32"): Goal(1.5, 1.05, 1.8, {"vgg16": 2.2}),
+    ("train", "bf16"): Goal(2.2, 1.3, 3.0),
+    ("infer", "bf16"): Goal(1.05, 0.85, 1.3),
+}
 
 
 def net_path(name: str) -> Path:
@@ -133,6 +139,7 @@ def main() -> int:
     parser.add_argument("--mode", choices=("train", "infer"), default="train")
     parser.add_argument("--compile", action="store_true", help="also torch.compile, which takes up to a minute a net")
     parser.add_argument("--against", help="peers, with commas (default: those that are installed)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of products and activations")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.5, help="length of a round")
     parser.add_argument("--threads", type=int, default=2)
@@ -142,12 +149,14 @@ def main() -> int:
     if unknown := set(nets) - set(NETS):
         parser.error(f"no net {', '.join(sorted(unknown))}; there are {', '.join(NETS)}")
     asked = arguments.against.split(",") if arguments.against else None
-    peers = choose(asked, arguments.mode, compiled=arguments.compile)
+    peers = choose(asked, arguments.mode, compiled=arguments.compile, precision=arguments.precision)
     cases = [Case(net_path(name), arguments.mode, net_batch(name), arguments.threads) for name in nets]
+    cases = with_precision(cases, arguments.precision)
     report = benchmark(cases, peers, Pace(arguments.rounds, arguments.seconds), announce(nets))
     ceilings = ", ".join(f"{found.fma_gflops:.0f} GFLOP/s" for found in report.ceilings.values())
     print(f"{report.machine['processor']}, {arguments.threads} threads, FMA peak {ceilings}\n")
-    print(table(report), verdict(report, GOALS[arguments.mode]), *report.left_out, sep="\n\n")
+    goal = GOALS.get((arguments.mode, arguments.precision))
+    print(table(report), *([verdict(report, goal)] if goal else []), *report.left_out, sep="\n\n")
     if sentence := not_counting(report.busy):
         print(f"\n{sentence}")
     path = arguments.out or FOLDER / "results" / f"{arguments.mode}-{time.strftime('%Y%m%d-%H%M%S')}.json"

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from convc.runtime.benchmark.benchmark import benchmark
+    from convc.runtime.benchmark.benchmark import benchmark, with_precision
     from convc.runtime.benchmark.peers import choose
     from convc.runtime.benchmark.rounds import Pace
 
@@ -52,16 +52,15 @@ def run(arguments: argparse.Namespace) -> int:
         if len(asked) > 1:
             raise UsageError("--against none is against nobody", "leave out either none or the others")
         asked = []
-    field = choose(asked, arguments.mode, compiled=arguments.compile)
+    cases = with_precision(_cases(arguments), arguments.precision)
+    field = choose(asked, arguments.mode, compiled=arguments.compile, precision=cases[0].precision)
     if arguments.compile and not any(name == "torch-compile" for name in field.contestants):
         raise UsageError("--compile is about PyTorch, which does not take part", "--against torch")
     for reason in field.left_out:
         print(f"left out: {reason}", file=sys.stderr)
     pace = Pace(arguments.rounds, arguments.seconds, arguments.warm_up)
     with _Progress() as progress:
-        report = benchmark(
-            _cases(arguments), field, pace, progress, precision=arguments.precision, kernels=arguments.kernels
-        )
+        report = benchmark(cases, field, pace, progress, kernels=arguments.kernels)
     if arguments.json:
         print_json(report.as_json())
     else:

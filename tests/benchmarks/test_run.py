@@ -32,7 +32,7 @@ def report(ratios: dict[str, float | None]) -> Report:
 
 
 def test_the_verdict() -> None:
-    goal = GOALS["infer"]
+    goal = GOALS["infer", "fp32"]
     fine = report(dict.fromkeys(NETS, 1.6) | {"vgg16": 2.4})
     mean = (1.6**8 * 2.4) ** (1 / 9)
     assert fine.geometric_mean == pytest.approx(mean)

@@ -59,6 +59,10 @@ def lacking(task):
     fail("unavailable-peer", "conv1: there is no convolution")
 
 
+def told(task):
+    raise RuntimeError(f"asked for {task.precision}")
+
+
 def dying(task):
     import os, sys
     print("out of luck", file=sys.stderr, flush=True)
@@ -101,6 +105,26 @@ def answer(capsys: Capture, *words: str, code: int = 0) -> dict[str, Any]:
 
 def entries(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {entry["name"]: entry for entry in result["contestants"]}
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_in_half_precision(mode: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours runs in it, is compared within its rounding, and a peer is told of it."""
+    fake(monkeypatch, other="told")
+    content = answer(capsys, "--precision", "bf16", "--kernels", "--mode", mode, code=1)
+    assert content["precision"] == "bf16"
+    (result,) = content["results"]
+    assert result["precision"] == "bf16"
+    ours, other = entries(result)["convc"], entries(result)["other"]
+    assert ours["error"] is None
+    assert other["error"] == "RuntimeError: asked for bf16"
+    assert any("cast" in kernel["ops"] for kernel in result["kernels"])
+
+
+def test_files_of_several_precisions(capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "half.cnn").write_text(NET.replace("train {", "train {\n  precision bf16"))
+    assert main(["bench", "n.cnn", "half.cnn", *QUICK]) == 1
+    assert "these nets are of several precisions: n.cnn fp32, half.cnn bf16" in capsys.readouterr().err
 
 
 def test_the_object(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,6 +214,8 @@ def test_alone(capsys: Capture) -> None:
 
 def test_command_lines_that_make_no_sense(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = Peer(("no_such_module",), ("openvino", "onnx"), ("infer",), {"openvino": "fakes:right"})
+    single = Peer((), ("onnxruntime",), ("infer",), {"onnxruntime": "fakes:right"}, precisions=("fp32",))
+    monkeypatch.setitem(peers.PEERS, "onnxruntime", single)
     monkeypatch.setitem(peers.PEERS, "openvino", absent)
     assert main(["bench", "n.cnn", "--against", "openvino"]) == 1
     errors = capsys.readouterr().err
@@ -197,8 +223,8 @@ def test_command_lines_that_make_no_sense(capsys: Capture, monkeypatch: pytest.M
     assert "pip install openvino onnx" in errors
     assert main(["bench", "n.cnn", "--against", "openvino", "--mode", "train"]) == 1
     assert "compared at inference only" in capsys.readouterr().err
-    assert main(["bench", "n.cnn", "--precision", "bf16"]) == 1
-    assert "precision `bf16` is not available here in this version" in capsys.readouterr().err
+    assert main(["bench", "n.cnn", "--precision", "bf16", "--against", "onnxruntime"]) == 1
+    assert "onnxruntime computes in fp32 only" in capsys.readouterr().err
     for words in (["--batch", "1,0"], ["--threads", "1,,2"], ["--against", "tourch"], ["--against", "none,torch"]):
         assert main(["bench", "n.cnn", *words]) == 2
     assert "against nobody" in capsys.readouterr().err

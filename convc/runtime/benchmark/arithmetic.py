@@ -70,7 +70,8 @@ class KernelFloor:
 
 def profile_case(case: Case, task: Task) -> Profile:
     """Time our program of a case, kernel by kernel."""
-    with build_net(case.open(), batch=case.batch, mode=case.mode, precision="fp32", threads=case.threads) as program:
+    options = {"batch": case.batch, "mode": case.mode, "precision": case.precision, "threads": case.threads}
+    with build_net(case.open(), **options) as program:  # type: ignore[arg-type]
         return program.profile(task.images(), task.targets() if case.mode == TRAIN else None)
 
 

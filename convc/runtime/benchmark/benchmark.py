@@ -5,9 +5,11 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from convc.ir.diagnostic import fail
 from convc.runtime.benchmark import machine
 from convc.runtime.benchmark.arithmetic import KernelFloor, flops_per_image, kernel_floors, profile_case
 from convc.runtime.benchmark.case import Case, draws, write_material
@@ -34,20 +36,19 @@ def benchmark(
     pace: Pace,
     watch: Watcher,
     *,
-    precision: str | None = None,
     kernels: bool = False,
 ) -> Report:
-    """Compare the contestants of `field` in every case, which are all of one mode.
+    """Compare the contestants of `field` in every case, which are all of one mode and precision.
 
     Ctrl-C ends it with what was measured so far. A contestant that fails, or computes another net, is reported with the
-    reason. Errors: those of the nets; `unavailable-precision`.
+    reason. Errors: those of the nets.
     """
-    opened = [case.open() for case in cases]  # mistakes in the last file show before the first is measured
-    precisions = {choose_precision(precision, net.settings) for net in opened}
+    for case in cases:
+        case.open()  # mistakes in the last file show before the first is measured
     report = Report(
         time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         cases[0].mode,
-        precisions.pop(),
+        cases[0].precision,
         pace,
         machine.describe(),
         field.left_out,
@@ -85,7 +86,7 @@ class _Comparison:
                     self._check_apart(contestants, still, task)
                 else:
                     self._start(contestants, task, list(self.field.contestants))
-                    check(contestants, case.mode)
+                    check(contestants, case)
                 rounds = report.pace.rounds
                 take_turns(
                     contestants, report.pace, report.busy, lambda done: self.watch(done / rounds, f"round {done}")
@@ -116,7 +117,7 @@ class _Comparison:
         checked: list[Contestant] = []
         try:
             self._start(checked, still, list(self.field.contestants))
-            check(checked, self.case.mode)
+            check(checked, self.case)
         finally:
             for one in checked:
                 one.close(wait=False)
@@ -157,7 +158,21 @@ class _Comparison:
         )
 
 
-def check(contestants: Sequence[Contestant], mode: str) -> None:
+def with_precision(cases: Sequence[Case], asked: str | None) -> list[Case]:
+    """The cases in the precision that is asked for, else in that of their files. Errors: `unavailable-precision`,
+    `value-precision` for files of several."""
+    found = [replace(case, precision=_precision_of(case, asked)) for case in cases]
+    if len({case.precision for case in found}) > 1:
+        each = ", ".join(f"{case.file} {case.precision}" for case in found)
+        fail("value-precision", f"these nets are of several precisions: {each}", hint="--precision fp32")
+    return found
+
+
+def _precision_of(case: Case, asked: str | None) -> str:
+    return choose_precision(asked, case.open().settings, "train" if case.mode == TRAIN else "infer")
+
+
+def check(contestants: Sequence[Contestant], case: Case) -> None:
     """Compare everybody's first results with ours, and put out whoever computes something else."""
     ours = next((one for one in contestants if one.name == OURS), None)
     if ours is None or ours.error is not None:
@@ -165,5 +180,5 @@ def check(contestants: Sequence[Contestant], mode: str) -> None:
     expected = ours.numbers
     for one in contestants:
         if one is not ours and one.error is None:
-            found = compare(one.numbers, expected, mode)
+            found = compare(one.numbers, expected, case.mode, case.precision)
             one.deviation, one.error = found.deviation, found.problem

@@ -29,7 +29,8 @@ _OPTIMIZER = OptimizerSetting("sgd", momentum=0.9)
 
 @dataclass(frozen=True)
 class Case:
-    """A net (`net`, `set`, `limits` as for `convc.load`; limits as `NAME=N`), a mode, images and threads at a time."""
+    """A net (`net`, `set`, `limits` as for `convc.load`; limits as `NAME=N`), a mode, images and threads at a time, and
+    the precision of products and activations."""
 
     file: Path
     mode: str
@@ -38,6 +39,7 @@ class Case:
     net: str | None = None
     set: Mapping[str, Any] = field(default_factory=dict[str, Any])
     limits: tuple[str, ...] = ()
+    precision: str = "fp32"
 
     def open(self, still: bool = False) -> Net:
         return open_case_net(str(self.file), self.net, self.set, self.limits, still=still)
@@ -102,6 +104,7 @@ def write_material(case: Case, folder: Path, *, model: bool, still: bool = False
         case.batch,
         case.threads,
         still,
+        case.precision,
         graph.inputs["x"].shape[1:],
         graph.outputs["logits"].shape[1],
         None if labels is None else ("float" if labels.type.dtype.is_float else "int", labels.shape),

@@ -6,12 +6,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from convc.ir.diagnostic import fail
 from convc.runtime.benchmark.prepared import Prepared
 from convc.runtime.benchmark.task import Task
 
+# Its names of precisions.
+_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+
 
 def prepare(task: Task) -> Prepared:
-    """Latency hint, the batch fixed, float32: where the processor has bfloat16, OpenVINO would take that by itself."""
+    """Latency hint, the batch fixed, and the precision: where the processor has bfloat16, OpenVINO would take that by
+    itself. Error: `unavailable-peer` where it computes in another."""
     import openvino
 
     core = openvino.Core()
@@ -19,10 +24,13 @@ def prepare(task: Task) -> Prepared:
     model.reshape([task.batch, *task.image])
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": _TYPES[task.precision],
         "INFERENCE_NUM_THREADS": str(task.threads),
     }
-    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    compiled = core.compile_model(model, "CPU", settings)
+    if (used := compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()) != _TYPES[task.precision]:
+        fail("unavailable-peer", f"OpenVINO computes in {used} on this processor")
+    request = compiled.create_infer_request()
     feed = [task.images()]
     return Prepared(
         openvino.__version__,

@@ -14,7 +14,7 @@ from convc.runtime.build import build_net
 def prepare(task: Task) -> Prepared:
     """Compile for the processor, with the algorithms that are chosen without measurements."""
     net = open_case_net(task.file, task.net, task.set, task.limits, still=task.still)
-    program = build_net(net, batch=task.batch, mode=task.mode, precision="fp32", threads=task.threads)
+    program = build_net(net, batch=task.batch, mode=task.mode, precision=task.precision, threads=task.threads)
     program.load_params(task.path(WEIGHTS))
     images = task.images()
     if task.mode == TRAIN:

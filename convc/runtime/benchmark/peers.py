@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from convc.ir.diagnostic import fail
 from convc.lazy import dataclass
 from convc.runtime.benchmark.task import INFER, TRAIN
+from convc.runtime.configuration import PRECISIONS
 
 _ROOM = "convc.runtime.benchmark"
 OURS = "convc"
@@ -19,7 +20,8 @@ class Peer:
     """A library in one or more modes: `contestants` maps a name to the function that prepares it (`module:function`).
 
     `modules` have to be there for it to run, `packages` bring them. `compiled` are contestants that take a minute to
-    prepare, and come only when asked for. `reads_model`: it gets the net as an ONNX model.
+    prepare, and come only when asked for. `reads_model`: it gets the net as an ONNX model. `precisions` are those that
+    it computes in on processors.
     """
 
     modules: tuple[str, ...]
@@ -28,6 +30,7 @@ class Peer:
     contestants: Mapping[str, str]
     compiled: Mapping[str, str] = field(default_factory=dict[str, str])
     reads_model: bool = False
+    precisions: tuple[str, ...] = PRECISIONS
 
     @property
     def missing(self) -> list[str]:
@@ -53,6 +56,7 @@ PEERS: dict[str, Peer] = {
         (INFER,),
         {"onnxruntime": f"{_ROOM}.onnxruntime_peer:prepare"},
         reads_model=True,
+        precisions=("fp32",),
     ),
     "openvino": Peer(
         ("openvino", "onnx"),
@@ -73,10 +77,10 @@ class Field:
     left_out: tuple[str, ...] = ()
 
 
-def choose(asked: Sequence[str] | None, mode: str, *, compiled: bool = False) -> Field:
-    """The peers that were asked for, or all that are installed and know the mode.
+def choose(asked: Sequence[str] | None, mode: str, *, compiled: bool = False, precision: str = PRECISIONS[0]) -> Field:
+    """The peers that were asked for, or all that are installed and know the mode and the precision.
 
-    Errors, for what was asked for: `name-peer`, `missing-package`, `value-peer` (it has no such mode).
+    Errors, for what was asked for: `name-peer`, `missing-package`, `value-peer` (it has no such mode or precision).
     """
     chosen: list[Peer] = []
     left_out: list[str] = []
@@ -87,6 +91,12 @@ def choose(asked: Sequence[str] | None, mode: str, *, compiled: bool = False) ->
         if mode not in peer.modes:
             if asked is not None:
                 fail("value-peer", f"{name} is compared at inference only", hint="--mode infer")
+            continue
+        if precision not in peer.precisions:
+            message = f"{name} computes in {' and '.join(peer.precisions)} only"
+            if asked is not None:
+                fail("value-peer", message, hint=f"--precision {peer.precisions[0]}")
+            left_out.append(message)
             continue
         if peer.missing:
             message = f"{' and '.join(peer.missing)} cannot be imported, so there is no comparison with {name}"

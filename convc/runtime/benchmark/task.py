@@ -22,9 +22,10 @@ class Task:
     """One net, mode, batch and number of threads; what else a contestant needs lies in `folder`.
 
     `net.ir` is the forward graph, `weights.safetensors` the parameters that all contestants start from, `model.onnx`
-    the net as a model where one of them reads that. `still` asks for the net without its random draws. `labels` is the
-    type of the labels (None: the net has no loss) and their shape. `optimizer` is the kind and the fields of the
-    update, `model_problem` why there is no model.
+    the net as a model where one of them reads that. `still` asks for the net without its random draws. `precision` is
+    fp32, fp16 or bf16: of products and of what is kept, by whatever rules a library has for that. `labels` is the type
+    of the labels (None: the net has no loss) and their shape. `optimizer` is the kind and the fields of the update,
+    `model_problem` why there is no model.
     """
 
     folder: str
@@ -36,6 +37,7 @@ class Task:
     batch: int
     threads: int
     still: bool
+    precision: str
     image: tuple[int, ...]
     classes: int
     labels: tuple[str, tuple[int, ...]] | None

@@ -45,22 +45,32 @@ def _prepare(task: Task, *, channels_last: bool = False, compiled: bool = False)
         module = module.to(memory_format=torch.channels_last)
         x = x.contiguous(memory_format=torch.channels_last)
     call = torch.compile(module) if compiled else module
+    half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(task.precision)
+
+    def casts() -> Any:
+        """Autocast: weights stay float32, and are cast where they are used."""
+        return torch.autocast("cpu", dtype=half or torch.bfloat16, enabled=half is not None)
+
     if not training:
 
         def infer() -> Any:
-            with torch.inference_mode():
+            with torch.inference_mode(), casts():
                 return call(x)
 
-        return Prepared(torch.__version__, infer, lambda logits: logits.numpy())
+        return Prepared(torch.__version__, infer, lambda logits: logits.float().numpy())
+    # Without scaled losses small gradients of float16 would vanish.
+    scaler = torch.amp.GradScaler("cpu", enabled=half is torch.float16)
     targets = task.targets()
     y = torch.from_numpy(targets if targets.dtype.kind == "f" else targets.astype(np.int64))
     optimizer = _optimizer(task.optimizer, peer, graph)
 
     def train() -> float:
         optimizer.zero_grad(set_to_none=True)
-        loss = call(x, y)
-        loss.backward()
-        optimizer.step()
+        with casts():
+            loss = call(x, y)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         return loss.item()
 
     return Prepared(torch.__version__, train, np.float64)

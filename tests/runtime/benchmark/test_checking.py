@@ -31,6 +31,16 @@ def test_other_logits(numbers: np.ndarray, problem: str) -> None:
     assert problem in found
 
 
+def test_halves_round_at_other_places() -> None:
+    found = compare(LOGITS + 0.01, LOGITS, "infer", "bf16")
+    assert found.problem is None
+    assert found.deviation == pytest.approx(2.5e-3)
+    assert "differ from ours by 2.5e-01" in str(compare(LOGITS + 1, LOGITS, "infer", "bf16").problem)
+    moved = LOSSES + np.array([0, 2e-3, -2e-3, 4e-3])
+    assert compare(moved, LOSSES, "train", "bf16").problem is None
+    assert "wrong step" in str(compare(moved, LOSSES, "train").problem)
+
+
 def test_ours_have_to_be_numbers() -> None:
     assert compare(LOGITS, LOGITS * np.inf, "infer").problem == "not comparable: our logits are not finite"
 
