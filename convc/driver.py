@@ -44,6 +44,7 @@ def compile(
     mode: str = "infer",
     target: str = "cpu",
     precision: str | None = None,
+    fp32: Sequence[str] = (),
     algo: str = "auto",
     threads: int | None = None,
     passes: Sequence[str] | None = None,
@@ -63,7 +64,8 @@ def compile(
     `init "W"` in it the parameters of a training program start from that file, which is read when the first of them is
     needed; what it lacks is drawn, what `freeze=` names is not trained. `passes` is another order of passes, each as
     `NAME` or `NAME:option=value,…` (see `convc passes`), with the options of the usual ones where none are given. What
-    this version cannot do is refused by name.
+    this version cannot do is refused by name. `precision` is that of products and activations: "fp32", "fp16", "bf16".
+    Layers whose names match a pattern of `fp32` ("fc*") stay in float32, whatever else is said of them.
 
     `algo` says how convolutions are computed: "auto", a family ("winograd") or an algorithm for all that can be, or
     "conv1=fft,conv3_*=direct" by layer; it comes before what the file says. `scratch` bounds the bytes of scratch space
@@ -85,6 +87,7 @@ def compile(
         mode=mode,
         target=target,
         precision=precision,
+        fp32=fp32,
         algorithms=AlgorithmOptions(algo, scratch, max_error, tune, constants),
         threads=threads,
         dump_dir=None if dump_dir is None else Path(dump_dir),

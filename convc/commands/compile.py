@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from convc.commands.options import (
     add_algorithms,
     add_batch,
+    add_fp32,
     add_html,
     add_json,
     add_memory,
@@ -25,6 +26,7 @@ from convc.commands.options import (
     algorithm_arguments,
     check_memory,
     open_net,
+    patterns,
     write_html,
 )
 from convc.commands.output import format_count, print_json, refuse_input
@@ -50,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_batch(parser, "the file's, else 64")
     add_memory(parser)
     add_precision(parser)
+    add_fp32(parser)
     add_target(parser)
     add_threads(parser)
     add_algorithms(parser)
@@ -111,6 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
             mode=arguments.mode,
             target=arguments.target,
             precision=arguments.precision,
+            fp32=patterns(arguments.fp32),
             threads=arguments.threads,
             passes=arguments.passes,
             dump_dir=dump,

@@ -81,6 +81,16 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", type=OneOf(*PRECISIONS), metavar="P", help=what)
 
 
+def add_fp32(parser: argparse.ArgumentParser) -> None:
+    what = "layers that stay in float32, with * and ? as wildcards: 'conv1*,fc*'; may be repeated"
+    parser.add_argument("--fp32", metavar="PATTERNS", action="append", default=[], help=what)
+
+
+def patterns(given: list[str]) -> tuple[str, ...]:
+    """The patterns of `--fp32`."""
+    return tuple(part.strip() for text in given for part in text.split(",") if part.strip())
+
+
 def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help="worker threads (default: all that may be used)")
 

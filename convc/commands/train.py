@@ -8,6 +8,7 @@ from pathlib import Path
 from convc.commands.options import (
     add_algorithms,
     add_batch,
+    add_fp32,
     add_html,
     add_memory,
     add_net_options,
@@ -17,6 +18,7 @@ from convc.commands.options import (
     algorithm_arguments,
     check_memory,
     open_net,
+    patterns,
     write_html,
 )
 from convc.commands.output import refuse_input
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_batch(parser, "the file's, else 64")
     add_memory(parser)
     add_precision(parser)
+    add_fp32(parser)
     add_target(parser)
     add_threads(parser)
     add_algorithms(parser)
@@ -61,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch=arguments.batch,
         target=arguments.target,
         precision=arguments.precision,
+        fp32=patterns(arguments.fp32),
         threads=arguments.threads,
         out=arguments.out,
         resume=arguments.resume,

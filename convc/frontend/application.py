@@ -104,8 +104,6 @@ class Application(Machine):
             context.uses,
             lambda diagnostic: self.record(diagnostic, context),
         )
-        if bound.values["precision"] not in (None, "fp32"):
-            site.unavailable("precision", f"`precision={bound.values['precision']}` of a layer")
         after = kind.emit(site)
         self.current = ENDED if after is None else after
         self.emission.add_layer(
@@ -116,6 +114,7 @@ class Application(Machine):
                 before.shape[1:] if before is not None else None,
                 after.shape[1:] if after is not None else None,
                 tuple(site.parameters),
+                site.modifiers.precision,
             ),
             before,
             after,
@@ -136,12 +135,6 @@ class Application(Machine):
             raise Unknown
         name = bound.values["name"] if "name" not in own else None
         assert name is None or isinstance(name, str)
-        if "precision" not in own and bound.values["precision"] not in (None, "fp32"):
-            fail(
-                "unavailable-argument",
-                "`precision=` of a block is not available in this version",
-                bound.spans["precision"],
-            )
         if context.unsure:
             raise Unknown
         self.entered.add(block.name)

@@ -27,7 +27,8 @@ class Layer:
     """One layer of an elaborated net. Shapes are those of one image: (C, H, W), or (F,) after `flatten` or `fc`.
 
     `input` is None for the layer `input`, `output` for a loss. `name` is the path that parameters and reports use;
-    parts that share their parameters (`reuse`) appear once per use.
+    parts that share their parameters (`reuse`) appear once per use. `precision` is what the layer or a block around it
+    asks for, None for that of the program.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Layer:
     input: Shape | None
     output: Shape | None
     parameters: tuple[str, ...] = ()
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,12 @@ class Loss:
 
 @dataclass(frozen=True)
 class Modifiers:
-    """What `freeze=`, `lr=` and `decay=` of the layer and of the blocks around it come to."""
+    """What `freeze=`, `lr=`, `decay=` and `precision=` of the layer and of the blocks around it come to."""
 
     frozen: bool = False
     lr: float = 1.0
     decay: float = 1.0
+    precision: str | None = None
 
     def with_arguments(self, bound: Bound) -> Modifiers:
         values = bound.values
@@ -63,6 +66,7 @@ class Modifiers:
             self.frozen or bool(values.get("freeze", False)),
             self.lr * _number(values.get("lr", 1.0)),
             self.decay * _number(values.get("decay", 1.0)),
+            str(values["precision"]) if values.get("precision") is not None else self.precision,
         )
 
 
@@ -195,10 +199,6 @@ class Site:
     def refuse(self, message: str, *keys: str, hint: str | None = None) -> NoReturn:
         """A shape error at the first of the arguments that was given."""
         fail(f"shape-{self.word}", message, self.place(*keys), hint)
-
-    def unavailable(self, key: str, what: str, hint: str | None = None) -> NoReturn:
-        """Refuse the value of an argument that this version cannot carry out."""
-        fail("unavailable-argument", f"{what} is not available in this version", self.place(key), hint)
 
     def emit(self, op: Op, *operands: Value | None) -> Value:
         """Append an op; what it cannot take is a shape error at the layer."""

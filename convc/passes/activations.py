@@ -13,6 +13,7 @@ from itertools import accumulate
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.op import Op
 from convc.ir.ops import (
+    BatchMoments,
     BatchNorm,
     BatchNormTraining,
     Constant,
@@ -33,9 +34,9 @@ from convc.passes.training import GRADIENT
 
 # These take many operations for each element that they make.
 PRODUCTS: tuple[type[Op], ...] = (Conv2d, Conv2dBackwardData)
-# Never done again: weights with several readers are packed in another order, and sums round in another way. What such a
-# layer gives is small anyway.
-_ONCE: tuple[type[Op], ...] = (Linear,)
+# Never done again: weights with several readers are packed in another order, statistics are added up in the kernel of
+# another layer, and sums round in another way. What these give is small anyway.
+_ONCE: tuple[type[Op], ...] = (Linear, BatchMoments)
 # Not stored: they share their operand's memory, or are part of the code that reads them.
 TRANSPARENT: tuple[type[Op], ...] = (Flatten, Unflatten, Greater)
 # How many operations a processor does while it moves a byte from or to memory (docs/performance-log.md: 228 GFLOP/s,

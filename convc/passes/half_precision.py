@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from convc.ir.builder import Builder
 from convc.ir.graph import Graph, Node, Value
@@ -50,7 +50,9 @@ from convc.lazy import dataclass
 from convc.passes.base import Pass, PassLog
 
 Precision = Literal["fp32", "fp16", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 HALVES: Mapping[str, DType] = {"fp16": DType.F16, "bf16": DType.BF16}
+_TYPES: Mapping[str, DType] = {"fp32": DType.F32, **HALVES}
 
 # Products: most of the arithmetic, added up in float32.
 _PRODUCTS = (Conv2d, Conv2dBackwardData, Linear)
@@ -77,8 +79,11 @@ _FOLLOWERS: tuple[type[Op], ...] = (
 
 @dataclass(frozen=True)
 class HalfPrecision(Pass):
-    """Insert casts by the rules above. `kind` is "fp16" or "bf16"; layers whose names match a pattern of `fp32` (shell
-    wildcards) compute in float32."""
+    """Insert casts by the rules above.
+
+    `kind` is the precision of what `layers` does not name: pairs of a layer's name and its precision. Layers whose
+    names match a pattern of `fp32` (shell wildcards) compute in float32, whatever else is said.
+    """
 
     name: ClassVar[str] = "half-precision"
     metrics: ClassVar[Mapping[str, str]] = {
@@ -88,12 +93,19 @@ class HalfPrecision(Pass):
     }
     kind: Precision = "bf16"
     fp32: tuple[str, ...] = ()
+    layers: tuple[tuple[str, Precision], ...] = ()
+
+    @property
+    def kinds(self) -> tuple[Precision, ...]:
+        """The precisions of 16 bits that are asked for anywhere."""
+        asked = {self.kind, *(kind for _, kind in self.layers)}
+        return tuple(kind for kind in PRECISIONS if kind in asked and kind in HALVES)
 
     def alters(self, graph: Graph) -> str | None:
-        return f"{self.kind} rounds to fewer digits"
+        return f"{' and '.join(self.kinds)} round to fewer digits" if self.kinds else None
 
     def run(self, graph: Graph, log: PassLog) -> None:
-        caster = _Caster(graph, HALVES[self.kind], self.fp32, log)
+        caster = _Caster(graph, self, log)
         for node in list(graph.nodes):
             caster.visit(node)
         caster.results()
@@ -101,8 +113,9 @@ class HalfPrecision(Pass):
 
 
 class _Caster:
-    def __init__(self, graph: Graph, dtype: DType, fp32: tuple[str, ...], log: PassLog) -> None:
-        self.graph, self.dtype, self.fp32, self.log = graph, dtype, fp32, log
+    def __init__(self, graph: Graph, asked: HalfPrecision, log: PassLog) -> None:
+        self.graph, self.fp32, self.log = graph, asked.fp32, log
+        self.dtype, self.layers = _TYPES[asked.kind], {name: _TYPES[kind] for name, kind in asked.layers}
         self.casts: dict[tuple[Value, DType], Value] = {}
         self.half = self.single = 0
 
@@ -117,7 +130,7 @@ class _Caster:
         if wanted.is_half:
             self.half += 1
             if isinstance(node.op, _PRODUCTS):
-                self.log.changed("precision", (node,), (node,), f"{node.op.name} in {self.dtype.value}: {why}")
+                self.log.changed("precision", (node,), (node,), f"{node.op.name} in {wanted.value}: {why}")
         else:
             self.single += 1
             if not isinstance(node.op, Elementwise):
@@ -127,16 +140,20 @@ class _Caster:
         """The element type of a node's tensors, and why; None for what has none, or computes parameters."""
         if isinstance(node.op, Cast) or not any(operand.type.dtype.is_float for operand in node.operands):
             return None, ""
-        halved = any(operand.type.dtype.is_half for operand in node.operands)
+        halves = {operand.type.dtype for operand in node.operands if operand.type.dtype.is_half}
+        own = self.layers.get(node.label)
         if any(fnmatchcase(node.label, pattern) for pattern in self.fp32):
-            return DType.F32, "asked for"
-        if isinstance(node.op, _PRODUCTS):
+            own = DType.F32
+        product, follows = isinstance(node.op, _PRODUCTS), isinstance(node.op, (Elementwise, Draw, *_FOLLOWERS))
+        if own is not None and (product or follows):
+            return own, "asked for"
+        if product and (self.dtype.is_half or halves):
             return self.dtype, "products are added up in f32"
-        if not halved:
+        if not halves:
             return None, ""
-        if isinstance(node.op, (Elementwise, Draw, *_FOLLOWERS)):
-            return self.dtype, "follows its operands"
-        return DType.F32, f"{node.op.name} needs the digits"
+        if follows and len(halves) == 1:
+            return halves.pop(), "follows its operands"
+        return DType.F32, "its operands are of both kinds" if follows else f"{node.op.name} needs the digits"
 
     def _is_tensor(self, node: Node, index: int) -> bool:
         """Whether an operand is one of those that set the element type: no bias, statistic or scalar."""

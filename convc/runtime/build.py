@@ -66,6 +66,7 @@ def build_net(
     mode: str = "infer",
     target: str = "cpu",
     precision: str | None = None,
+    fp32: Sequence[str] = (),
     algorithms: AlgorithmOptions = _AUTOMATIC,
     threads: int | None = None,
     dump_dir: Path | None = None,
@@ -77,8 +78,9 @@ def build_net(
     memory: int | None = None,
     planned: Planned | None = None,
 ) -> Program:
-    """`convc.compile`; `settings` and `rate` replace the net's own. `start` gives weights to start from. `planned` is
-    called with the plan and what the passes did before anything is compiled or allocated."""
+    """`convc.compile`; `settings` and `rate` replace the net's own, `start` gives weights to start from. `fp32` are
+    patterns of the layers that stay in float32. `planned` is called with the plan and what the passes did before
+    anything is compiled or allocated."""
     settings = settings or net.settings
     if mode not in ("infer", "train"):
         fail("value-mode", f"mode={mode!r} is neither 'infer' nor 'train'")
@@ -116,7 +118,7 @@ def build_net(
             algorithms=algorithms,
             memory=memory,
             planned=planned,
-            half=half_precision(chosen),
+            half=half_precision(chosen, net.layers, fp32),
         )
 
 

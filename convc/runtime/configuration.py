@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import get_args
 
 import numpy as np
 
+from convc.frontend.emission import Layer
 from convc.frontend.schedule import Schedule
 from convc.frontend.settings import OptimizerSetting, TrainSettings, unsupported
-from convc.ir.diagnostic import CompileError, fail
+from convc.ir.diagnostic import CompileError, fail, similar
 from convc.ir.graph import Graph
 from convc.ir.ops.loss import SoftmaxCrossEntropy
 from convc.ir.ops.update import AdagradUpdate, AdamUpdate, AdamWUpdate, RmspropUpdate, SgdUpdate, Update
@@ -70,9 +72,20 @@ def choose_precision(asked: str | None, settings: TrainSettings, mode: Mode | No
     return known
 
 
-def half_precision(precision: Precision) -> HalfPrecision | None:
-    """The pass that makes a program of a precision."""
-    return None if precision == "fp32" else HalfPrecision(precision)
+def half_precision(
+    precision: Precision, layers: Sequence[Layer] = (), fp32: Sequence[str] = ()
+) -> HalfPrecision | None:
+    """The pass that makes a program of a precision, of what its layers ask for, and of patterns of those that stay in
+    float32. None where nothing has 16 bits. Error: `name-layer` for a pattern that matches no layer."""
+    for pattern in fp32:
+        if not any(fnmatchcase(layer.name, pattern) for layer in layers):
+            hint = similar(pattern, [layer.name for layer in layers]) or "`convc summary` lists them"
+            fail("name-layer", f"no layer matches `{pattern}`, which is to stay in float32", hint=hint)
+    own: tuple[tuple[str, Precision], ...] = tuple(
+        (layer.name, known) for layer in layers for known in PRECISIONS if known == layer.precision
+    )
+    found = HalfPrecision(precision, tuple(fp32), own)
+    return found if found.kinds else None
 
 
 def check_target(target: str) -> None:

@@ -37,6 +37,7 @@ class RunSettings:
     class_weights: str = "none"
     augment: str = "none"
     algorithms: str = "auto"
+    fp32: str = "none"
 
     def to_json(self) -> dict[str, object]:
         return {"schema": 1, **asdict(self)}

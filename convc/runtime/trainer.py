@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -72,6 +72,7 @@ def fit(
     batch: int | None = None,
     target: str = "cpu",
     precision: str | None = None,
+    fp32: Sequence[str] = (),
     threads: int | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -95,7 +96,8 @@ def fit(
     by name and shape is taken. It replaces the file of the train item's `init`, not its `freeze=`. `report` is "auto"
     (a progress bar on a terminal, else lines), "lines", "json" or "quiet". `algo`, `scratch`, `max_error`, `tune` and
     `constants` are those of `convc.compile`; what is chosen is kept in the run folder, and used again when the run
-    goes on. `memory` bounds the bytes of the training step, as in `convc.compile`; with `fit_bytes` the batch is the
+    goes on. `memory` bounds the bytes of the training step and `fp32` names layers that stay in float32, as in
+    `convc.compile`; with `fit_bytes` the batch is the
     largest for which the step takes no more. `inspect` is called with the compiled training step before the first one.
 
     The first Ctrl-C (or SIGTERM) stops at the next step, saves and raises `Interrupted`, a `KeyboardInterrupt`; the
@@ -107,6 +109,7 @@ def fit(
         interrupts = stack.enter_context(Interrupts(_acknowledge))
         overrides: dict[str, Any] = {"data": data, "epochs": epochs, "batch": batch, "precision": precision}
         overrides |= {"seed": seed, "init": None if init is None else Path(init)}
+        overrides |= {"fp32": tuple(fp32) or None}
         overrides |= {"memory": memory, "fit_bytes": fit_bytes}
         given = {name: value for name, value in overrides.items() if value is not None}
         # Errors about data and the like point into the file: shown with its line.
@@ -225,6 +228,7 @@ class _Training:
             mode=mode,
             target=plan.run.target,
             precision=plan.run.precision,
+            fp32=plan.fp32,
             threads=plan.threads,
             settings=plan.settings,
             rate=plan.rate,

@@ -24,6 +24,7 @@ from convc.runtime.configuration import (
     check_target,
     choose_precision,
     describe_optimizer,
+    half_precision,
     make_rate,
     make_recipe,
     positive,
@@ -53,8 +54,8 @@ class TrainingPlan:
     """Everything that a training needs. `model` is the text of model.cnn, `about` what checkpoints say.
 
     `train` delivers the training images of `dataset` as they are to be learned from: changed by `augment`. `memory`
-    bounds the bytes of the training step. `rate` leaves out what `plateau` does to it. `init` has been read once,
-    unless the run may be one to be continued.
+    bounds the bytes of the training step, `fp32` are patterns of the layers that stay in float32. `rate` leaves out
+    what `plateau` does to it. `init` has been read once, unless the run may be one to be continued.
     """
 
     net: Net
@@ -66,6 +67,7 @@ class TrainingPlan:
     threads: int | None
     algorithms: AlgorithmOptions
     memory: int | None
+    fp32: tuple[str, ...]
     init: StartingWeights | None
     plateau: Plateau | None
     stopping: Stopping | None
@@ -109,6 +111,8 @@ def make_plan(
     settings, given = _settings(net, overrides, choices)
     precision = choose_precision(overrides.get("precision"), settings, "train")
     settings = replace(settings, precision=replace(settings.precision, kind=precision))
+    fp32: tuple[str, ...] = overrides.get("fp32", ())
+    half_precision(precision, net.layers, fp32)  # what is wrong with it is told before data is read
     refuse_unsupported(settings, net.sources)
     check_folder(net, settings)
     dataset, train = prepare_images(net, settings, given or _read(net, settings, reporter, check))
@@ -163,6 +167,7 @@ def make_plan(
         class_weights=str(settings.class_weights or "none"),
         augment=" -> ".join(map(str, settings.augment)) or "none",
         algorithms=str(algorithms),
+        fp32=", ".join(fp32) or "none",
     )
     about = {
         "classes": json.dumps(dataset.classes, ensure_ascii=False),
@@ -183,6 +188,7 @@ def make_plan(
         threads=workers,
         algorithms=algorithms,
         memory=overrides.get("memory"),
+        fp32=fp32,
         init=init,
         plateau=plateau,
         stopping=stopping,

@@ -14,6 +14,7 @@ from convc.ir.ops import (
     BatchNormTraining,
     Cast,
     ChannelSum,
+    Concat,
     Constant,
     Conv2d,
     Conv2dBackwardData,
@@ -24,7 +25,9 @@ from convc.ir.ops import (
     SoftmaxCrossEntropy,
 )
 from convc.ir.ops.update import SgdUpdate, Update
+from convc.ir.printer import print_ir
 from convc.ir.types import DType, f32
+from convc.ir.verify import verify
 from convc.passes.base import Mode, PassLog
 from convc.passes.fold_constants import FoldConstants
 from convc.passes.half_precision import HalfPrecision, Precision
@@ -110,6 +113,48 @@ def test_constants_are_not_stored_in_16_bits() -> None:
     arrays = random_arrays(graph, 0)
     exact = np.einsum("nchw,kcrs->nkhw", arrays["x"], arrays["w"]) + np.float32(0.1)
     np.testing.assert_allclose(run_reference(graph, arrays)["logits"], exact, rtol=0, atol=0.05)
+
+
+def kinds_of(graph: Graph) -> dict[str, str]:
+    """The element types of products, by layer."""
+    products = graph.nodes_of(Conv2d, Conv2dBackwardData, Linear)
+    return {node.label: node.operands[0].type.dtype.value for node in products}
+
+
+def test_layers_may_differ() -> None:
+    graph, log = loads(NET).graph(2), PassLog()
+    PassManager([Specialize("train")]).run(graph)
+    asked = HalfPrecision("bf16", ("fc*",), (("conv1", "fp16"), ("res1.conv2", "fp32"), ("fc2", "fp16")))
+    assert asked.kinds == ("fp16", "bf16")
+    asked.run(graph, log)
+    verify(graph)
+    assert kinds_of(graph) == {
+        "conv1": "f16", "res1.conv1": "bf16", "res1.conv2": "f32", "deconv1": "bf16", "fc1": "f32", "fc2": "f32",
+    }  # fmt: skip
+    assert "conv2d(conv1): conv2d in f16: asked for" in [f"{e.before}: {e.why}" for e in log.of("changed")]
+    # `fine` is f16, what it is joined with bf16.
+    (concat,) = graph.nodes_of(Concat)
+    assert {operand.type.dtype for operand in concat.operands} == {DType.F32}
+    reasons = {entry.why for entry in log.of("missed") if entry.before.startswith("concat(")}
+    assert reasons == {"its operands are of both kinds"}
+
+
+def test_a_layer_alone_may_have_16_bits() -> None:
+    graph = loads(NET).graph(2)
+    PassManager([Specialize("train")]).run(graph)
+    asked = HalfPrecision("fp32", (), (("res1.conv1", "bf16"), ("pool1", "bf16"), ("loss1", "fp16")))
+    PassManager([asked]).run(graph)
+    assert {label for label, kind in kinds_of(graph).items() if kind == "bf16"} == {"res1.conv1"}
+    assert types(graph, MaxPool) == {DType.BF16}
+    assert types(graph, SoftmaxCrossEntropy) == {DType.F32}
+
+
+def test_nothing_asked_for_nothing_done() -> None:
+    graph = loads(NET).graph(2)
+    before = print_ir(graph)
+    PassManager([HalfPrecision("fp32")]).run(graph)
+    assert print_ir(graph) == before
+    assert HalfPrecision("fp32").alters(graph) is None
 
 
 def test_the_log_says_what_ran_in_what_and_why() -> None:

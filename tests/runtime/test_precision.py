@@ -12,6 +12,8 @@ import convc
 from convc.cli import main
 from convc.ir.diagnostic import CompileError
 from convc.ir.ops.cast import Cast
+from convc.ir.ops.conv import Conv2d
+from convc.ir.ops.linear import Linear
 from tests.runtime.conftest import Compile
 
 NET = "net n { input 1x8x8 -> conv 6 k=3 -> bn -> relu -> pool max 2 -> fc 12 -> relu -> fc 4 -> loss softmax }\n"
@@ -75,6 +77,47 @@ def test_activations_take_half_the_space(tmp_path: Path, capsys: pytest.CaptureF
         assert main([*words, "--report", "memory", "--json"]) == 0
         arenas[precision] = json.loads(capsys.readouterr().out)["memory"]["arena_bytes"]
     assert arenas["bf16"] < 0.6 * arenas["fp32"]
+
+
+LAYERS = """net n {
+  input 1x8x8
+  conv 6 k=3 precision=fp32 -> bn -> relu -> pool max 2
+  small(12, precision=bf16)
+  fc 4
+  loss softmax
+}
+block small(n) { fc n precision=fp16 -> relu -> fc n }
+train { optim sgd lr=0.1 }
+"""
+
+
+def products(program: convc.Program) -> dict[str, str]:
+    nodes = program.graph.nodes_of(Conv2d, Linear)
+    return {node.label: node.operands[0].type.dtype.value for node in nodes}
+
+
+def test_a_layer_says_its_own(compile_text: Compile) -> None:
+    """A layer before the block around it, that before the file, and `fp32` before all of them."""
+    x, labels = images(6)
+    expected = {"conv1": "f32", "small1.fc1": "f16", "small1.fc2": "bf16", "fc1": "f32"}
+    for mode in ("infer", "train"):
+        assert products(compile_text(LAYERS, mode=mode)) == expected
+    assert products(compile_text(LAYERS, precision="bf16")) == {**expected, "fc1": "bf16"}
+    program = compile_text(LAYERS, precision="bf16", fp32=["small1.*"], batch=6)
+    assert products(program) == {"conv1": "f32", "small1.fc1": "f32", "small1.fc2": "f32", "fc1": "bf16"}
+    assert np.isfinite([program.step(x, labels) for _ in range(3)]).all()
+    with pytest.raises(CompileError, match=r"name-layer.*no layer matches `conv2\*`"):
+        compile_text(LAYERS, precision="bf16", fp32=["conv2*"])
+
+
+def test_patterns_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (path := tmp_path / "n.cnn").write_text(HALF)
+    assert main(["compile", str(path), "--mode", "train", "--fp32", "conv1, fc2", "--report", "passes"]) == 0
+    text = capsys.readouterr().out
+    assert "linear(fc1) -> linear(fc1)  why: linear in bf16" in text
+    assert "missed precision  conv2d(conv1)  why: asked for" in text
+    assert main(["compile", str(path), "--fp32", "fc9"]) == 1
+    assert "no layer matches `fc9`" in capsys.readouterr().err
 
 
 def test_refusals(tmp_path: Path) -> None:
