@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from convc.commands.options import (
     add_algorithms,
     add_batch,
+    add_fp32,
     add_json,
     add_net_options,
     add_passes,
@@ -15,6 +16,7 @@ from convc.commands.options import (
     add_target,
     algorithm_arguments,
     open_net,
+    patterns,
 )
 from convc.commands.output import format_table, print_json
 from convc.commands.parser import positive, whole
@@ -29,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_batch(parser, "4")
     add_target(parser)
     add_precision(parser)
+    add_fp32(parser)
     text = "check the graph that all passes of a training program have left; -p, --passes and --algo imply it"
     parser.add_argument("--after-passes", action="store_true", help=text)
     add_passes(parser)
@@ -53,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         target=arguments.target,
         precision=arguments.precision,
+        fp32=patterns(arguments.fp32),
         after_passes=arguments.after_passes,
         passes=arguments.passes,
         algorithms=None if algorithms == AlgorithmOptions() else algorithms,

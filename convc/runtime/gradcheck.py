@@ -8,6 +8,9 @@ Three answers are compared at one random point (parameters, images, labels and d
 
 After passes, the analytic gradients are those of the graph that all of them have left, and it is this graph that is
 compiled; the loss whose differences are taken is that of the graph before them.
+
+In half precision the graph has its casts. In float64 these round nothing, so that they are checked as all else is; the
+compiled gradients are compared as closely as the interpreter's, which rounds where they say, come to those in float64.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from convc.ir.diagnostic import fail
 from convc.ir.graph import Graph
 from convc.lazy import dataclass
 from convc.passes.base import PlanPass
+from convc.passes.half_precision import HalfPrecision
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import pipeline
 from convc.passes.planning import PLANNING
@@ -31,7 +35,7 @@ from convc.passes.training import Training
 from convc.runtime.algorithms import AlgorithmOptions, choices_of
 from convc.runtime.build import choose_passes, make_executor, require_decided
 from convc.runtime.compiled_gradients import CompiledCheck, compare_compiled, exact_gradients
-from convc.runtime.configuration import check_target, choose_precision, make_recipe
+from convc.runtime.configuration import check_target, choose_precision, half_precision, make_recipe
 from convc.runtime.finite_differences import LossProbe, straight_through
 from convc.runtime.random_point import random_point
 
@@ -46,6 +50,8 @@ NUMERIC_TOLERANCE = 1e-5
 # Gradients this much smaller than the net's largest are compared with that in place of themselves: rounding noise has
 # no relative accuracy, and the gradient of a bias before batch norm is nothing but noise.
 _NUMERIC_FLOOR = 1e-4
+# Half a unit in the last place.
+_ROUNDING = {"fp16": 2.0**-11, "bf16": 2.0**-8}
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,7 @@ def gradcheck(
     seed: int = 0,
     target: str = "cpu",
     precision: str | None = None,
+    fp32: Sequence[str] = (),
     threads: int | None = None,
     after_passes: bool = False,
     passes: Sequence[str] | None = None,
@@ -105,15 +112,23 @@ def gradcheck(
     loss, `unavailable-precision`, those of `convc.compile`.
     """
     check_target(target)
-    choose_precision(precision, net.settings)
+    half = half_precision(choose_precision(precision, net.settings, "train"), net.layers, fp32)
     forward = net.graph(batch)
     if "loss" not in forward.outputs:
         fail("value-loss", f"{net.name} has no loss, so there are no gradients", hint="end the net with `loss softmax`")
     if after_passes or passes is not None or algorithms is not None:
-        return _after_passes(net, forward, samples, seed, target, threads, passes, algorithms or AlgorithmOptions())
-    graph = training_graph(forward)
+        algorithms = algorithms or AlgorithmOptions()
+        return _after_passes(net, forward, samples, seed, target, threads, passes, algorithms, half)
+    graph = training_graph(forward, half)
     with _compiled(graph, target, threads) as executor:
-        return check_gradients(graph, samples=samples, seed=seed, executor=executor, target=target)
+        return check_gradients(
+            graph, samples=samples, seed=seed, executor=executor, target=target, rounding=_rounding(half)
+        )
+
+
+def _rounding(half: HalfPrecision | None) -> float:
+    """The largest relative error of rounding to the types of a program that has 16 bits in places."""
+    return max((_ROUNDING[kind] for kind in half.kinds), default=0.0) if half is not None else 0.0
 
 
 def _after_passes(
@@ -125,9 +140,10 @@ def _after_passes(
     threads: int | None,
     passes: Sequence[str] | None,
     algorithms: AlgorithmOptions,
+    half: HalfPrecision | None,
 ) -> GradientReport:
     recipe = make_recipe(net.settings, forward)
-    order = choose_passes("train", recipe, passes, target, algorithms.chooser(target, threads))
+    order = choose_passes("train", recipe, passes, target, algorithms.chooser(target, threads), half=half)
     before = forward.copy()
     PassManager([step for step in pipeline("train", recipe=recipe) if isinstance(step, _NEEDED)]).run(before)
     reports = PassManager(order.graph).run(forward)
@@ -141,7 +157,7 @@ def _after_passes(
             executor=executor,
             target=target,
             loss_of=before,
-            rounding=max((error for error in errors if error is not None), default=0.0),
+            rounding=max(_rounding(half), *(error for error in errors if error is not None), 0.0),
         )
     planned = order.plan if executor is not None else ()
     return replace(report, passes=tuple(step.name for step in (*order.graph, *planned)))
@@ -167,10 +183,10 @@ def _compiled(
         executor.close()
 
 
-def training_graph(forward: Graph) -> Graph:
-    """The gradients of a forward graph, without optimiser."""
+def training_graph(forward: Graph, half: HalfPrecision | None = None) -> Graph:
+    """The gradients of a forward graph, without optimiser; with `half` in numbers of 16 bits where that pass says."""
     graph = forward.copy()
-    PassManager(pipeline("train")).run(graph)
+    PassManager(pipeline("train", half=half)).run(graph)
     return graph
 
 

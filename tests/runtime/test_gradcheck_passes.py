@@ -13,10 +13,10 @@ from convc.cli import main
 from convc.frontend import loads
 from convc.frontend.net import Net
 from convc.ir.builder import Builder
-from convc.ir.diagnostic import CompileError
-from convc.ir.graph import Graph
+from convc.ir.graph import Graph, Node, Value
 from convc.ir.ops.activation import Relu, Tanh
-from convc.ir.ops.elementwise import Multiply
+from convc.ir.ops.cast import Cast, cast
+from convc.ir.ops.elementwise import Add, Multiply
 from convc.passes import registry
 from convc.passes.base import Pass, PassLog
 from convc.passes.pipeline import pipeline
@@ -41,7 +41,7 @@ train {
 }
 """
 REWRITES = tuple(step.name for step in pipeline("train"))
-USUAL = (*REWRITES, "choose-algorithms", *(step.name for step in PLANNING))
+USUAL = (*REWRITES, "choose-algorithms", "separate-moments", *(step.name for step in PLANNING))
 TRAINED = [
     "conv1.weight",
     "conv1.bias",
@@ -144,16 +144,24 @@ def test_a_pass_that_spoils_a_gradient_is_found(monkeypatch: pytest.MonkeyPatch)
     assert {"conv1.weight", "fc1.weight"} <= set(wrong(swapped))
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_half_precision_is_refused_by_name(
-    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(CompileError, match=f"unavailable-precision.*`{precision}` is not available here"):
-        gradcheck(net(), precision=precision)
-    Path("n.cnn").write_text(TEXT.replace("FROZEN", "no"))
-    assert main(["gradcheck", "n.cnn", "--precision", precision]) == 1
-    assert f"precision `{precision}` is not available here in this version" in capsys.readouterr().err
+@pytest.mark.parametrize("after_passes", [False, True])
+@pytest.mark.parametrize("precision", ["bf16"])
+def test_half_precision(precision: str, after_passes: bool) -> None:
+    report = gradcheck(net(), samples=4, precision=precision, after_passes=after_passes)
+    assert report.passed, report
+    assert {check.verdict for check in report.parameters} == {"ok"}
+    errors = [check.compiled_relative_error for check in report.parameters if check.compiled_relative_error is not None]
+    assert max(errors) > 1e-4  # it has rounded
+    exact = gradcheck(net(), samples=4, precision=precision, fp32=["*"], after_passes=after_passes)
+    assert max(check.compiled_relative_error or 0 for check in exact.parameters) < 1e-4
+
+
+def test_a_mistake_shows_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    def doubled(self: Cast, b: Builder, node: Node, cotangents: tuple[Value, ...]) -> tuple[Value, ...]:
+        return (cast(b, b.add(Add(), cotangents[0], cotangents[0]), node.operands[0].type.dtype),)
+
+    monkeypatch.setattr(Cast, "vjp", doubled)
+    assert not gradcheck(net(), samples=4, precision="bf16", target="reference").passed
 
 
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
