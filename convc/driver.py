@@ -143,6 +143,8 @@ def to_library(
     beside: str | os.PathLike[str] | None = None,
     cpu: Sequence[str] = (),
     prefix: str | None = None,
+    precision: str | None = None,
+    fp32: Sequence[str] = (),
     algo: str = "auto",
     memory: int | None = None,
 ) -> None:
@@ -151,7 +153,8 @@ def to_library(
     `weights` is a safetensors file or a run folder; without it the library has the weights that a fresh program of the
     net has. `beside` is a safetensors file that gets them instead of the library. `cpu` names the tiers whose code goes
     in ("avx512", "avx2", "baseline"; none means all); public names begin with `prefix`, by default the net's name.
-    `mode`, `batch`, `algo` and `memory` are those of `compile`.
+    `mode`, `batch`, `precision`, `fp32`, `algo` and `memory` are those of `compile`; an inference library in half
+    precision has weights of 16 bits.
 
     Errors: those of `compile`, `missing-compiler`, `failed-compiler`, `value-prefix`, `value-cpu-tier`, `budget-size`,
     `checkpoint-…`, `file-…`, `value-optimizer` for a training step of a file without an optimiser.
@@ -167,6 +170,8 @@ def to_library(
         batch=batch,
         cpu=cpu,
         prefix=prefix,
+        precision=precision,
+        fp32=fp32,
         weights=None if weights is None else Path(weights),
         beside=None if beside is None else Path(beside),
         algorithms=AlgorithmOptions(algo),

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convc.commands.options import algorithm_arguments
+from convc.commands.options import algorithm_arguments, patterns
 from convc.commands.output import format_bytes, print_json, refuse_input
 from convc.commands.parser import UsageError
 
@@ -80,6 +80,7 @@ def write_library(arguments: argparse.Namespace, net: Net, batch: int | None) ->
         mode=arguments.mode,
         batch=batch,
         precision=arguments.precision,
+        fp32=patterns(arguments.fp32),
         cpu=[word.strip() for word in (arguments.cpu or "").split(",") if word.strip()],
         prefix=arguments.prefix,
         weights=arguments.weights,

@@ -10,10 +10,14 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from convc.ir.diagnostic import CompileError, Diagnostic, Note, fail
+from convc.ir.rounding import stored, widened
+from convc.ir.types import DType
 from convc.lazy import dataclass
 from convc.runtime.atomic import replaced
 
@@ -75,23 +79,30 @@ def text_list(text: str | None) -> tuple[str, ...]:
     return tuple(items) if isinstance(items, list) and all(isinstance(item, str) for item in items) else ()
 
 
-def write_checkpoint(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write `tensors` (float32) to `path` at once; the previous file stays until the new one is safe on disk.
+def write_checkpoint(
+    path: Path,
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+    types: Mapping[str, DType] = MappingProxyType({}),
+) -> None:
+    """Write `tensors` to `path` at once, as float32 where `types` does not say f16 or bf16.
+
+    The previous file stays until the new one is safe on disk.
 
     Errors: `checkpoint-not-finite` (nothing is written), `file-write` when the disk is full or the folder not writable.
     """
     bad = non_finite(tensors)
     if bad:
         fail("checkpoint-not-finite", f"{path.name} is not written: {bad[0]} holds values that are not finite")
-    arrays = {name: np.asarray(array, "<f4", order="C") for name, array in tensors.items()}
-    header = _header(arrays, {"format": FORMAT, "format_version": str(FORMAT_VERSION), **metadata})
+    arrays = {name: stored(array, types.get(name, DType.F32)) for name, array in tensors.items()}
+    header = _header(arrays, types, {"format": FORMAT, "format_version": str(FORMAT_VERSION), **metadata})
     with replaced(path) as temporary, open(temporary, "wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for array in arrays.values():
-            file.write(array.data)
+            file.write(np.ascontiguousarray(array).data)
 
 
-def _header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+def _header(arrays: Mapping[str, np.ndarray], types: Mapping[str, DType], metadata: Mapping[str, str]) -> bytes:
     """The JSON part of a safetensors file, padded to eight bytes.
 
     The library writes metadata in random order; here equal contents give equal files.
@@ -99,7 +110,8 @@ def _header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> by
     table: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
     offset = 0
     for name, array in arrays.items():
-        table[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [offset, offset + array.nbytes]}
+        kind = types.get(name, DType.F32).name
+        table[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [offset, offset + array.nbytes]}
         offset += array.nbytes
     text = json.dumps(table, separators=(",", ":")).encode()
     return text + b" " * (-len(text) % 8)
@@ -129,7 +141,7 @@ def _read(path: Path, arrays: bool) -> Checkpoint:
         with safe_open(str(path), framework="numpy") as file:
             metadata = {str(key): str(value) for key, value in (file.metadata() or {}).items()}
             names = file.keys() if arrays else ()
-            tensors = {str(name): np.asarray(file.get_tensor(name)) for name in names}
+            tensors = {str(name): _numbers(path, file, name) for name in names}
     except OSError as error:
         fail("checkpoint-unreadable", f"cannot read {path}: {error.strerror or error}")
     except (SafetensorError, TypeError, ValueError, KeyError, AttributeError, UnicodeDecodeError, MemoryError) as error:
@@ -147,6 +159,21 @@ def _read(path: Path, arrays: bool) -> Checkpoint:
             hint="use the version of convc that wrote it, or a newer one",
         )
     return Checkpoint(path, tensors, metadata)
+
+
+def _numbers(path: Path, file: Any, name: str) -> np.ndarray:
+    """A tensor; one of 16 bits as float32. numpy has no bfloat16: its bits are read from their place in the file."""
+    kind = file.get_slice(name).get_dtype()
+    if kind != "BF16":
+        array = np.asarray(file.get_tensor(name))
+        return array.astype(np.float32) if kind == "F16" else array
+    with open(path, "rb") as content:
+        length = int.from_bytes(content.read(8), "little")
+        entry = json.loads(content.read(length))[name]
+        begin, end = entry["data_offsets"]
+        content.seek(8 + length + begin)
+        bits = np.frombuffer(content.read(end - begin), "<u2")
+    return widened(bits, DType.BF16).reshape(entry["shape"])
 
 
 def match(file: Mapping[str, tuple[int, ...]], net: Mapping[str, tuple[int, ...]]) -> Match:

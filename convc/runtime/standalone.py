@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +23,13 @@ from convc.codegen.standalone.interface import Duration, Interface, LearningRate
 from convc.codegen.standalone.shared_library import build_library, c_compiler
 from convc.codegen.standalone.tables import model_source, step_name
 from convc.ir.diagnostic import fail, with_sources
+from convc.ir.graph import Value
+from convc.ir.ops import Cast, Relayout, ScaleWeights
+from convc.ir.rounding import rounded
+from convc.ir.types import DType
 from convc.lazy import dataclass
 from convc.passes.base import Mode
+from convc.passes.half_precision import HalfPrecision
 from convc.passes.machine import TIERS, Tier
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import Recipe
@@ -33,7 +38,14 @@ from convc.runtime.algorithms import AlgorithmOptions
 from convc.runtime.atomic import replaced
 from convc.runtime.build import build_net, choose_passes, require_decided, require_loss
 from convc.runtime.checkpoint import match, read_checkpoint, require_match, text_list, write_checkpoint
-from convc.runtime.configuration import STEP_WORDS, choose_precision, make_recipe, positive, refuse_unsupported
+from convc.runtime.configuration import (
+    STEP_WORDS,
+    choose_precision,
+    half_precision,
+    make_recipe,
+    positive,
+    refuse_unsupported,
+)
 from convc.runtime.memory_budget import require_memory
 from convc.runtime.starting_weights import starting_weights
 from convc.runtime.trained import weights_file
@@ -67,6 +79,7 @@ def write_standalone(
     mode: str = "infer",
     batch: int | None = None,
     precision: str | None = None,
+    fp32: Sequence[str] = (),
     cpu: Sequence[str] = (),
     prefix: str | None = None,
     weights: Path | None = None,
@@ -80,9 +93,9 @@ def write_standalone(
 
     `cpu` are the tiers whose code goes in (all unless it says); `weights` is a safetensors file or a run folder,
     without which the model has the first weights that the seed of the file draws (in a training, those of `init`).
-    `beside` is the safetensors file that gets the weights, which then are not inside. The other arguments are those of
-    `convc.compile`; `threads` is what algorithms are measured with, the library takes any number. Files appear when all
-    of them are made.
+    `beside` is the safetensors file that gets the weights, which then are not inside. In half precision an inference
+    library has weights in 16 bits, inside or beside. The other arguments are those of `convc.compile`; `threads` is
+    what algorithms are measured with, the library takes any number. Files appear when all of them are made.
 
     Errors: those of `convc.compile`, `missing-compiler`, `failed-compiler`, `value-prefix`, `value-cpu-tier`,
     `budget-size`, `value-optimizer`, `checkpoint-…`, `file-write`.
@@ -110,13 +123,14 @@ def write_standalone(
         if recipe.optimizer is None:
             message = f"a training step needs an optimiser, and the file of {net.name} names none"
             fail("value-optimizer", message, hint="write `optim sgd lr=0.1 momentum=0.9` into its train item")
-    choose_precision(precision, net.settings)
+    half = half_precision(choose_precision(precision, net.settings, kind), net.layers, fp32)
     require_memory(net.graph(batch), batch, net.limits.memory_bytes)
     with with_sources(net.sources):
         plans: dict[Tier, Plan] = {
-            tier: _plan(net, kind, batch, target, recipe, algorithms, threads, passes, memory)
+            tier: _plan(net, kind, batch, target, recipe, algorithms, threads, passes, memory, half)
             for tier, target in chosen.items()
         }
+    halves = _halves(plans.values(), arrays) if kind == "infer" else {}
     interface = interface_of(
         next(iter(plans.values())).graph,
         prefix=name,
@@ -143,7 +157,7 @@ def write_standalone(
         tempfile.TemporaryDirectory(prefix="convc-") as scratch,
     ):
         text = header_text(interface)
-        source, data = model_source(interface, plans, arrays, header="public.h")
+        source, data = model_source(interface, plans, arrays, header="public.h", halves=halves)
         build_library(
             Path(scratch),
             temporary.absolute(),
@@ -157,10 +171,38 @@ def write_standalone(
         # Last, so that whoever sees the new library sees what belongs to it.
         if beside is not None:
             about = {"kind": "weights", "net": net.name, "net_digest": net.digest()}
-            write_checkpoint(beside, arrays, about | ({"classes": json.dumps(classes)} if classes else {}))
+            about |= {"classes": json.dumps(classes)} if classes else {}
+            write_checkpoint(beside, arrays, about, halves)
         head.write_text(text, encoding="utf-8")
     files = (library, header, *([beside] if beside is not None else []))
     return Standalone(interface, files, origin, plans)
+
+
+def _halves(plans: Iterable[Plan], arrays: Mapping[str, np.ndarray]) -> dict[str, DType]:
+    """The weights that inference reads in 16 bits only, which are kept so: with norms folded into them they are rounded
+    twice. One that is too large for the type is kept whole."""
+    found: dict[str, DType] = {}
+    for plan in plans:
+        for name, parameter in plan.graph.parameters.items():
+            types = _read_as(parameter.value) if parameter.role == "weight" else set()
+            kind = next(iter(types)) if len(types) == 1 else DType.F32
+            found[name] = kind if found.get(name, kind) is kind else DType.F32
+    return {
+        name: kind
+        for name, kind in found.items()
+        if kind.is_half and np.isfinite(rounded(np.asarray(arrays[name], np.float32), kind)).all()
+    }
+
+
+def _read_as(value: Value) -> set[DType]:
+    """The types in which a weight enters the sums that it is for, whatever is done to it before."""
+    found: set[DType] = set()
+    for user, _ in value.users:
+        if isinstance(user.op, Cast):
+            found.add(user.result.type.dtype)
+        else:
+            found |= _read_as(user.result) if isinstance(user.op, (Relayout, ScaleWeights)) else {value.type.dtype}
+    return found
 
 
 def learning_rate(net: Net) -> LearningRate:
@@ -236,13 +278,14 @@ def _plan(
     threads: int | None,
     passes: Sequence[str] | None,
     memory: int | None,
+    half: HalfPrecision | None,
 ) -> Plan:
     """The program of one tier as far as its plan: what `convc.compile` would make on such a processor."""
     graph = net.graph(batch)
     if mode == "train":
         require_loss(graph)
     chooser = algorithms.chooser("cpu", threads, target.tier)
-    order = choose_passes(mode, recipe, passes, "cpu", chooser, memory, target)
+    order = choose_passes(mode, recipe, passes, "cpu", chooser, memory, target, half)
     PassManager(order.graph).run(graph)
     require_decided(graph, "cpu")
     return plan_step(graph, target, order.plan)

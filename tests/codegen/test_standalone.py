@@ -16,12 +16,16 @@ import pytest
 
 import convc
 from convc.cli import main
+from convc.codegen.llvm.target import DOT_BF16, WITHOUT_VARIABLE
 from convc.codegen.standalone.interface import public_prefix
 from convc.codegen.standalone.tables import c_float, c_text, layout_fields, schedule_table
 from convc.frontend.net import Net
 from convc.ir.diagnostic import CompileError
+from convc.ir.rounding import widened
+from convc.ir.types import DType
 from convc.passes.layout import ImageLayout, Layout, PlanarLayout, ScalarLayout, VectorLayout, WeightLayout, pack
 from convc.passes.machine import TIERS
+from convc.runtime.checkpoint import read_checkpoint, write_checkpoint
 from convc.runtime.configuration import make_rate
 from convc.runtime.standalone import learning_rate, write_standalone
 from tests.codegen.test_ops import available_tiers
@@ -124,6 +128,78 @@ def test_inference_has_the_bits_of_our_own(made: Path, tier: str, monkeypatch: p
         got, said = run(made / "infer", threads, "-", *map(str, parts), data=x.tobytes(), tier=tier)
         assert got == expected
         assert said == f"{tier} {threads}\n"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision(made: Path, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bits of our own with the rounded weights, which take half the space, inside and beside."""
+    net = convc.load(made / "net.cnn")
+    # Libraries are for all processors of a tier, so their code has no instructions that some of them lack.
+    monkeypatch.setenv(WITHOUT_VARIABLE, DOT_BF16)
+    sizes: dict[str, int] = {}
+    for where in ("inside", "beside"):
+        folder = tmp_path / where
+        folder.mkdir()
+        beside = folder / "w.safetensors" if where == "beside" else None
+        write_standalone(
+            net, folder / "libnet.so", folder / "net.h", prefix="net", weights=made / "w.safetensors",
+            precision=precision, beside=beside, fp32=["fc2"], threads=1, batch=BATCH,
+        )  # fmt: skip
+        compiled(C / "infer.c", folder)
+        sizes[where] = (folder / "libnet.so").stat().st_size
+    weights, whole = tmp_path / "beside" / "w.safetensors", read_checkpoint(made / "w.safetensors").tensors
+    halves = {name for name, array in read_checkpoint(weights).tensors.items() if (array != whole[name]).any()}
+    assert halves == {name for name in whole if name.endswith(".weight")} - {"fc2.weight"}
+    saved = sum(whole[name].nbytes for name in halves) // 2
+    assert weights.stat().st_size < (made / "w.safetensors").stat().st_size - saved + 512
+    x = images(BATCH)
+    for tier in available_tiers():
+        monkeypatch.setenv("CONVC_CPU", tier)
+        with convc.compile(net, batch=BATCH, threads=1, precision=precision, fp32=["fc2"]) as program:
+            program.load_params(weights)
+            expected = program(x).tobytes()
+        for where, path in (("inside", "-"), ("beside", str(weights))):
+            got, _ = run(tmp_path / where / "infer", "2", path, "5", data=x.tobytes(), tier=tier)
+            assert got == expected
+
+
+def test_weights_that_are_too_large_for_16_bits_stay_whole(made: Path, tmp_path: Path) -> None:
+    net = convc.load(made / "net.cnn")
+    tensors = read_checkpoint(made / "w.safetensors").tensors
+    tensors["fc1.weight"][0, 0] = 1e6
+    write_checkpoint(tmp_path / "large.safetensors", tensors, {})
+    beside = tmp_path / "w.safetensors"
+    write_standalone(
+        net, tmp_path / "libnet.so", tmp_path / "net.h", weights=tmp_path / "large.safetensors", precision="fp16",
+        beside=beside, cpu=["baseline"],
+    )  # fmt: skip
+    kept = read_checkpoint(beside).tensors
+    assert (kept["fc1.weight"] == tensors["fc1.weight"]).all()
+    assert (kept["fc2.weight"] != tensors["fc2.weight"]).any()
+
+
+def test_every_half_is_widened_in_c(tmp_path: Path) -> None:
+    """All 65,536 patterns of both types, as runtime.c widens them, where they lie."""
+    text = (PACKAGE / "runtime.c").read_text()
+    function = text[text.index("static void widen") : text.index('#include "safetensors.c"')]
+    (tmp_path / "widen.c").write_text(
+        "#include <math.h>\n#include <stdint.h>\n#include <string.h>\nenum { TYPE_F32, TYPE_F16, TYPE_BF16 };\n"
+        + function.replace("static ", "")
+    )
+    library = tmp_path / "widen.so"
+    words = ["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", str(library)]
+    subprocess.run([*words, str(tmp_path / "widen.c"), "-lm"], check=True)
+    widen = ctypes.CDLL(str(library)).widen
+    widen.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64)
+    patterns = np.arange(1 << 16, dtype=np.uint16)
+    for kind, dtype in ((1, DType.F16), (2, DType.BF16)):
+        room = np.zeros(1 << 16, np.float32)
+        room.view(np.uint16)[: 1 << 16] = patterns
+        widen(room.ctypes.data, room.ctypes.data, kind, 1 << 16)
+        expected = widened(patterns, dtype)
+        numbers = ~np.isnan(expected)
+        assert (room.view(np.uint32)[numbers] == expected.view(np.uint32)[numbers]).all()
+        assert np.isnan(room[~numbers]).all()
 
 
 def test_the_best_tier_is_chosen_and_others_are_refused(made: Path) -> None:
@@ -569,8 +645,12 @@ def own_training(
         return b"".join([*said, logits.tobytes(), *(array.tobytes() for array in state.values())]), program.steps
 
 
-@pytest.mark.parametrize("text", [MOMENTUM, CLIPPED, NUMBERS], ids=["momentum", "accumulated", "numbers"])
+HALF = MOMENTUM.replace("train {", "train {\n  precision bf16", 1)
+
+
+@pytest.mark.parametrize("text", [MOMENTUM, CLIPPED, NUMBERS, HALF], ids=["momentum", "accumulated", "numbers", "bf16"])
 def test_training_has_the_bits_of_our_own(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WITHOUT_VARIABLE, DOT_BF16)
     net = load(tmp_path, text)
     tiers = available_tiers() if text is MOMENTUM else available_tiers()[:1]
     write_standalone(

@@ -11,6 +11,8 @@ import pytest
 import safetensors.numpy
 
 from convc.ir.diagnostic import CompileError
+from convc.ir.rounding import rounded
+from convc.ir.types import DType
 from convc.runtime import atomic
 from convc.runtime.checkpoint import match, read_checkpoint, require_match, write_checkpoint
 
@@ -42,6 +44,23 @@ def test_the_library_reads_our_files_and_we_its(tmp_path: Path) -> None:
     assert {name: array.tolist() for name, array in theirs.items()} == {k: v.tolist() for k, v in ARRAYS.items()}
     safetensors.numpy.save_file({"h": np.float16([1, 2])}, tmp_path / "theirs")
     assert read_checkpoint(tmp_path / "theirs").tensors["h"].tolist() == [1, 2]
+
+
+def test_halves_are_written_where_asked_for_and_read_as_float32(tmp_path: Path) -> None:
+    random = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
+    arrays = {"h": random, "whole": random, "b": random, "number": np.float32(1.1)}
+    types = {"h": DType.F16, "b": DType.BF16, "number": DType.BF16}
+    write_checkpoint(tmp_path / "w", arrays, {}, types)
+    tensors = read_checkpoint(tmp_path / "w").tensors
+    for name, array in arrays.items():
+        assert tensors[name].dtype == np.float32
+        assert (tensors[name] == rounded(array, types.get(name, DType.F32))).all()
+        assert tensors[name].shape == np.shape(array)
+    with safetensors.safe_open(str(tmp_path / "w"), "numpy") as file:
+        assert {name: file.get_slice(name).get_dtype() for name in file.keys()} == {  # noqa: SIM118
+            "h": "F16", "whole": "F32", "b": "BF16", "number": "BF16",
+        }  # fmt: skip
+    assert (tmp_path / "w").stat().st_size % 2 == 0
 
 
 def test_equal_contents_give_equal_files(tmp_path: Path) -> None:

@@ -217,6 +217,30 @@ static int64_t spin_rounds(int threads) {
 
 /* Life */
 
+/* Numbers of a type as floats. They may be widened where they lie. */
+static void widen(const void *numbers, float *values, int type, int64_t size) {
+    const unsigned char *bytes = numbers;
+    if (type == TYPE_F32 && numbers != (const void *)values) memcpy(values, numbers, (size_t)size * sizeof(float));
+    if (type == TYPE_F32) return;
+    /* From the end, so that none is overwritten before it has been read. */
+    for (int64_t i = size - 1; i >= 0; i--) {
+        const uint32_t half = (uint32_t)bytes[2 * i] | (uint32_t)bytes[2 * i + 1] << 8;
+        const uint32_t sign = (half & 0x8000) << 16, exponent = half >> 10 & 31, fraction = half & 1023;
+        uint32_t bits = half << 16;
+        float value;
+        if (type == TYPE_F16) {
+            if (exponent == 0) { /* multiples of 2^-24 */
+                value = ldexpf((float)fraction, -24);
+                memcpy(&bits, &value, sizeof bits);
+                bits |= sign;
+            } else {
+                bits = sign | (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13;
+            }
+        }
+        memcpy(&values[i], &bits, sizeof bits);
+    }
+}
+
 #include "safetensors.c"
 
 /* Weights of a file, or those inside; constants; first values of what training keeps. */
@@ -229,8 +253,16 @@ static int fill(MODEL *model, const char *weights) {
     if (weights != NULL) return load_weights(model, weights);
     for (int i = 0; i < PARAMETERS; i++) {
         if (parameters[i].data < 0) continue;
-        pack(&tier->parameters[i].layout, (const float *)(convc_data + parameters[i].data),
-             place_of(model, tier->parameters[i]));
+        const unsigned char *numbers = convc_data + parameters[i].data;
+        if (parameters[i].type == TYPE_F32) {
+            pack(&tier->parameters[i].layout, (const float *)numbers, place_of(model, tier->parameters[i]));
+            continue;
+        }
+        float *values = malloc((size_t)parameters[i].size * sizeof(float));
+        if (values == NULL) return failed("out of memory");
+        widen(numbers, values, parameters[i].type, parameters[i].size);
+        pack(&tier->parameters[i].layout, values, place_of(model, tier->parameters[i]));
+        free(values);
     }
     return 0;
 }

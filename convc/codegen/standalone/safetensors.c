@@ -1,7 +1,7 @@
 /* Weights from a safetensors file: eight bytes of length, a JSON header, the numbers. Part of runtime.c.
  *
  * The header is {"NAME": {"dtype": "F32", "shape": [64, 3], "data_offsets": [0, 768]}, "__metadata__": {…}, …}. The file is
- * not trusted: every length is compared with what is there before it is used.
+ * not trusted: every length is compared with what is there before it is used. Numbers are F32, F16 or BF16.
  */
 #define MOST_HEADER ((uint64_t)100 << 20) /* what the format allows, too */
 #define LONGEST_NAME 1024
@@ -153,21 +153,29 @@ static int take_entry(struct json *json, struct entry *entry) {
     return take(json, '}') && entry->rank >= 0 && entry->end >= entry->begin;
 }
 
+static int type_of(const char *name) {
+    return strcmp(name, "F32") == 0 ? TYPE_F32 : strcmp(name, "F16") == 0 ? TYPE_F16 : strcmp(name, "BF16") == 0 ? TYPE_BF16 : -1;
+}
+
 /* Take the values of one parameter over; `numbers` is where those of the file begin. */
 static int load_parameter(MODEL *model, int index, const struct entry *entry, FILE *file, int64_t numbers,
                           const char *path) {
     const struct parameter *parameter = &parameters[index];
     const struct place place = model->tier->parameters[index];
     const size_t size = (size_t)parameter->size;
-    int same = entry->rank == parameter->rank && strcmp(entry->type, "F32") == 0;
+    const int type = type_of(entry->type);
+    const size_t bytes = size * (type == TYPE_F32 ? sizeof(float) : sizeof(uint16_t));
+    int same = entry->rank == parameter->rank && type >= 0;
     for (int axis = 0; same && axis < parameter->rank; axis++) same = entry->shape[axis] == parameter->shape[axis];
-    if (!same || entry->end - entry->begin != (int64_t)(size * sizeof(float)))
+    if (!same || entry->end - entry->begin != (int64_t)bytes)
         return failed("%.200s: %.200s has another shape or element type than in the net", path, parameter->name);
     float *values = malloc(size * sizeof(float));
     if (values == NULL) return failed("out of memory");
     int code = 0;
-    if (fseeko(file, (off_t)(numbers + entry->begin), SEEK_SET) != 0 || fread(values, sizeof(float), size, file) != size)
+    if (fseeko(file, (off_t)(numbers + entry->begin), SEEK_SET) != 0 || fread(values, 1, bytes, file) != bytes)
         code = failed("%.200s: the values of %.200s are not all there", path, parameter->name);
+    else
+        widen(values, values, type, (int64_t)size);
     for (size_t i = 0; code == 0 && i < size; i++)
         if (!isfinite(values[i]))
             code = failed("%.200s: %.200s holds values that are not finite", path, parameter->name);

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from convc.codegen.llvm.spmd import CONTROL_BLOCK
 from convc.codegen.standalone.interface import Duration, Interface, LearningRate, is_state
 from convc.ir.graph import Parameter, Value
 from convc.ir.ops.constant import Constant
+from convc.ir.rounding import stored
+from convc.ir.types import DType
 from convc.lazy import dataclass
 from convc.passes.fusion import is_immediate, resolve
 from convc.passes.layout import ImageLayout, Layout, PlanarLayout, ScalarLayout, VectorLayout, WeightLayout, pack
@@ -37,6 +40,7 @@ _REGIONS = {"persistent": "IN_PERSISTENT", "arena": "IN_ARENA", "input": "IN_INP
 _TYPES = """typedef void step_function(void *context, int64_t rank, int64_t parties);
 
 #include "layouts.c"
+enum { TYPE_F32, TYPE_F16, TYPE_BF16 };
 enum region { IN_PERSISTENT, IN_ARENA, IN_INPUT };
 struct place {
     enum region region;
@@ -56,6 +60,7 @@ struct parameter {
     int rank, needed;
     const int64_t *shape;
     int64_t size, data;
+    int type; /* of the numbers in the library */
 };
 struct tier {
     const char *name;
@@ -78,9 +83,9 @@ class _Data:
     parts: list[bytes] = field(default_factory=list[bytes])
     size: int = 0
 
-    def add(self, array: np.ndarray) -> int:
-        """Append float32; returns where it begins."""
-        content = np.asarray(array, "<f4").tobytes()
+    def add(self, array: np.ndarray, dtype: DType = DType.F32) -> int:
+        """Append numbers of a type; returns where they begin."""
+        content = stored(array, dtype).tobytes()
         content += bytes(-len(content) % 64)
         self.parts.append(content)
         self.size += len(content)
@@ -88,11 +93,20 @@ class _Data:
 
 
 def model_source(
-    interface: Interface, plans: Mapping[Tier, Plan], weights: Mapping[str, np.ndarray], header: str
+    interface: Interface,
+    plans: Mapping[Tier, Plan],
+    weights: Mapping[str, np.ndarray],
+    header: str,
+    halves: Mapping[str, DType] = MappingProxyType({}),
 ) -> tuple[str, bytes]:
-    """The text of model.c, and the content of its data.bin. `header` is the name under which it includes its header."""
+    """The text of model.c, and the content of its data.bin. `header` is the name under which it includes its header,
+    `halves` the types of the weights that the library holds in 16 bits."""
     data = _Data()
-    inside = {name: data.add(array) for name, array in weights.items()} if interface.inside else {}
+    inside = (
+        {name: data.add(array, halves.get(name, DType.F32)) for name, array in weights.items()}
+        if interface.inside
+        else {}
+    )
     lines = [
         *_definitions(interface),
         # Everything else is hidden.
@@ -102,7 +116,7 @@ def model_source(
         _TYPES,
         *(schedule_table(interface.rate) if interface.rate is not None else []),
         *(f"extern step_function {step_name(tier)};" for tier in plans),
-        *_parameters(interface.parameters, inside),
+        *_parameters(interface.parameters, inside, halves),
         *(line for tier, plan in plans.items() for line in _places(interface, tier, plan, data)),
         "static const struct tier tiers[] = {",
         *(f"    {_tier(tier, plan)}," for tier, plan in plans.items()),
@@ -217,7 +231,9 @@ def label_type(interface: Interface) -> str:
     return "float" if interface.targets else "int32_t"
 
 
-def _parameters(parameters: Mapping[str, Parameter], inside: Mapping[str, int]) -> list[str]:
+def _parameters(
+    parameters: Mapping[str, Parameter], inside: Mapping[str, int], halves: Mapping[str, DType]
+) -> list[str]:
     lines: list[str] = []
     rows: list[str] = []
     for number, (name, parameter) in enumerate(parameters.items()):
@@ -225,7 +241,8 @@ def _parameters(parameters: Mapping[str, Parameter], inside: Mapping[str, int]) 
         # A scalar has no axes, and C no empty arrays.
         lines.append(f"static const int64_t shape_{number}[] = {{{', '.join(map(str, shape or (1,)))}}};")
         needed, place = int(not is_state(parameter)), inside.get(name, -1)
-        fields = f"{c_text(name)}, {len(shape)}, {needed}, shape_{number}, {math.prod(shape)}, {place}"
+        kind = f"TYPE_{halves.get(name, DType.F32).name}"
+        fields = f"{c_text(name)}, {len(shape)}, {needed}, shape_{number}, {math.prod(shape)}, {place}, {kind}"
         rows.append(f"    {{{fields}}},")
     # One more, so that a model without parameters has a table.
     return [*lines, "static const struct parameter parameters[] = {", *rows, "    {0}};"]
@@ -242,8 +259,8 @@ def _places(interface: Interface, tier: Tier, plan: Plan, data: _Data) -> list[s
         assert slot.region == "persistent", "constants outlive a run"
         array = np.asarray(node.op.reference())
         rows = [pack(layout, row) for row in array] if node.result in plan.batched else [pack(layout, array)]
-        stored = np.concatenate(rows)
-        constants.append(f"    {{{slot.offset}, {data.add(stored)}, {stored.nbytes}}},")
+        numbers = np.concatenate(rows)
+        constants.append(f"    {{{slot.offset}, {data.add(numbers)}, {numbers.nbytes}}},")
     return [
         f"static const struct place places_{tier}[] = {{",
         *places,
