@@ -43,6 +43,7 @@ from convc.ir.ops.units import ScaleWeights, SumWeights
 from convc.ir.printer import value_names
 from convc.ir.types import DType
 from convc.lazy import dataclass
+from convc.passes.algorithms.direct import multiplies_pairs
 from convc.passes.algorithms.problem import CONVOLUTIONS, Problem
 from convc.passes.base import PassLog, PlanPass
 from convc.passes.fusion import is_boolean, is_elementwise, resolve
@@ -278,12 +279,11 @@ class _Arranger:
 
     def _multiplies_pairs(self, node: Node) -> bool:
         """Whether a kernel adds two products of bfloat16 numbers at a time, of neighbouring channels."""
-        if not self.machine.dot_bf16 or not isinstance(node.op, (Conv2d, Conv2dBackwardData)) or not _is_direct(node):
+        if not isinstance(node.op, CONVOLUTIONS) or not _is_direct(node):
             return False
-        images, w = node.operands[:2]
-        halves = images.type.dtype is w.type.dtype is DType.BF16
-        # A single channel has no neighbour, and a single output no vector.
-        return halves and node.op.groups == 1 and min(w.shape[:2]) > 1 and isinstance(self.layouts[images], ImageLayout)
+        images, other = node.operands[:2]
+        alike = images.type.dtype is other.type.dtype and isinstance(self.layouts[images], ImageLayout)
+        return alike and multiplies_pairs(Problem.of(node), self.machine)
 
     def _pair_rows(self, node: Node) -> None:
         """Let a product read weights whose rows lie in pairs; where they are cast, that is how the cast writes them."""

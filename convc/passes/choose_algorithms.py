@@ -91,7 +91,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class ChooseAlgorithms(Pass):
-    """Sets the `algorithm` of every convolution. `tier` is the processor that it is chosen for.
+    """Sets the `algorithm` of every convolution. `tier` is the processor that it is chosen for, `dot_bf16` an
+    instruction that it has beside those of its tier (`Machine`).
 
     `wishes` is what somebody asks for (see `parse_wishes`; it comes before what the file says); `scratch` bounds the
     bytes of scratch space of a kernel (0: no bound), `error` the relative error. `constants` replaces those of the
@@ -104,6 +105,7 @@ class ChooseAlgorithms(Pass):
 
     name: ClassVar[str] = "choose-algorithms"
     tier: Tier = "avx512"
+    dot_bf16: bool = False
     wishes: str = ""
     scratch: int = 0
     error: float = 1e-4
@@ -141,7 +143,8 @@ class ChooseAlgorithms(Pass):
     def _decide(self, problem: Problem, wish: str, measured: Measured | None = None) -> Decision:
         limits = Limits(self.scratch or None, self.error)
         constants = self.constants or CONSTANTS[self.tier]
-        return decide(problem, MACHINES[self.tier], constants, limits, measured, wish)
+        machine = replace(MACHINES[self.tier], dot_bf16=self.dot_bf16)
+        return decide(problem, machine, constants, limits, measured, wish)
 
 
 def _contenders(

@@ -47,8 +47,9 @@ class AlgorithmOptions:
         definition."""
         if target != "cpu":
             return None
-        from convc.codegen.llvm.target import host_target
+        from convc.codegen.llvm.target import DOT_BF16, host_target
 
+        host = host_target()
         timer = None
         if self.tune is not None:
             from convc.runtime.tuning import Tuner
@@ -61,7 +62,9 @@ class AlgorithmOptions:
             constants = require_constants()
         limits: dict[str, Any] = {} if self.max_error is None else {"error": self.max_error}
         return ChooseAlgorithms(
-            tier=tier or host_target().tier,
+            tier=tier or host.tier,
+            # A tier that is asked for stands for all its processors.
+            dot_bf16=tier is None and host.has(DOT_BF16),
             wishes=self.algo,
             scratch=self.scratch or 0,
             constants=constants,

@@ -11,9 +11,13 @@ import pytest
 from convc.frontend import loads
 from convc.ir.graph import Graph
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
+from convc.ir.types import DType
+from convc.passes.algorithms.decision import decide
+from convc.passes.algorithms.prediction import CONSTANTS
 from convc.passes.algorithms.problem import CONVOLUTIONS, Problem
 from convc.passes.algorithms.table import ALGORITHMS, BY_NAME
 from convc.passes.choose_algorithms import ChooseAlgorithms
+from convc.passes.machine import MACHINES
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import pipeline
 
@@ -97,3 +101,17 @@ def test_recorded_choices_are_made_again_direction_by_direction() -> None:
         assert {f"conv2 {way}": name for (label, way), name in found.items() if label == "conv2"} == record
     # What is no algorithm any more, or cannot do it, is decided anew.
     assert chosen("auto", recorded=dict.fromkeys(recorded, "gone")) == chosen("auto")
+
+
+def test_products_of_pairs_count_half() -> None:
+    """Small images of many channels: Winograd saves too little to be worth it against an instruction twice as fast."""
+    padding, with_dot = (1, 1, 1, 1), replace(MACHINES["avx512"], dot_bf16=True)
+    plain = Problem("forward", 4, 512, 512, (14, 14), (14, 14), (3, 3), padding=padding)
+    halves = replace(plain, dtype=DType.BF16)
+    found = [
+        decide(problem, machine, CONSTANTS["avx512"]).chosen
+        for machine in (MACHINES["avx512"], with_dot)
+        for problem in (plain, halves)
+    ]
+    assert found[-1] == "direct"
+    assert all(name.startswith("winograd") for name in found[:-1])

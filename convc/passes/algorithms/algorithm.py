@@ -19,8 +19,8 @@ class Stage:
     """A part of the work that runs as a whole before the next: `flops` as executed, `bytes` moved.
 
     `bytes` counts what is read and written once per stage; `resident` says that it comes from a cache, because an
-    earlier stage has just written it there. `efficiency` (0 to 1) is what shapes leave of a product's full speed:
-    lanes that stay empty, tiles that are not full.
+    earlier stage has just written it there. `efficiency` (0 to 1) is what shapes leave of a product's full speed: lanes
+    that stay empty, tiles that are not full. Up to 2 where each instruction adds two products to a sum.
     """
 
     name: str

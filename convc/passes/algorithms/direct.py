@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from functools import cache
 
+from convc.ir.types import DType
 from convc.passes.algorithms.algorithm import Algorithm, Stage
 from convc.passes.algorithms.parts import parts_of
 from convc.passes.algorithms.problem import Problem
@@ -43,6 +44,14 @@ def tile_efficiency(machine: Machine, width: int, columns: int, reduction: int) 
     return min(1.0, wanted / spent)
 
 
+def multiplies_pairs(problem: Problem, machine: Machine) -> bool:
+    """Whether the kernel of a problem adds up products of bfloat16 numbers two at a time, of neighbouring channels."""
+    if not machine.dot_bf16 or problem.dtype is not DType.BF16 or problem.direction == "backward_weights":
+        return False
+    # A single channel has no neighbour, and a single output no vector.
+    return problem.groups == 1 and min(problem.channels, problem.filters) > 1
+
+
 class Direct(Algorithm):
     """No transform, no copy of the images, no multiplication by padding."""
 
@@ -65,12 +74,14 @@ class Direct(Algorithm):
             efficiency = tile_efficiency(machine, per_filter * taps, per_channel, problem.output[1])
             product = Stage("convolve", "product", problem.flops, traffic, efficiency=efficiency)
             return (product, *self._again(problem, machine))
-        elif problem.direction == "forward":
-            efficiency = tile_efficiency(machine, problem.output[1], per_channel, per_filter * problem.taps)
+        at_once = 2 if multiplies_pairs(problem, machine) else 1
+        if problem.direction == "forward":
+            steps = -(-per_filter // at_once) * problem.taps
+            efficiency = at_once * tile_efficiency(machine, problem.output[1], per_channel, steps)
         else:
             taps = max(1, problem.taps // (problem.stride[0] * problem.stride[1]))
             width = -(-problem.size[1] // problem.stride[1])
-            efficiency = tile_efficiency(machine, width, per_filter, per_channel * taps)
+            efficiency = at_once * tile_efficiency(machine, width, per_filter, -(-per_channel // at_once) * taps)
         product = Stage("convolve", "product", problem.flops, traffic, efficiency=efficiency)
         if problem.direction == "backward_data":
             return Stage("transpose filters", "copy", 0, 2 * problem.weight_bytes), product
