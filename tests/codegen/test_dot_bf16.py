@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
+from convc.codegen.llvm.lowering import generate
 from convc.codegen.llvm.program import plan_step
 from convc.codegen.llvm.target import DOT_BF16, WITHOUT_VARIABLE, host_target
 from convc.ir.builder import Builder
 from convc.ir.graph import Graph
 from convc.ir.interpreter import run_reference
-from convc.ir.ops import Conv2d, Conv2dBackwardData, Negate
+from convc.ir.op import Op
+from convc.ir.ops import Conv2d, Conv2dBackwardData, Linear, LinearBackwardData, Negate
 from convc.ir.ops.cast import cast
 from convc.ir.rounding import rounded
 from convc.ir.types import DType, TensorType
@@ -25,7 +29,7 @@ from tests.codegen.algorithms.convolutions import CHAINS, Geometry, assert_close
 from tests.codegen.native_graph import run_natively, single_op_graph
 from tests.codegen.test_assembly import WITH_DOT
 from tests.codegen.test_halves import EPSILON, halved
-from tests.op_case import Array, OpCase, make_operands
+from tests.op_case import Array, OpCase, make_operands, normal
 
 WAYS = [
     pytest.param(
@@ -105,6 +109,46 @@ def test_chains(chain: str, direction: Direction, way: str, monkeypatch: pytest.
         # The interpreter rounds after each op of the chain.
         assert error <= len(graph.nodes) * EPSILON[DType.BF16], f"{name}: relative error {error:.2e}"
         np.testing.assert_array_equal(result[name], again[name])
+
+
+# Images, features, outputs, and whether products forward and backward are added up in pairs.
+MATRICES = [
+    (5, 40, 24, (True, True)),
+    (17, 33, 7, (True, True)),  # padding on all sides
+    (64, 130, 100, (True, True)),
+    (3, 6, 2, (True, True)),
+    (20, 1, 12, (False, True)),  # a feature alone
+    (20, 12, 1, (False, False)),  # an output alone
+    (1, 12, 20, (True, False)),  # an image alone
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("op", [Linear(), LinearBackwardData()], ids=lambda op: op.name)
+@pytest.mark.parametrize(("images", "features", "outputs", "paired"), MATRICES)
+def test_fully_connected_layers(
+    images: int,
+    features: int,
+    outputs: int,
+    paired: tuple[bool, bool],
+    op: Op,
+    way: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    choose(way, monkeypatch)
+    forward = isinstance(op, Linear)
+    operands = (normal(images, features if forward else outputs), normal(outputs, features))
+    graph, named, exact = halved_case(OpCase("layer", op, (*operands, normal(outputs)) if forward else operands))
+    single = run_natively(graph.copy(), named, threads=1)["logits"]
+    terms = features if forward else outputs
+    scale = max(float(np.abs(exact).max()), math.sqrt(terms))
+    assert float(np.abs(single - exact).max()) <= 9e-8 * math.sqrt(16 + terms) * scale
+    for threads in (2, 3):
+        np.testing.assert_array_equal(single, run_natively(graph.copy(), named, threads=threads)["logits"])
+    fewer = run_natively(graph.copy(), named | {"x": named["x"][:2]}, batch=images)["logits"]
+    np.testing.assert_array_equal(single[:2], fewer)
+    text = generate(plan_step(graph), "fma").text
+    assert ("dpbf16ps" in text) == (way == DOT_BF16 and paired[0 if forward else 1])
 
 
 def both_directions() -> Graph:

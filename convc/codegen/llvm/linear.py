@@ -5,6 +5,10 @@
     dx = dy·w    a tile of features d by a vector of images:   scalars w[block][d][o], vectors dyᵀ[o, n]
 
 The last one works on transposed cotangents, because activations are far smaller than weights.
+
+Where the processor adds up products of bfloat16 numbers in pairs (`Machine.dot_bf16`) the first and the last do so.
+A pair are neighbouring features, of which two rows of weights are interleaved in registers, or neighbouring outputs,
+whose lines of transposed cotangents are interleaved in memory. So one copy of the weights serves both.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from convc.codegen.llvm.register_tile import Sums, column_pieces, unroll_factor
 from convc.codegen.llvm.updates import Formula, update_formula, updated_tensors
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.graph import Value
+from convc.ir.types import DType
 from convc.passes.layout import ImageLayout, WeightLayout, padded
 from convc.passes.sections import Section
 from convc.passes.tiling import even_split, most_rows
@@ -30,6 +35,12 @@ def _weights(k: KernelBuilder, value: Value) -> WeightLayout:
 
 def _vectors(k: KernelBuilder, weights: WeightLayout) -> int:
     return len(column_pieces(min(weights.block, weights.columns), k.machine.lanes))
+
+
+def _multiplies_pairs(k: KernelBuilder, depth: int, vectors: int) -> bool:
+    """Whether a product of so many steps, with so many columns as vectors, takes two steps at a time."""
+    halves = all(operand.type.dtype is DType.BF16 for operand in k.kernel.anchor.operands[:2])
+    return k.machine.dot_bf16 and halves and depth % 2 == 0 and vectors > 1
 
 
 def _blocks(weights: WeightLayout) -> tuple[int, int]:
@@ -86,12 +97,20 @@ def _forward_tile(
     depth = weights.rows.size
     panel = f.address(k.pointer(w), f.multiply(channel, depth))
     source = f.address(k.pointer(x), f.multiply(first, depth))
-    unroll = unroll_factor(depth)
+    pairs = 2 if _multiplies_pairs(k, depth, weights.columns) else 1
+    unroll = pairs * unroll_factor(depth // pairs)
     with f.loop(0, depth, unroll, carried=sums.flat) as loop:
         sums.flat = loop.carried
         scalars, columns = f.address(source, loop.index), f.address(panel, f.multiply(loop.index, width))
-        for step in range(unroll):
-            sums.multiply_add(f, columns, step * width, lambda m, step=step: (scalars, m * depth + step), range(rows))
+        for step in range(0, unroll, pairs):
+
+            def scalar(m: int, step: int = step) -> tuple[V, int]:
+                return scalars, m * depth + step
+
+            if pairs == 2:
+                sums.add_pairs(f, columns, step * width, scalar, range(rows), apart=width)
+            else:
+                sums.multiply_add(f, columns, step * width, scalar, range(rows))
         loop.carried = sums.flat
     sums.flat = loop.carried
     target = k.image(k.kernel.anchor.result)
@@ -191,7 +210,8 @@ def lower_linear_backward_weights(k: KernelBuilder) -> None:
 def scratch_linear_backward_data(k: KernelBuilder) -> int:
     weights = _weights(k, k.kernel.anchor.operands[1])
     images = padded(k.plan.batch)
-    return 4 * images * (weights.columns + weights.rows.size)
+    pairs = 2 if _multiplies_pairs(k, weights.columns, images) else 1
+    return 4 * images * (weights.columns // pairs + weights.rows.size)
 
 
 def lower_linear_backward_data(k: KernelBuilder) -> None:
@@ -200,18 +220,27 @@ def lower_linear_backward_data(k: KernelBuilder) -> None:
     weights, target = _weights(k, w), k.image(k.kernel.anchor.result)
     images = padded(k.plan.batch)
     depth, outputs = weights.rows.size, weights.columns
+    pairs = 2 if _multiplies_pairs(k, outputs, images) else 1
+    # Floats of the transposed cotangents: line after line, or pairs of lines of bfloat16 numbers, [pair][image][2].
+    size = outputs * images // pairs
+
+    def lines_of_cotangents() -> V:
+        place = k.scratch_pointer()
+        return place if pairs == 1 else V(place.ref, place.type, "bfloat")
 
     def transpose(f: Function) -> None:
         # Images beyond those of this run count as zero: they fill up the last vector.
         rows = k.rows(f)
         start, stop = f.share(outputs)
         with f.loop(start, stop) as o:
-            line = f.address(k.scratch_pointer(), f.multiply(o.index, images))
+            second = f.remainder(o.index, pairs)
+            before = f.add(f.multiply(f.subtract(o.index, second), images), second)
+            line = f.address(lines_of_cotangents(), before)
             with f.loop(0, rows) as n:
                 place = f.add(f.multiply(n.index, k.image(dy).size), o.index)
-                f.store(f.load(f.address(k.pointer(dy), place)), f.address(line, n.index))
+                f.store(f.load(f.address(k.pointer(dy), place)), f.address(line, f.multiply(n.index, pairs)))
             with f.loop(rows, images) as n:
-                f.store(f.constant(0.0), f.address(line, n.index))
+                f.store(f.constant(0.0), f.address(line, f.multiply(n.index, pairs)))
 
     vectors = min(2, len(column_pieces(images, k.machine.lanes)))
     block = vectors * k.machine.lanes
@@ -221,7 +250,8 @@ def lower_linear_backward_data(k: KernelBuilder) -> None:
     def tile(f: Function, first: Index, count: int, image: Index, width: int) -> None:
         pieces = column_pieces(width, k.machine.lanes)
         sums = Sums.zeros(f, count, pieces)
-        cotangents = f.address(k.scratch_pointer(), image)
+        cotangents = f.address(lines_of_cotangents(), f.multiply(image, pairs))
+        add = sums.add_pairs if pairs == 2 else sums.multiply_add
         full, rest = divmod(outputs, weights.block)
         for start, blocks, wide in ((0, full, weights.block), (full, 1 if rest else 0, rest)):
             if not blocks:
@@ -232,19 +262,17 @@ def lower_linear_backward_data(k: KernelBuilder) -> None:
                     k.pointer(w), f.add(f.multiply(out.index, weights.block * depth), f.multiply(first, wide))
                 )
                 lines = f.address(cotangents, f.multiply(out.index, weights.block * images))
-                unroll = unroll_factor(wide)
+                unroll = pairs * unroll_factor(wide // pairs)
                 with f.loop(0, wide, unroll, carried=sums.flat) as lane:
                     sums.flat = lane.carried
                     scalars, columns = f.address(panel, lane.index), f.address(lines, f.multiply(lane.index, images))
-                    for step in range(unroll):
-                        sums.multiply_add(
-                            f, columns, step * images, lambda m, step=step: (scalars, m * wide + step), range(count)
-                        )
+                    for step in range(0, unroll, pairs):
+                        add(f, columns, step * images, lambda m, step=step: (scalars, m * wide + step), range(count))
                     lane.carried = sums.flat
                 sums.flat = lane.carried
                 out.carried = sums.flat
             sums.flat = out.carried
-        result = f.address(k.scratch_pointer(), f.add(outputs * images, f.add(f.multiply(first, images), image)))
+        result = f.address(k.scratch_pointer(), f.add(size, f.add(f.multiply(first, images), image)))
         for m in range(count):
             for number, p in enumerate(pieces):
                 f.store(sums.at(m, number), f.address(result, m * images + p.offset))
@@ -274,7 +302,7 @@ def lower_linear_backward_data(k: KernelBuilder) -> None:
         with f.loop(start, stop) as unit:
             image, pixel = f.divide(unit.index, target.pixels), f.remainder(unit.index, target.pixels)
             line = f.multiply(pixel, target.stored)
-            source = f.address(k.scratch_pointer(), f.sum(outputs * images, f.multiply(line, images), image))
+            source = f.address(k.scratch_pointer(), f.sum(size, f.multiply(line, images), image))
             base = f.add(f.multiply(image, target.size), line)
             _transposed_row(k, f, source, images, target, image, pixel, base)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from convc.codegen.llvm.kernel import KernelBuilder, Spot
 from convc.codegen.llvm.register_tile import column_pieces
-from convc.codegen.llvm.transposition import interleaved
 from convc.codegen.llvm.units import column_blocks
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.passes.fusion import resolve
@@ -39,7 +38,7 @@ def lower_pairs(k: KernelBuilder) -> None:
                     vector = f.address(panel, piece.offset)
                     rows = f.load(vector, piece.lanes), _second(f, vector, width, piece.lanes, second)
                     lanes = 2 * piece.lanes
-                    k.finish(f, Spot(0, 0, 0, place, 2 * piece.offset, lanes, lanes), interleaved(f, *rows))
+                    k.finish(f, Spot(0, 0, 0, place, 2 * piece.offset, lanes, lanes), f.interleave(*rows))
 
     k.phase("pairs", body)
 

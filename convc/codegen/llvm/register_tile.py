@@ -70,18 +70,23 @@ class Sums:
                 self._add_turned(f, first, f.load(f.address(base, offset + imaginary)), loaded)
 
     def add_pairs(
-        self, f: Function, columns: V, columns_offset: int, scalar: Callable[[int], ScalarPlace], active: Sequence[int]
-    ) -> None:
-        """Two steps of the reduction, of bfloat numbers: columns lie in pairs of rows (`WeightLayout.pairs`), the two
-        scalars of a row of the tile side by side."""
-        loaded = [f.load(f.address(columns, columns_offset + 2 * p.offset), 2 * p.lanes, "bfloat") for p in self.pieces]
+        self, f: Function, columns: V, columns_offset: int, scalar: Callable[[int], ScalarPlace], active: Sequence[int],
+        apart: int = 0,
+    ) -> None:  # fmt: skip
+        """Two steps of the reduction, of bfloat numbers: the two scalars of a row of the tile lie side by side, and so
+        do the columns of two rows (`WeightLayout.pairs`), unless the second row is so far `apart` from the first."""
+        loaded = [
+            _pair_of_rows(f, f.address(columns, columns_offset + (p.offset if apart else 2 * p.offset)), p.lanes, apart)
+            for p in self.pieces
+        ]
         for row in active:
             base, offset = scalar(row)
             both = f.load(f.address(base, offset), 1, "i32")
             for number, piece in enumerate(self.pieces):
-                spread, index = f.splat(both, piece.lanes), row * len(self.pieces) + number
-                pairs = f.emit(loaded[number].type, f"bitcast {spread.type} {spread.ref} to {loaded[number].type}")
-                self.flat[index] = f.dot_pairs(pairs, loaded[number], self.flat[index])
+                index = row * len(self.pieces) + number
+                self.flat[index] = f.dot_pairs(
+                    f.bits(f.splat(both, piece.lanes), "bfloat"), loaded[number], self.flat[index]
+                )
 
     def _add_turned(self, f: Function, first: int, value: V, loaded: Sequence[V]) -> None:
         """Products with `value` times i."""
@@ -93,6 +98,13 @@ class Sums:
 
     def _add_product(self, f: Function, index: int, factor: V, vector: V) -> None:
         self.flat[index] = f.fma(factor, vector, self.flat[index])
+
+
+def _pair_of_rows(f: Function, place: V, lanes: int, apart: int) -> V:
+    if not apart:
+        return f.load(place, 2 * lanes, "bfloat")
+    rows = f.load(place, lanes, "i16"), f.load(f.address(place, apart), lanes, "i16")
+    return f.bits(f.interleave(*rows), "bfloat")
 
 
 def unroll_factor(count: int, most: int = 4) -> int:

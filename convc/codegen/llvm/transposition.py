@@ -142,13 +142,8 @@ def _load_rows(f: Function, place: V, width: Index, lanes: int, pairs: int) -> l
 
 def _store_rows(f: Function, rows: Sequence[V], place: V, width: Index, pairs: int) -> None:
     for n in range(0, len(rows), pairs):
-        value = rows[n] if pairs == 1 else interleaved(f, rows[n], rows[n + 1])
+        value = rows[n] if pairs == 1 else f.interleave(rows[n], rows[n + 1])
         f.store(value, f.address(place, f.multiply(width, n)))
-
-
-def interleaved(f: Function, first: V, second: V) -> V:
-    """The lanes of two vectors by turns."""
-    return f.shuffle(first, second, [lane + which for lane in range(first.lanes) for which in (0, first.lanes)])
 
 
 def weight_place(

@@ -343,6 +343,12 @@ class Function:
         type = vector(element, value.lanes)
         return self.emit(type, f"{operation} {value.type} {value.ref} to {type}")
 
+    def bits(self, value: V, element: str) -> V:
+        """The same bits as elements of another type."""
+        bits = {"i16": 16, "bfloat": 16, "half": 16, "i32": 32, "float": 32}
+        type = vector(element, value.lanes * bits[value.element] // bits[element])
+        return self.emit(type, f"bitcast {value.type} {value.ref} to {type}")
+
     def negate(self, value: V) -> V:
         return self.emit(value.type, f"fneg {value.type} {value.ref}")
 
@@ -372,6 +378,10 @@ class Function:
         return self.emit(
             type, f"shufflevector {left.type} {left.ref}, {left.type} {right.ref}, <{len(mask)} x i32> <{lanes}>"
         )
+
+    def interleave(self, first: V, second: V) -> V:
+        """The lanes of two vectors by turns."""
+        return self.shuffle(first, second, [n + which for n in range(first.lanes) for which in (0, first.lanes)])
 
     def extract(self, value: V, lane: int) -> V:
         if value.lanes == 1:
