@@ -22,7 +22,7 @@ from convc.commands.options import (
     write_html,
 )
 from convc.commands.output import refuse_input
-from convc.commands.parser import positive
+from convc.commands.parser import OneOf, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init", type=Path, metavar="W", help="start from the weights in W (safetensors), not the file's `init`"
     )
+    text = "report: count what rounding to 16 bits loses in a step, op by op, before the training and after it"
+    parser.add_argument("--numerics", type=OneOf("report"), metavar="WHAT", help=text)
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--quiet", action="store_true", help="print only the run folder and the result")
     shown.add_argument("--json", action="store_true", help="print one JSON object per event")
@@ -73,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         fit_bytes=arguments.fit,
         **algorithm_arguments(arguments),
         inspect=(lambda program: write_html(arguments, net, program)) if arguments.html else None,
+        numerics=arguments.numerics is not None,
         report="json" if arguments.json else "quiet" if arguments.quiet else "auto",
     )
     return 0

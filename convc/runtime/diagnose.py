@@ -63,6 +63,22 @@ class Replay:
                     position.batch += 1
 
 
+def inputs_of(
+    program: Program, images: np.ndarray, labels: np.ndarray, rate: float, step: int
+) -> dict[str, np.ndarray]:
+    """The inputs of a training graph by name, for a batch and the update that it is part of."""
+    inputs = {
+        "x": images,
+        "labels": program.targets(labels),
+        "lr": np.asarray(rate, np.float32),
+        "step": np.asarray(step, np.int64),
+        "rows": np.asarray(len(images), np.int64),
+        "seen": np.asarray(program.waiting[1], np.int64),
+        "seed": np.asarray(program.seed, np.int64),
+    }
+    return {name: inputs[name] for name in program.graph.inputs}
+
+
 def explain(replay: Replay, number: int, step: int, what: str, kept: str) -> Diagnostic:
     """The diagnostic for a training in which `what` turned up in batch `number`, part of update number `step`; `kept`
     tells what is left."""
@@ -77,17 +93,8 @@ def explain(replay: Replay, number: int, step: int, what: str, kept: str) -> Dia
     if moment is None:
         return Diagnostic(CODE, f"{what} in step {step}: the saved state is not finite", notes=(Note(kept),))
     position, images, labels, rate = moment
-    inputs = {
-        "x": images,
-        "labels": replay.program.targets(labels),
-        "lr": np.asarray(rate, np.float32),
-        "step": np.asarray(position.step + 1, np.int64),
-        "rows": np.asarray(len(images), np.int64),
-        "seen": np.asarray(replay.program.waiting[1], np.int64),
-        "seed": np.asarray(replay.program.seed, np.int64),
-    }
     graph = replay.program.graph
-    origin = find_origin(graph, {**{name: inputs[name] for name in graph.inputs}, **state})
+    origin = find_origin(graph, {**inputs_of(replay.program, images, labels, rate, position.step + 1), **state})
     place = f"step {position.step + 1} (epoch {position.epoch + 1}, batch {position.batch + 1})"
     hint = f"a smaller learning rate often helps (it was {rate:g})"
     if origin is None:

@@ -31,6 +31,7 @@ from convc.runtime.metrics import EpochRecord, Metrics
 from convc.runtime.numbered import Numbered, copy_state, make_numbered, newest
 from convc.runtime.program import Program
 from convc.runtime.progress import Reporter, Style, figure, make_reporter, percent
+from convc.runtime.rounding_report import losses_of_step, losses_table, summary
 from convc.runtime.run_folder import RunFolder, open_folder
 from convc.runtime.run_settings import parse_settings, require_continuation
 from convc.runtime.training_loop import NotFinite, TrainingLoop, finite, is_over
@@ -87,6 +88,7 @@ def fit(
     memory: int | None = None,
     fit_bytes: int | None = None,
     inspect: Callable[[Program], None] | None = None,
+    numerics: bool = False,
 ) -> FitResult:
     """Train `net`; None means the file's value. What is chosen for the user is printed with the reason.
 
@@ -99,6 +101,7 @@ def fit(
     goes on. `memory` bounds the bytes of the training step and `fp32` names layers that stay in float32, as in
     `convc.compile`; with `fit_bytes` the batch is the
     largest for which the step takes no more. `inspect` is called with the compiled training step before the first one.
+    With `numerics` what rounding loses in a step is counted, op by op, before the training and after it.
 
     The first Ctrl-C (or SIGTERM) stops at the next step, saves and raises `Interrupted`, a `KeyboardInterrupt`; the
     second stops at once. Raises `CompileError` for bad input, a full disk, or a loss that is not finite.
@@ -119,7 +122,7 @@ def fit(
             plan = make_plan(net, given, target, threads, algorithms, reporter, interrupts.check, resume)
         folder, continued = open_folder(None if out is None else Path(out), net.name, resume)
         stack.callback(folder.close)
-        training = _Training(plan, folder, reporter, interrupts, stack, inspect)
+        training = _Training(plan, folder, reporter, interrupts, stack, inspect, numerics)
         try:
             return training.run(continued)
         except CompileError as error:
@@ -148,9 +151,10 @@ class _Training:
         interrupts: Interrupts,
         stack: ExitStack,
         inspect: Callable[[Program], None] | None,
+        numerics: bool,
     ) -> None:
         self.plan, self.folder, self.reporter, self.interrupts = plan, folder, reporter, interrupts
-        self._stack, self._inspect = stack, inspect
+        self._stack, self._inspect, self._numerics = stack, inspect, numerics
         self.metrics = Metrics(folder.path)
         self.curves = Curves(folder.path / "curves.png", f"{plan.net.name}, {plan.dataset.name}")
 
@@ -204,10 +208,12 @@ class _Training:
             numbered=self._numbered(),
             position=position,
         )
+        self._report_numerics(position, "before the training")
         try:
             loop.run()
         except NotFinite as failure:
             self._explain(position, str(failure))
+        self._report_numerics(position, "after it")
         return self._finish(position)
 
     # Programs
@@ -354,6 +360,12 @@ class _Training:
             reporter.emit("resumed", f"going on after step {position.step} ({where})", step=position.step)
 
     # End
+
+    def _report_numerics(self, position: Position, when: str) -> None:
+        if self._numerics:
+            losses = losses_of_step(self.program, self.plan.train, self.plan.settings.batch, position)
+            text = "\n".join([f"numerics {when}: {summary(losses)}", *losses_table(losses)])
+            self.reporter.emit("numerics", text, when=when, ops=[asdict(loss) for loss in losses])
 
     def _explain(self, position: Position, what: str) -> None:
         step = position.step + (self.program.waiting[0] > 0)
