@@ -68,7 +68,7 @@ def test_sums_stay_in_registers(direction: Direction, algorithm: str, tier: Tier
 
 
 @pytest.mark.skipif("avx512" not in TARGETS, reason="the tiers are those of x86-64")
-@pytest.mark.parametrize("direction", ["forward", "backward_data"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
 def test_sums_of_pairs_stay_in_registers(direction: Direction) -> None:
     assert "vdpbf16ps" in check(direction, "direct", WITH_DOT, DType.BF16)
 

@@ -14,7 +14,15 @@ from convc.ir.builder import Builder
 from convc.ir.graph import Graph
 from convc.ir.interpreter import run_reference
 from convc.ir.op import Op
-from convc.ir.ops import Conv2d, Conv2dBackwardData, Linear, LinearBackwardData, Negate
+from convc.ir.ops import (
+    ChannelSum,
+    Conv2d,
+    Conv2dBackwardData,
+    Conv2dBackwardWeights,
+    Linear,
+    LinearBackwardData,
+    Negate,
+)
 from convc.ir.ops.cast import cast
 from convc.ir.rounding import rounded
 from convc.ir.types import DType, TensorType
@@ -109,6 +117,55 @@ def test_chains(chain: str, direction: Direction, way: str, monkeypatch: pytest.
         # The interpreter rounds after each op of the chain.
         assert error <= len(graph.nodes) * EPSILON[DType.BF16], f"{name}: relative error {error:.2e}"
         np.testing.assert_array_equal(result[name], again[name])
+
+
+# Whether pairs of positions are added up, and the geometry.
+GRADIENTS: dict[str, tuple[bool, Geometry]] = {
+    "3x3": (True, Geometry((3, 32, 9, 14), (48, 32, 3, 3), (1, 1, 1, 1))),
+    "without padding": (True, Geometry((2, 17, 9, 10), (40, 17, 3, 3))),
+    "odd width": (True, Geometry((2, 20, 7, 7), (33, 20, 3, 3), (1, 1, 1, 1))),
+    "a column": (True, Geometry((2, 20, 7, 1), (33, 20, 3, 1), (1, 0, 1, 0))),
+    "two columns": (True, Geometry((2, 20, 7, 2), (33, 20, 3, 3), (1, 1, 1, 1))),
+    "pointwise": (True, Geometry((3, 36, 7, 7), (20, 36, 1, 1))),
+    "pointwise, few channels": (True, Geometry((3, 3, 6, 7), (20, 3, 1, 1))),
+    "pointwise, in bands": (True, Geometry((2, 130, 40, 40), (70, 130, 1, 1))),
+    "in bands": (True, Geometry((2, 24, 70, 60), (40, 24, 3, 3), (1, 1, 1, 1))),
+    "strided": (True, Geometry((2, 19, 13, 12), (33, 19, 3, 3), (1, 1, 1, 1), stride=(2, 2))),
+    "strided and dilated": (
+        True,
+        Geometry((2, 9, 15, 16), (13, 9, 5, 3), (4, 1, 3, 2), stride=(2, 3), dilation=(2, 1)),
+    ),
+    "groups": (True, Geometry((2, 24, 7, 9), (24, 12, 3, 3), (1, 1, 1, 1), groups=2)),
+    "groups of an odd size": (False, Geometry((2, 24, 7, 9), (18, 12, 3, 3), (1, 1, 1, 1), groups=2)),
+    "few channels": (False, Geometry((2, 3, 8, 8), (16, 3, 3, 3), (1, 1, 1, 1))),
+    "one output": (False, Geometry((2, 16, 9, 9), (1, 16, 3, 3), (1, 1, 1, 1))),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_by_the_filters(name: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With that of the bias, which rides along."""
+    choose(way, monkeypatch)
+    paired, geometry = GRADIENTS[name]
+    graph, named, exact = halved_case(geometry.case("backward_weights", "direct"))
+    dy = next(graph.nodes_of(Conv2dBackwardWeights)).operands[1]
+    builder = Builder(graph)
+    # Of the logits' section neither is part.
+    graph.outputs |= {"filters": graph.outputs["logits"], "bias": builder.add(ChannelSum(), dy)}
+    graph.outputs["logits"] = builder.add(Negate(), graph.inputs["x"])
+    problem, rider = problem_of(graph), rounded(named["operand1"], DType.BF16).astype(np.float64).sum((0, 2, 3))
+    single = run_natively(graph.copy(), named, threads=1)
+    assert_close(single["filters"], exact, Direct().max_rel_error(problem), problem)
+    error = float(np.abs(single["bias"] - rider).max())
+    assert error <= Direct().max_rel_error(problem) * max(float(np.abs(rider).max()), math.sqrt(dy.type.size))
+    for threads in (2, 3):
+        again = run_natively(graph.copy(), named, threads=threads)
+        for gradient in ("filters", "bias"):
+            np.testing.assert_array_equal(single[gradient], again[gradient])
+    plan = plan_step(graph)
+    assert any("channel_sum" in kernel.name and len(kernel.nodes) == 2 for kernel in plan.kernels)
+    assert ("dpbf16ps" in generate(plan, "fma").text) == (paired and way == DOT_BF16)
 
 
 # Images, features, outputs, and whether products forward and backward are added up in pairs.

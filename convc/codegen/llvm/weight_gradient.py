@@ -10,6 +10,9 @@ Two kinds of tiles. With channels enough, a tile holds channels of one tap (r, s
 reaches are bounds of loops. With few channels (first layers) a tile spans the taps of a filter row, or all of them;
 positions near the border, which only some of its rows reach, get code of their own.
 
+Where the processor adds up products of bfloat16 numbers two at a time, tiles of one tap take two positions of a row at
+once (`position_pairs.py`), and the last of an odd number in float32.
+
 The bias gradient is one more row of a tile whose tap reaches every position; its scalar is 1.
 
 Threads split tiles, not sums, so results do not depend on their number. Where there are too few tiles, or where the
@@ -24,6 +27,7 @@ from itertools import pairwise
 from convc.codegen.llvm.ahead import Ahead
 from convc.codegen.llvm.control import maybe
 from convc.codegen.llvm.kernel import KernelBuilder
+from convc.codegen.llvm.position_pairs import add_positions
 from convc.codegen.llvm.register_tile import Sums, column_pieces, unroll_factor
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.codegen.llvm.weight_gradient_shape import Row, Shape
@@ -358,22 +362,51 @@ class _Emitter:
             (r * s.op.dilation[0] * s.source.width + column * s.op.dilation[1]) * s.source.stored + c
             for r, column, c in rows
         ]
+        if s.positions_at_once == 2:
+            first = self._pairs_of_positions(x_row, dy_row, first, last, len(taps), active, sums)
         known = isinstance(first, int) and isinstance(last, int)
         unroll = unroll_factor(last - first) if known else 1  # type: ignore[operator]
         with f.loop(first, last, unroll, carried=sums.flat) as column:
             sums.flat = column.carried
             x_pixel = f.address(x_row, f.multiply(column.index, s.op.stride[1] * s.source.stored))
             dy_pixel = f.address(dy_row, f.multiply(column.index, s.cotangent.stored))
-            if self.ahead is not None:
-                self.ahead.positions(column.index)
+            fetches = self.ahead if s.positions_at_once == 1 else None
+            if fetches is not None:
+                fetches.positions(column.index)
             for step in range(unroll):
-                if self.ahead is not None:
-                    self.ahead.fetch(step)
+                if fetches is not None:
+                    fetches.fetch(step)
                 beside = step * s.op.stride[1] * s.source.stored
                 places = [beside + offset for offset in offsets]
                 self._position(x_pixel, places, dy_pixel, step * s.cotangent.stored, taps, bias, sums)
             column.carried = sums.flat
         sums.flat = column.carried
+
+    def _pairs_of_positions(
+        self, x_row: V, dy_row: V, first: Index, last: Index, channels: int, active: list[int], sums: Sums
+    ) -> Index:
+        """Two positions at a time; returns the first one that is left."""
+        f, s = self.f, self.s
+        rounds = f.divide(f.subtract(last, first), 2)
+        end = f.add(first, f.multiply(rounds, 2))
+        unroll = unroll_factor(rounds, 2) if isinstance(rounds, int) else 1
+        across = s.op.stride[1] * s.source.stored
+        with f.loop(first, end, 2 * unroll, carried=sums.flat) as column:
+            sums.flat = column.carried
+            x_pixel = f.address(x_row, f.multiply(column.index, across))
+            dy_pixel = f.address(dy_row, f.multiply(column.index, s.cotangent.stored))
+            if self.ahead is not None:
+                self.ahead.positions(column.index)
+            for step in range(0, 2 * unroll, 2):
+                if self.ahead is not None:
+                    self.ahead.fetch(step)
+                    self.ahead.fetch(step + 1)
+                pixels = f.address(x_pixel, step * across), f.address(x_pixel, (step + 1) * across)
+                columns = f.address(dy_pixel, step * s.cotangent.stored)
+                add_positions(f, sums, pixels, columns, s.cotangent.stored, channels, active, step // 2)
+            column.carried = sums.flat
+        sums.flat = column.carried
+        return end
 
     def _position(
         self, x_pixel: V, places: list[int], dy_pixel: V, beside: int, taps: list[int], bias: list[int], sums: Sums

@@ -8,6 +8,7 @@ from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.register_tile import column_pieces, unroll_factor
 from convc.codegen.llvm.vocabulary import V
 from convc.ir.ops.conv import Conv2dBackwardWeights
+from convc.ir.types import DType
 from convc.lazy import dataclass
 from convc.passes.algorithms.parts import parts_of
 from convc.passes.arrange import pixels_collapse
@@ -34,6 +35,7 @@ class Shape:
     weights: WeightLayout
     vectors: int
     most: int  # rows of a tile
+    in_pairs: bool = False  # products of bfloat16 numbers are added up two by two
 
     @classmethod
     def of(cls, k: KernelBuilder) -> Shape:
@@ -51,7 +53,9 @@ class Shape:
         vectors = len(column_pieces(min(weights.block, weights.columns), k.machine.lanes))
         # One row less than fits: the bias gradient may join.
         most = max(1, min(most_rows(k.machine, vectors) - (1 if k.kernel.riders else 0), _MOST_ROWS))
-        return cls(op, op.kernel, source, cotangent, weights, vectors, most)
+        halves = x.type.dtype is dy.type.dtype is DType.BF16
+        in_pairs = k.machine.dot_bf16 and halves and weights.columns % 4 == 0
+        return cls(op, op.kernel, source, cotangent, weights, vectors, most, in_pairs)
 
     @property
     def channels(self) -> int:
@@ -77,6 +81,11 @@ class Shape:
     @property
     def merged(self) -> bool:
         return self.channels < _FEW_CHANNELS and self.kernel != (1, 1)
+
+    @property
+    def positions_at_once(self) -> int:
+        """Whose products a step adds up: two where a tile's channels lie side by side."""
+        return 2 if self.in_pairs and not self.merged else 1
 
     @property
     def all_rows_merged(self) -> bool:
@@ -125,6 +134,8 @@ class Shape:
         """Positions that a tile of one tap takes in a round of its innermost loop."""
         width = self.cotangent.width
         known = all(self.reach(1, tap) == (0, width) for tap in range(self.kernel[1]))
+        if self.positions_at_once == 2:
+            return 2 * unroll_factor(width // 2, 2) if known else 2
         return unroll_factor(width) if known else 1
 
     @property

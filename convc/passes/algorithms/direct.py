@@ -20,6 +20,8 @@ from convc.passes.tiling import choose_tile, column_blocks, most_rows, tile_runs
 _MOST_PARTS = 8
 _FEW_CHANNELS = 8
 _LINE = 64  # bytes
+# How many times faster pairs of positions are added up, which have to be interleaved (docs/performance-log.md).
+_POSITIONS_GAIN = 1.5
 
 
 @cache
@@ -52,6 +54,14 @@ def multiplies_pairs(problem: Problem, machine: Machine) -> bool:
     return problem.groups == 1 and min(problem.channels, problem.filters) > 1
 
 
+def multiplies_positions(problem: Problem, machine: Machine) -> bool:
+    """Whether a gradient by the filters, with channels enough for tiles of one tap, adds up products of bfloat16
+    numbers two at a time, of neighbouring positions."""
+    columns = problem.filters // problem.groups
+    whole = (padded(columns) if problem.groups == 1 else columns) % 4 == 0
+    return machine.dot_bf16 and problem.dtype is DType.BF16 and problem.direction == "backward_weights" and whole
+
+
 class Direct(Algorithm):
     """No transform, no copy of the images, no multiplication by padding."""
 
@@ -69,9 +79,11 @@ class Direct(Algorithm):
         traffic = problem.image_bytes + problem.result_bytes + problem.weight_bytes
         if problem.direction == "backward_weights":
             # Where channels are few, a tile takes the taps of a filter row together, without padding those of all rows.
-            merged = per_filter < _FEW_CHANNELS
+            merged = per_filter < _FEW_CHANNELS and problem.kernel != (1, 1)
             taps = problem.taps if merged and not any(problem.padding) else problem.kernel[1] if merged else 1
             efficiency = tile_efficiency(machine, per_filter * taps, per_channel, problem.output[1])
+            if not merged and multiplies_positions(problem, machine):
+                efficiency *= _POSITIONS_GAIN
             product = Stage("convolve", "product", problem.flops, traffic, efficiency=efficiency)
             return (product, *self._again(problem, machine))
         at_once = 2 if multiplies_pairs(problem, machine) else 1
@@ -122,7 +134,7 @@ class Direct(Algorithm):
         tile = choose_tile(machine, per_filter * problem.taps, per_channel)
         tiles = problem.groups * -(-per_filter * problem.taps // tile.rows) * -(-per_channel // tile.block)
         positions = problem.batch * problem.output[0] * problem.output[1]
-        lines = 1 + -(-4 * tile.block // _LINE)
+        lines = 1 + -(-problem.dtype.bytes * tile.block // _LINE)
         return (Stage("read images again", "copy", 0, tiles * positions * lines * _LINE, resident=True),)
 
     def scratch_bytes(self, problem: Problem, machine: Machine) -> int:
