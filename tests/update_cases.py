@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from convc.ir.ops.dropconnect import DropConnect, DropConnectTraining
+from convc.ir.ops.loss_scaling import AllFinite, MoveScale, ScaleLoss, Unscale
 from convc.ir.ops.sweep import Accumulate, GradientNorm, MaxNorm
 from convc.ir.ops.units import ScaleWeights, SumWeights
 from convc.ir.ops.update import AdagradUpdate, AdamUpdate, AdamWUpdate, RmspropUpdate, SgdUpdate, Update
@@ -54,6 +55,11 @@ def _updates() -> list[OpCase]:
             if name in ("plain", "elastic_net"):
                 scaled = (*operands, np.asarray(0.375))
                 cases.append(OpCase(f"{op.name}/{name}_{shape_name}_scaled", op, scaled, (), wide))
+                done = (*scaled, np.asarray(1.0))
+                cases.append(OpCase(f"{op.name}/{name}_{shape_name}_guarded", op, done, (), wide))
+                broken = np.full(shape, np.nan)
+                skipped = (parameter, broken, *states, rate, count, np.asarray(np.inf), np.asarray(0.0))
+                cases.append(OpCase(f"{op.name}/{name}_{shape_name}_skipped", op, skipped, (), wide))
     return cases
 
 
@@ -89,6 +95,52 @@ def _norms() -> list[OpCase]:
     return [*cases, OpCase("max_norm/zero", MaxNorm(), (np.zeros((3, 2)),))]
 
 
+def _with(value: float, shape: Shape, *place: int) -> Array:
+    """Small and large numbers, and `value` at a place."""
+    array = np.resize([1e-40, -3e38, 0.0, 1.5], shape).astype(np.float64)
+    array[place] = value
+    return array
+
+
+def _loss_scaling() -> list[OpCase]:
+    """Gradients in parts and in whole chunks, a number that is none anywhere; every turn that a scale takes."""
+    cases = [
+        OpCase(f"scale_loss/{loss:g}_{scale:g}", ScaleLoss(), (np.asarray(loss), np.asarray(scale)), (0,))
+        for loss, scale in [(0.75, 1024.0), (-2.5, 3.0), (0.0, 2.0), (1e-3, 0.125)]
+    ]
+    for name, shape in _SHAPES:
+        for scale in (65536.0, 3.0):
+            operands = (normal(*shape), np.asarray(scale))
+            cases.append(OpCase(f"unscale/{name}_{scale:g}", Unscale(), operands, (), name == "matrix"))
+    for name, *gradients in [
+        ("fine", _with(3e38, (5, 3), 4, 2), _with(0.0, (17,), 3)),
+        ("chunks", _with(1.0, (131, 129), 0, 0), _with(2.0, (3,), 1), _with(-1.0, (100, 171), 99, 170)),
+        ("infinite", _with(np.inf, (5, 3), 0, 0), _with(0.0, (17,), 3)),
+        ("negative", _with(0.0, (5, 3), 0, 0), _with(-np.inf, (17,), 16)),
+        ("nan_in_rest", _with(np.nan, (1,), 0), _with(0.0, (17,), 3)),
+        ("nan_in_chunk", _with(0.0, (3,), 0), _with(np.nan, (131, 129), 77, 3)),
+        ("nan_at_end", _with(0.0, (3,), 0), _with(np.nan, (131, 129), 130, 128)),
+        ("both", _with(np.inf, (64,), 5), _with(-np.inf, (64,), 5)),
+    ]:
+        cases.append(OpCase(f"all_finite/{name}", AllFinite(), tuple(gradients)))
+    dynamic, static = MoveScale(interval=5), MoveScale(growth=1.0, backoff=1.0, interval=5)
+    for name, op, *state in [
+        ("good", dynamic, 1024.0, 3.0, 2.0, 1.0),
+        ("grows", dynamic, 1024.0, 4.0, 2.0, 1.0),
+        ("at_its_largest", dynamic, 2.0**24, 4.0, 0.0, 1.0),
+        ("beyond", dynamic, 2.0**30, 4.0, 0.0, 1.0),
+        ("shrinks", dynamic, 1024.0, 4.0, 2.0, 0.0),
+        ("near_its_smallest", dynamic, 1.5, 0.0, 9.0, 0.0),
+        ("at_its_smallest", dynamic, 1.0, 0.0, 99.0, 0.0),
+        ("below", dynamic, 0.25, 0.0, 0.0, 0.0),
+        ("factors", MoveScale(4.0, 0.25, 1), 64.0, 0.0, 0.0, 1.0),
+        ("static_good", static, 0.75, 4.0, 0.0, 1.0),
+        ("static_skipped", static, 2.0**40, 4.0, 7.0, 0.0),
+    ]:
+        cases.append(OpCase(f"move_scale/{name}", op, tuple(map(np.asarray, state))))
+    return cases
+
+
 def _masks() -> list[OpCase]:
     key = (_whole(7), _whole(3))
     cases: list[OpCase] = []
@@ -122,4 +174,4 @@ def _units() -> list[OpCase]:
     return cases
 
 
-UPDATE_CASES: tuple[OpCase, ...] = (*_updates(), *_means(), *_norms(), *_masks(), *_units())
+UPDATE_CASES: tuple[OpCase, ...] = (*_updates(), *_means(), *_norms(), *_loss_scaling(), *_masks(), *_units())

@@ -77,7 +77,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
-    what = "fp32, bf16, or fp16 (inference only); default: what the file says, else fp32"
+    what = "fp32, bf16 or fp16; default: what the file says, else fp32"
     parser.add_argument("--precision", type=OneOf(*PRECISIONS), metavar="P", help=what)
 
 

@@ -178,7 +178,10 @@ SETTINGS: tuple[SettingKind, ...] = (
         (
             _first("kind", choice("fp32", "fp16", "bf16"), "fp32, fp16 or bf16"),
             Parameter(
-                "loss_scale", number_or(real(0.0, above=True), "dynamic"), "dynamic", "factor on the loss in fp16"
+                "loss_scale",
+                number_or(real(0.0, above=True), "dynamic", "none"),
+                "dynamic",
+                "factor on the loss in training; dynamic: found out, in fp16 only",
             ),
             Parameter("rounding", choice("nearest", "stochastic"), "nearest", "of weights"),
         ),

@@ -73,10 +73,10 @@ class Decay:
 
 @dataclass(frozen=True)
 class Precision:
-    """`loss_scale` is "dynamic" or a number; it means something in fp16 only."""
+    """`loss_scale` is what the loss is multiplied with in training: "dynamic" (in fp16 only), "none", or a number."""
 
     kind: Literal["fp32", "fp16", "bf16"] = "fp32"
-    loss_scale: float | Literal["dynamic"] = "dynamic"
+    loss_scale: float | Literal["dynamic", "none"] = "dynamic"
     rounding: Literal["nearest", "stochastic"] = "nearest"
     span: Span | None = None
 
@@ -205,7 +205,6 @@ _LATER: Mapping[str, tuple[tuple[str, ...], str]] = {
         ("jitter", "pca", "shear", "elastic"),
         "there are pad, crop, flip, shift, rotate, scale, noise and cutout",
     ),
-    "precision": (("fp16",), "there are fp32 and bf16; `--precision fp16` is for inference"),
 }
 # Settings that have to wait as a whole.
 _LATER_ENTIRELY = ("test", "ensemble", "search")
@@ -224,7 +223,6 @@ def unsupported(settings: TrainSettings) -> list[Diagnostic]:
     if settings.optimizer is not None:
         given.append(("optim", settings.optimizer.kind, settings.span("optim")))
     given += [("augment", step.word, step.span) for step in settings.augment]
-    given.append(("precision", settings.precision.kind, settings.span("precision")))
     found = [_refusal(f"{word} {kind}", span, _LATER[word][1]) for word, kind, span in given if kind in _LATER[word][0]]
     if settings.precision.rounding == "stochastic":
         span = settings.span("precision")

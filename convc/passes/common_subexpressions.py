@@ -19,6 +19,7 @@ import numpy as np
 from convc.ir.graph import Graph, Node
 from convc.ir.op import Op
 from convc.ir.ops.constant import Constant
+from convc.ir.ops.loss_scaling import Unscale
 from convc.ir.ops.sweep import Sweep
 from convc.ir.span import union
 from convc.ir.types import DType
@@ -39,6 +40,7 @@ class CommonSubexpressions(Pass):
         updated = set(graph.updates.values())
         # One sweep reads all gradients: each lies in the place of its parameter.
         gradients = {value for name, value in graph.outputs.items() if name.startswith(GRADIENT)}
+        gradients |= {node.operands[0] for node in graph.nodes_of(Unscale)}
         groups: dict[Hashable, list[Node]] = {}
         for node in list(graph.nodes):
             # Operands are merged before their users are looked at, so equal chains have equal keys all along.

@@ -7,8 +7,9 @@
 An element-wise node joins when everything else that it reads exists before the anchor runs. Booleans are never stored:
 the node that makes one is repeated in every kernel that reads it. A bias gradient joins the weight gradient that reads
 the same cotangent, `batch_moments` the convolution whose result it reads; all optimiser updates with equal settings
-form one sweep, and so do the means of their gradients. The gradient of a fully connected layer is used up by its update
-where it is computed. Kernels that prepare (see `sections.py`) come first.
+form one sweep, and so do the means of their gradients, and the gradients of a scaled loss that are divided by the scale.
+The gradient of a fully connected layer is used up by its update where it is computed, unless that update waits for all
+gradients to be known. Kernels that prepare (see `sections.py`) come first.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ from convc.ir.ops import (
     UpsampleBackward,
 )
 from convc.ir.ops.elementwise import Elementwise
+from convc.ir.ops.loss_scaling import Unscale
 from convc.ir.ops.random import Draw
-from convc.ir.ops.sweep import Accumulate, MaxNorm
+from convc.ir.ops.sweep import Accumulate, MaxNorm, Sweep
 from convc.ir.ops.update import Update
 from convc.ir.span import Location, union
 from convc.ir.types import DType
@@ -223,6 +225,12 @@ def _after_last_readers(kernels: list[Kernel]) -> list[Kernel]:
     return [kernel for _, kernel in sorted(enumerate(kernels), key=place)]
 
 
+def _alike(node: Node) -> object:
+    """Equal for nodes that one sweep can do: of one op, with the same scalars."""
+    assert isinstance(node.op, Sweep)
+    return node.op, node.operands[node.op.tensors :]
+
+
 class _Fuser:
     def __init__(self, graph: Graph, log: PassLog, depth: int) -> None:
         self.graph = graph
@@ -246,16 +254,16 @@ class _Fuser:
 
     def _grown(self) -> list[Kernel]:
         found: list[Kernel] = []
-        sweeps: dict[Op, list[Node]] = {}
-        means, bounds = self._means(), list[Kernel]()
+        sweeps: dict[object, list[Node]] = {}
+        ahead, bounds = self._ahead_of_updates(), list[Kernel]()
         for node in self.graph.nodes:
             if node in self.taken or node not in self.sections:
                 continue
             if isinstance(node.op, Update):
-                sweeps.setdefault(node.op, []).append(node)
-            elif isinstance(node.op, Accumulate):
+                sweeps.setdefault(_alike(node), []).append(node)
+            elif isinstance(node.op, (Accumulate, Unscale)):
                 # Where the last of them stands: norms read them all.
-                if nodes := means.get(node):
+                if nodes := ahead.get(node):
                     found.append(self._kernel(nodes[0], (), tuple(nodes[1:])))
             elif isinstance(node.op, MaxNorm):
                 bounds.append(self._kernel(node, (), ()))
@@ -266,13 +274,23 @@ class _Fuser:
         found.sort(key=lambda kernel: kernel.section is not Section.PREPARE)
         return _after_last_readers(found) + updates + bounds
 
-    def _means(self) -> dict[Node, list[Node]]:
-        """The means of gradients that one sweep of updates reads, under the last of them."""
-        groups: dict[Op | None, list[Node]] = {}
-        for node in self.graph.nodes_of(Accumulate):
-            readers = [user.op for user, _ in node.result.users if isinstance(user.op, Update)]
-            groups.setdefault(readers[0] if readers else None, []).append(node)
+    def _ahead_of_updates(self) -> dict[Node, list[Node]]:
+        """What one sweep makes for one sweep of updates, under the last of them: mean gradients, or gradients that are
+        divided by the scale of the loss."""
+        groups: dict[object, list[Node]] = {}
+        for node in self.graph.nodes_of(Accumulate, Unscale):
+            if node in self.sections:
+                groups.setdefault((_alike(node), self._update_behind(node)), []).append(node)
         return {nodes[-1]: nodes for nodes in groups.values()}
+
+    def _update_behind(self, node: Node) -> object:
+        """The sweep that a gradient is for, directly or by its mean."""
+        for user, _ in node.result.users:
+            if isinstance(user.op, Update):
+                return _alike(user)
+            if isinstance(user.op, Accumulate) and (behind := self._update_behind(user)) is not None:
+                return behind
+        return None
 
     def _grow(self, anchor: Node) -> Kernel:
         self.taken.add(anchor)
@@ -322,7 +340,15 @@ class _Fuser:
         others = sorted({user.op.name for user in readers if not isinstance(user.op, Update)})
         if others and updates:
             self.log.missed("update", updates[0], f"{', '.join(others)} reads the gradient, too")
+        for user in readers:
+            if isinstance(user.op, Unscale):
+                why = "it is divided by the scale of the loss; whether it is used depends on all gradients"
+                self.log.missed("update", user, why)
         if others or len(updates) != 1 or anchor.result in self.graph.updates.values():
+            return ()
+        assert isinstance(updates[0].op, Update)
+        if updates[0].op.guard(updates[0].operands) is not None:
+            self.log.missed("update", updates[0], "it waits until all gradients are known to be finite")
             return ()
         self.taken.add(updates[0])
         why = "nothing else reads the gradient: it is stored in runs that do not update only"

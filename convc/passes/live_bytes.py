@@ -12,6 +12,7 @@ from itertools import accumulate
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.elementwise import Elementwise, Greater
+from convc.ir.ops.loss_scaling import Unscale
 from convc.ir.ops.shape import Flatten, Unflatten
 from convc.ir.ops.sweep import MaxNorm, Sweep
 from convc.passes.sections import prepared
@@ -61,6 +62,8 @@ def _place(
     node: Node, value: Value, index: int, root: dict[Value, Value | None], death: dict[Value, int]
 ) -> Value | None:
     """Whose memory a result takes: None where it needs none, another value's, or its own."""
+    if isinstance(node.op, Unscale):
+        return root[node.operands[0]]
     if isinstance(node.op, (Constant, Greater, Sweep, MaxNorm)):
         return None  # folded into the code; recomputed where it is used; written over the parameter
     if isinstance(node.op, (Flatten, Unflatten)):

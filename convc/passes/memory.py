@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from convc.ir.diagnostic import fail
 from convc.ir.graph import Graph, Value
 from convc.ir.ops.constant import Constant
+from convc.ir.ops.loss_scaling import Unscale
 from convc.ir.ops.sweep import MaxNorm, Sweep
 from convc.ir.sizes import format_bytes
 from convc.lazy import dataclass
@@ -211,7 +212,10 @@ def lasting_slots(plan: Plan) -> tuple[dict[Value, Slot], int]:
     for value, parameter in list(home.items()):
         if value.producer is not None and isinstance(value.producer.op, MaxNorm):
             home[value.producer.operands[0]] = parameter
-    for kernel in kernels:
+    # Gradients are divided by the scale of a loss where they lie.
+    home |= {node.result: resolve(node.operands[0]) for node in graph.nodes_of(Unscale)}
+    # Last what is unscaled: the updates, which know all that lies between, say in which order gradients lie.
+    for kernel in sorted(kernels, key=lambda kernel: isinstance(kernel.anchor.op, Unscale)):
         if isinstance(kernel.anchor.op, Sweep):
             for position in range(kernel.anchor.op.tensors):
                 for node in (kernel.anchor, *kernel.riders):
@@ -225,13 +229,14 @@ def lasting_slots(plan: Plan) -> tuple[dict[Value, Slot], int]:
     on_demand = on_demand_values(plan)
     for name, value in graph.outputs.items():
         if name.startswith(GRADIENT) and value not in on_demand:
-            place(value)
+            place(home.get(value, value))
     for node in graph.nodes_of(Constant):
         place(node.result)
     for value in prepared_values(plan):
         place(value)
     for value in on_demand:
         place(value)
-    for value, parameter in home.items():
-        slots[value] = slots[parameter]
+    for value, owner in home.items():
+        if owner in slots:
+            slots[value] = slots[owner]
     return slots, offset

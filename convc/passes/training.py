@@ -11,6 +11,13 @@ Where several batches make one update, where gradients are clipped and where the
     %n = gradient_norm(%a', …);  %c = min(1, clip / (%n + 1e-6))
     %w', %m' = sgd_update(%w, %a', %w.momentum, %lr, %step, %c)
     %w" = max_norm(%w') {bound=3.0};  update %w = %w"
+
+Where the loss is scaled, lest gradients in 16 bits vanish:
+
+    %s = scale_loss(%loss, %loss.scale)                                                  (this is differentiated)
+    %u = unscale(%g, %loss.scale);  return (loss: %loss, grad.w: %u)
+    %ok = all_finite(%u, …);  %w', %m' = sgd_update(%w, %u, %w.momentum, %lr, %step, 1, %ok)
+    update %loss.scale, %loss.good, %loss.skipped = move_scale(%loss.scale, %loss.good, %loss.skipped, %ok)
 """
 
 from __future__ import annotations
@@ -27,10 +34,11 @@ from convc.ir.ops.constant import Constant
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
 from convc.ir.ops.elementwise import Add, Divide, Minimum
 from convc.ir.ops.linear import Linear
+from convc.ir.ops.loss_scaling import AllFinite, MoveScale, ScaleLoss, Unscale
 from convc.ir.ops.sweep import Accumulate, GradientNorm, MaxNorm
 from convc.ir.ops.update import Update
 from convc.ir.span import Location
-from convc.ir.types import DType
+from convc.ir.types import DType, TensorType
 from convc.lazy import dataclass
 from convc.passes.base import Pass, PassLog
 from convc.passes.sections import ACCUMULATOR
@@ -43,12 +51,30 @@ DECAYED_ROLES = ("weight", "slope")
 _CLIP_EPSILON = 1e-6
 
 
+# The parameters that hold the state of loss scaling.
+LOSS_SCALE, GOOD_UPDATES, SKIPPED_UPDATES = "loss.scale", "loss.good", "loss.skipped"
+
+
+@dataclass(frozen=True)
+class LossScaling:
+    """The loss is differentiated `initial` times as large. Updates with gradients that are not finite are skipped; if
+    `dynamic`, each of them halves the scale, and 2000 good ones in a row double it (see `MoveScale`)."""
+
+    initial: float = 65536.0
+    dynamic: bool = True
+
+    @property
+    def move(self) -> MoveScale:
+        return MoveScale() if self.dynamic else MoveScale(growth=1.0, backoff=1.0)
+
+
 @dataclass(frozen=True)
 class Training(Pass):
     """Append gradients (outputs `grad.NAME`) and, with an optimiser, the updates of parameters and its states.
 
     `clip` bounds the norm of all gradients together, `max_norm` that of each unit's weights; with `accumulate` an
-    update takes the mean gradient over the rows of several batches.
+    update takes the mean gradient over the rows of several batches. With `scaling` a multiple of the loss is
+    differentiated; gradients, and all that is made of them, are those of the loss itself.
     """
 
     name: ClassVar[str] = "training"
@@ -65,6 +91,7 @@ class Training(Pass):
     clip: float | None = None
     accumulate: bool = False
     max_norm: float | None = None
+    scaling: LossScaling | None = None
 
     def run(self, graph: Graph, log: PassLog) -> None:
         loss = graph.outputs["loss"].producer
@@ -102,13 +129,21 @@ class Training(Pass):
         """Gradients and updates of `parameters`. Returns those that the loss does not depend on: theirs is zero."""
         # Asked before differentiation: gradients of convolutions use weights the other way round.
         units = {p.name: _units(p) for p in parameters if p.role == "weight"}
-        gradients = differentiate(graph, graph.outputs["loss"], [p.value for p in parameters])
         builder = Builder(graph)
+        loss, scale = graph.outputs["loss"], None
+        if self.scaling is not None:
+            scale = self._scalar(graph, LOSS_SCALE, self.scaling.initial)
+            with builder.at((), "loss"):
+                loss = builder.add(ScaleLoss(), loss, scale)
+        gradients = differentiate(graph, loss, [p.value for p in parameters])
         unused: list[Parameter] = []
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is None:
                 unused.append(parameter)
                 gradient = builder.add(Constant((0.0,), parameter.value.shape))
+            if scale is not None:
+                with builder.at(_place(parameter), parameter.name):
+                    gradient = builder.add(Unscale(), gradient, scale)
             graph.outputs[GRADIENT + parameter.name] = gradient
         if self.optimizer is not None:
             self._update(graph, builder, parameters, units)
@@ -122,12 +157,35 @@ class Training(Pass):
         if self.accumulate:
             gradients = {p.name: self._mean(graph, builder, p, gradients[p.name]) for p in parameters}
         scale = None if self.clip is None else _clip(builder, list(gradients.values()), self.clip)
+        ok = None
+        if self.scaling is not None:
+            ok = self._check(graph, builder, list(gradients.values()))
+            scale = scale or builder.constant(1.0)
         for parameter in parameters:
-            self._move(graph, builder, parameter, gradients[parameter.name], scale)
+            self._move(graph, builder, parameter, gradients[parameter.name], scale, ok)
         if self.max_norm is not None:
             for name, unit in units.items():
                 with builder.at(_place(graph.parameters[name]), name):
                     graph.updates[name] = builder.add(replace(unit, bound=self.max_norm), graph.updates[name])
+
+    @staticmethod
+    def _scalar(graph: Graph, name: str, initial: float) -> Value:
+        """A number that outlives a step, declared at its first use."""
+        if name in graph.parameters:
+            return graph.parameters[name].value
+        start = Initializer("const", initial)
+        return graph.add_parameter(name, TensorType(DType.F32, ()), role="state", trainable=False, initial=start)
+
+    def _check(self, graph: Graph, builder: Builder, gradients: list[Value]) -> Value:
+        """Whether all gradients are finite; what follows from that for the scale."""
+        assert self.scaling is not None
+        names = (LOSS_SCALE, GOOD_UPDATES, SKIPPED_UPDATES)
+        state = [self._scalar(graph, name, 0.0) for name in names]
+        with builder.at((), "loss"):
+            ok = builder.add(AllFinite(), *gradients)
+            moved = builder.add_node(self.scaling.move, *state, ok)
+        graph.updates.update(zip(names, moved.results, strict=True))
+        return ok
 
     @staticmethod
     def _mean(graph: Graph, builder: Builder, parameter: Parameter, gradient: Value) -> Value:
@@ -139,7 +197,9 @@ class Training(Pass):
             graph.updates[name] = builder.add(Accumulate(), mean, gradient, rows, seen)
         return graph.updates[name]
 
-    def _move(self, graph: Graph, builder: Builder, parameter: Parameter, gradient: Value, scale: Value | None) -> None:
+    def _move(
+        self, graph: Graph, builder: Builder, parameter: Parameter, gradient: Value, *factors: Value | None
+    ) -> None:
         assert self.optimizer is not None
         decayed = self.decay_bias or parameter.role in DECAYED_ROLES
         factor = parameter.decay if decayed else 0.0
@@ -150,7 +210,7 @@ class Training(Pass):
         states = [_state(graph, name, parameter, "state") for name in names]
         lr, step = scalar_input(graph, "lr", DType.F32), scalar_input(graph, "step", DType.I64)
         with builder.at(_place(parameter), parameter.name):
-            node = builder.add_node(update, parameter.value, gradient, *states, lr, step, scale)
+            node = builder.add_node(update, parameter.value, gradient, *states, lr, step, *factors)
         graph.updates.update(zip((parameter.name, *names), node.results, strict=True))
 
 

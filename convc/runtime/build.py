@@ -95,7 +95,7 @@ def build_net(
     require_memory(forward, batch, net.limits.memory_bytes)
     if mode == "train":
         refuse_unsupported(settings, net.sources, STEP_WORDS)
-        recipe = make_recipe(settings, forward)
+        recipe = make_recipe(settings, forward, chosen)
         if recipe.optimizer is not None and rate is None:
             # Nobody knows yet how many steps an epoch will have; it matters only where epochs and steps are mixed.
             rate = make_rate(settings.schedule, 1, settings.epochs)

@@ -18,6 +18,7 @@ from convc.ir.ops.update import AdagradUpdate, AdamUpdate, AdamWUpdate, RmspropU
 from convc.passes.base import Mode
 from convc.passes.half_precision import HalfPrecision, Precision
 from convc.passes.pipeline import Recipe
+from convc.passes.training import LossScaling
 from convc.runtime.program import Rate
 
 TARGETS = ("cpu", "reference")
@@ -63,9 +64,6 @@ def choose_precision(asked: str | None, settings: TrainSettings, mode: Mode | No
     if mode is None:
         message = f"precision `{known}` is not available here in this version"
         fail("unavailable-precision", message, span, hint="`--precision fp32`")
-    if mode == "train" and known == "fp16":
-        message = "precision `fp16` is not available for training in this version"
-        fail("unavailable-precision", message, span, hint="`bf16` has the range of fp32, and needs no loss scaling")
     if mode == "train" and settings.precision.rounding == "stochastic":
         message = "`rounding=stochastic` is not available in this version"
         fail("unavailable-precision", message, settings.precision.span, hint="there is `rounding=nearest`")
@@ -115,10 +113,10 @@ def _whole(value: object, what: str, least: int) -> int:
     return number
 
 
-def make_recipe(settings: TrainSettings, forward: Graph) -> Recipe:
-    """What the settings say about a training step of `forward`.
+def make_recipe(settings: TrainSettings, forward: Graph, precision: Precision = "fp32") -> Recipe:
+    """What the settings say about a training step of `forward` in a precision.
 
-    Errors: those of `make_update`, `value-class-weights`.
+    Errors: those of `make_update` and of `loss_scaling`, `value-class-weights`.
     """
     return Recipe(
         make_update(settings),
@@ -127,7 +125,23 @@ def make_recipe(settings: TrainSettings, forward: Graph) -> Recipe:
         settings.accumulate,
         settings.maxnorm,
         _class_weights(settings, forward),
+        loss_scaling(settings, precision),
     )
+
+
+def loss_scaling(settings: TrainSettings, precision: Precision) -> LossScaling | None:
+    """How the loss is scaled: as the settings say, else dynamically in fp16 and not at all in types that have the range
+    of float32. Error: `value-range` for a scale that is 0 or infinite in float32."""
+    scale = settings.precision.loss_scale
+    if scale == "dynamic":
+        return LossScaling() if precision == "fp16" else None
+    if scale == "none":
+        return None
+    with np.errstate(over="ignore"):
+        rounded = np.float32(scale)
+    if not 0 < rounded < np.inf:
+        fail("value-range", f"loss_scale={scale:g} is {rounded:g} in float32", settings.precision.span)
+    return LossScaling(scale, dynamic=False)
 
 
 def _class_weights(settings: TrainSettings, forward: Graph) -> tuple[float, ...]:

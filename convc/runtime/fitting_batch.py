@@ -58,7 +58,7 @@ def fitting_batch(
     positive(limit, "fit")
     settings = settings or net.settings
     choose = replace(algorithms or AlgorithmOptions(), tune=None).chooser("cpu", threads)
-    recipe = make_recipe(settings, net.graph(1)) if mode == "train" else Recipe()
+    recipe = make_recipe(settings, net.graph(1), settings.precision.kind) if mode == "train" else Recipe()
     order = choose_passes(mode, recipe, passes, "cpu", choose)
 
     def bytes_of(batch: int) -> int:

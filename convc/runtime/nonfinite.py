@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from convc.ir.graph import Graph, Node, Value
+from convc.ir.rounding import rounded
 from convc.lazy import dataclass
 
 
@@ -39,7 +40,7 @@ def find_origin(graph: Graph, arrays: Mapping[str, np.ndarray]) -> Origin | None
         with np.errstate(all="ignore"):
             results = node.op.reference(*(values[value] for value in node.operands))
         for value, array in zip(node.results, results if isinstance(results, tuple) else (results,), strict=True):
-            values[value] = np.asarray(array)
+            values[value] = rounded(np.asarray(array), value.type.dtype)
             if not np.isfinite(values[value]).all():
                 return Origin(node)
         for value in node.operands:

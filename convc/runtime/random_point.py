@@ -38,7 +38,7 @@ def random_point(graph: Graph, seed: int | Sequence[int]) -> dict[str, np.ndarra
 def _random_parameter(parameter: Parameter, random: np.random.Generator) -> np.ndarray:
     shape = parameter.value.shape
     if parameter.role in ("state", ACCUMULATOR):
-        return np.zeros(shape)
+        return np.full(shape, parameter.initial.value if parameter.initial.kind == "const" else 0.0)
     noise = random.standard_normal(shape)
     if parameter.role == "weight":
         fan_in = max(1, int(np.prod(shape[1:])))

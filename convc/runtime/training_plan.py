@@ -143,7 +143,7 @@ def make_plan(
         )  # fmt: skip
         settings = replace(settings, batch=found.batch)
         choices.append(Choice("batch", str(found.batch), str(found)))
-    make_recipe(settings, graph)  # what is wrong with it is told before anything is written
+    make_recipe(settings, graph, precision)  # what is wrong with it is told before anything is written
     steps = math.ceil(math.ceil(len(dataset.train) / settings.batch) / settings.accumulate)
     run = RunSettings(
         net=net.name,

@@ -8,6 +8,7 @@ from convc.ir.builder import Builder
 from convc.ir.graph import Graph, Value
 from convc.ir.op import Op
 from convc.ir.ops import (
+    AllFinite,
     AvgPoolBackward,
     BatchNorm,
     BatchNormBackward,
@@ -55,6 +56,7 @@ _BATCHED: dict[type[Op], tuple[int, ...]] = {
     MeanSquaredErrorBackward: (1, 2),
     DropConnectTraining: (),
     GradientNorm: (),
+    AllFinite: (),
     MaxNorm: (),
     ScaleWeights: (),
     SumWeights: (),

@@ -19,6 +19,7 @@ from convc.ir.ops.linear import Linear, LinearBackwardData, LinearBackwardWeight
 from convc.ir.ops.local_response import LocalResponseNorm, LocalResponseNormBackward
 from convc.ir.ops.log_softmax import LogSoftmax, LogSoftmaxBackward
 from convc.ir.ops.loss import CountCorrect, SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward
+from convc.ir.ops.loss_scaling import AllFinite, MoveScale, ScaleLoss, Unscale
 from convc.ir.ops.maps import ScaleMaps, SpatialSum, SpreadMaps
 from convc.ir.ops.norm import BatchNorm, BatchNormBackward, BatchNormTraining
 from convc.ir.ops.pad import Pad
@@ -136,6 +137,19 @@ ERRORS: list[tuple[Op, tuple[TensorType, ...], list[str]]] = [
     (AdamUpdate(), (f32(3), f32(3), f32(3), f32(), i32()), ["2 states"]),
     (RmspropUpdate(momentum=0.5), (f32(3), f32(3), f32(3), f32(), i32()), ["2 states"]),
     (SgdUpdate(), (f32(3), f32(3), f32(), i32(), f32(3)), ["factor", "f32[3]"]),
+    (SgdUpdate(), (f32(3), f32(3), f32(), i32(), f32(), f32(2)), ["whether to update", "f32[2]"]),
+    (SgdUpdate(), (f32(3), f32(3), f32(), i32(), f32(), f32(), f32()), ["0 states"]),
+    (ScaleLoss(), (f32(3), f32()), ["scalars", "f32[3]"]),
+    (ScaleLoss(), (f32(), f32(1)), ["scalars", "f32[1]"]),
+    (Unscale(), (f32(3), f32(3)), ["scalar", "f32[3]"]),
+    (Unscale(), (i32(3), f32()), ["numbers", "i32[3]"]),
+    (AllFinite(), (f32(3), i32(3)), ["numbers", "i32[3]"]),
+    (MoveScale(), (f32(), f32(), f32(), f32(1)), ["scalars", "f32[1]"]),
+    (MoveScale(), (f32(), f32(), i32(), f32()), ["scalars", "i32[]"]),
+    (MoveScale(growth=0.5), (f32(),) * 4, ["growth 0.5"]),
+    (MoveScale(backoff=2.0), (f32(),) * 4, ["backoff 2.0"]),
+    (MoveScale(backoff=0.0), (f32(),) * 4, ["backoff 0.0"]),
+    (MoveScale(interval=0), (f32(),) * 4, ["interval", "0"]),
     (Accumulate(), (f32(3), f32(4), i32(), i32()), ["f32[3]", "f32[4]"]),
     (Accumulate(), (f32(3), f32(3), i32(2), i32()), ["scalars", "i32[2]"]),
     (GradientNorm(), (f32(3), i32(3)), ["numbers", "i32[3]"]),
@@ -208,8 +222,10 @@ for _case in CASES:
     FIRST.setdefault(_case.op.name, _case)
 
 
-# Updates take a factor of the gradient, draws the number of rows before.
-OPTIONAL_SCALAR = {name for name, op in OPS.items() if issubclass(op, (Update, Draw))}
+# Updates take a factor of the gradient and whether to update at all, draws the number of rows before.
+OPTIONAL_SCALARS = {
+    name: 2 if issubclass(op, Update) else 1 for name, op in OPS.items() if issubclass(op, (Update, Draw))
+}
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -220,9 +236,9 @@ def test_wrong_numbers_of_operands(name: str) -> None:
     for wrong in ((), types[:-1], (*types, f32()), (*types, f32(), f32())):
         if least <= len(wrong) <= most and name in ("conv2d", "linear", "constant"):
             continue
-        if len(wrong) == len(types) or (name == "gradient_norm" and wrong):
+        if len(wrong) == len(types) or (name in ("gradient_norm", "all_finite") and wrong):
             continue
-        if len(wrong) == len(types) + 1 and name in OPTIONAL_SCALAR:
+        if 1 <= len(wrong) - len(types) <= OPTIONAL_SCALARS.get(name, 0):
             continue
         with pytest.raises(InferError):
             case.op.result_types(*wrong)

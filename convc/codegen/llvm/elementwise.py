@@ -25,6 +25,7 @@ from convc.ir.ops.elementwise import (
     Sqrt,
     Subtract,
 )
+from convc.ir.ops.loss_scaling import ScaleLoss
 
 # Takes the function under construction, the op, and its operands.
 Lower = Callable[..., V]
@@ -164,4 +165,5 @@ ELEMENTWISE: dict[type[Op], Lower] = {
     Greater: _greater,
     Select: _select,
     RunningAverage: _running_average,
+    ScaleLoss: _multiply,
 }

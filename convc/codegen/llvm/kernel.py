@@ -11,6 +11,7 @@ from convc.codegen.llvm.vocabulary import MOST_INSTRUCTIONS, Function, Index, V
 from convc.ir.graph import Node, Value
 from convc.ir.op import Op
 from convc.ir.ops.constant import Constant
+from convc.ir.ops.loss_scaling import AllFinite
 from convc.ir.ops.random import Draw, DropoutTraining, NoiseTraining
 from convc.ir.ops.sweep import GradientNorm, Sweep
 from convc.ir.types import DType
@@ -163,7 +164,7 @@ class KernelBuilder:
             results = [self._describe(value, numbers) for value in node.results]
             lines.append(f"{', '.join(results)} = {node.op}({', '.join(operands)})")
         stored = " ".join(numbers[value] for value in self.kernel.writes)
-        if isinstance(self.kernel.anchor.op, (Sweep, GradientNorm)):
+        if isinstance(self.kernel.anchor.op, (Sweep, GradientNorm, AllFinite)):
             # These run over neighbours in memory as if they were one tensor.
             slots = self.plan.memory.slots
             lines.append(" ".join(str(slots[value].offset) for value in self.values if value in slots))

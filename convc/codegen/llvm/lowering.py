@@ -31,6 +31,7 @@ from convc.codegen.llvm.linear import (
     scratch_linear_backward_data,
 )
 from convc.codegen.llvm.local_response import lower_local_response, scratch_local_response
+from convc.codegen.llvm.loss_scaling import lower_move_scale
 from convc.codegen.llvm.losses import lower_hinge, lower_hinge_backward, lower_mse, lower_mse_backward
 from convc.codegen.llvm.moments import lower_batch_moments, scratch_batch_moments
 from convc.codegen.llvm.normalization import (
@@ -40,7 +41,7 @@ from convc.codegen.llvm.normalization import (
     scratch_batch_norm,
     scratch_batch_norm_again,
 )
-from convc.codegen.llvm.norms import lower_gradient_norm, lower_max_norm, scratch_gradient_norm
+from convc.codegen.llvm.norms import lower_all_finite, lower_gradient_norm, lower_max_norm, scratch_over_gradients
 from convc.codegen.llvm.pairs import lower_pairs
 from convc.codegen.llvm.pooling import lower_pool, lower_pool_backward, scratch_pool_backward
 from convc.codegen.llvm.rearranging import lower_pad, lower_rearrange
@@ -53,7 +54,7 @@ from convc.codegen.llvm.sweeps import (
     lower_sum,
     scratch_channel_sum,
 )
-from convc.codegen.llvm.updates import lower_accumulate, lower_update
+from convc.codegen.llvm.updates import lower_accumulate, lower_unscale, lower_update
 from convc.codegen.llvm.vocabulary import MOST_INSTRUCTIONS, CodeTooLarge, Function, module_text
 from convc.ir import ops
 from convc.ir.diagnostic import fail
@@ -117,7 +118,10 @@ LOWERINGS: dict[type[Op], Lowering] = {
     ops.UpsampleBackward: Lowering(lower_upsample_backward),
     ops.DropConnectTraining: Lowering(lower_drop_connect),
     ops.Accumulate: Lowering(lower_accumulate),
-    ops.GradientNorm: Lowering(lower_gradient_norm, scratch_gradient_norm),
+    ops.GradientNorm: Lowering(lower_gradient_norm, scratch_over_gradients),
+    ops.AllFinite: Lowering(lower_all_finite, scratch_over_gradients),
+    ops.Unscale: Lowering(lower_unscale),
+    ops.MoveScale: Lowering(lower_move_scale),
     ops.MaxNorm: Lowering(lower_max_norm),
     ops.ScaleWeights: Lowering(lower_scale_weights),
     ops.SumWeights: Lowering(lower_sum_weights),

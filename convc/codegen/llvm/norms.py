@@ -1,9 +1,12 @@
 """Norms: of all gradients together, and of the weights of each unit. Squares are added up in double precision.
 
-What is added up depends on shapes alone: gradients are cut into chunks of a fixed size, units belong to one thread.
+Whether all gradients are finite is found out in the same way. What is added up depends on shapes alone: gradients are
+cut into chunks of a fixed size, units belong to one thread.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.units import Box, double_zeros, each_unit, walk
@@ -33,7 +36,7 @@ class _Range:
         return self.size // step * step
 
 
-def scratch_gradient_norm(k: KernelBuilder) -> int:
+def scratch_over_gradients(k: KernelBuilder) -> int:
     """One double per chunk, and one per range for what fills no vector; as many as if nothing were contiguous."""
     sizes = [k.layout(resolve(value)).size for value in k.kernel.anchor.operands]
     return 8 * sum((size + 16) // _CHUNK + 2 for size in sizes)
@@ -65,18 +68,43 @@ def _place(slot: Slot) -> tuple[str, int]:
 
 
 def lower_gradient_norm(k: KernelBuilder) -> None:
+    def square(f: Function, total: V, place: V, lanes: int) -> V:
+        value = f.convert("fpext", f.load(place, lanes), "double")
+        return f.fma(value, value, total)
+
+    def root(f: Function, total: V) -> V:
+        return f.convert("fptrunc", f.intrinsic("llvm.sqrt.f64", "double", total), "float")
+
+    _over_gradients(k, "double", square, root)
+
+
+def lower_all_finite(k: KernelBuilder) -> None:
+    """A number times zero is zero, and what is none is NaN, which no sum leaves again."""
+
+    def nothing(f: Function, total: V, place: V, lanes: int) -> V:
+        return f.fma(f.load(place, lanes), f.constant(0.0, lanes), total)
+
+    def verdict(f: Function, total: V) -> V:
+        zero = f.constant(0.0)
+        return f.select(f.compare("oeq", total, zero), f.constant(1.0), zero)
+
+    _over_gradients(k, "float", nothing, verdict)
+
+
+def _over_gradients(
+    k: KernelBuilder, element: str, add: Callable[[Function, V, V, int], V], result: Callable[[Function, V], V]
+) -> None:
+    """A sum of `element`s over all elements of all operands, and what is made of it. `add` puts to a sum what comes of
+    the lanes at a place."""
+    name = k.kernel.anchor.op.name
     ranges = _ranges(k)
     lanes = k.machine.lanes
     step = 2 * lanes
     chunks = ranges[-1].chunk + -(-ranges[-1].size // _CHUNK)
 
-    def square(f: Function, total: V, place: V, lanes: int) -> V:
-        value = f.convert("fpext", f.load(place, lanes), "double")
-        return f.fma(value, value, total)
-
     def parts(f: Function) -> None:
         start, stop = f.share(chunks)
-        zero = double_zeros(lanes)
+        zero = _zeros(f, element, lanes)
         for part in ranges:
             whole, base = part.whole(step), k.pointer(part.first)
             own = -(-part.size // _CHUNK)
@@ -87,28 +115,31 @@ def lower_gradient_norm(k: KernelBuilder) -> None:
                 with f.loop(begin, end, step, carried=[zero, zero]) as group:
                     place = f.address(base, group.index)
                     group.carried = [
-                        square(f, total, f.address(place, number * lanes), lanes)
+                        add(f, total, f.address(place, number * lanes), lanes)
                         for number, total in enumerate(group.carried)
                     ]
                 total = f.total(f.binary("fadd", *group.carried))
-                f.store(total, f.address(k.scratch_pointer(), chunk.index, "double"))
+                f.store(total, f.address(k.scratch_pointer(), chunk.index, element))
 
     def combine(f: Function) -> None:
         with f.when(f.equal(f.rank, 0)):
-            with f.loop(0, chunks, carried=[double_zeros(1)]) as chunk:
-                value = f.load(f.address(k.scratch_pointer(), chunk.index, "double"), 1, "double")
+            with f.loop(0, chunks, carried=[_zeros(f, element, 1)]) as chunk:
+                value = f.load(f.address(k.scratch_pointer(), chunk.index, element), 1, element)
                 chunk.carried = [f.binary("fadd", chunk.carried[0], value)]
             total = chunk.carried[0]
             for part in ranges:
-                with f.loop(part.whole(step), part.size, carried=[total]) as element:
-                    place = f.address(k.pointer(part.first), element.index)
-                    element.carried = [square(f, element.carried[0], place, 1)]
-                total = element.carried[0]
-            root = f.intrinsic("llvm.sqrt.f64", "double", total)
-            f.store(f.convert("fptrunc", root, "float"), k.pointer(k.kernel.anchor.result))
+                with f.loop(part.whole(step), part.size, carried=[total]) as rest:
+                    place = f.address(k.pointer(part.first), rest.index)
+                    rest.carried = [add(f, rest.carried[0], place, 1)]
+                total = rest.carried[0]
+            f.store(result(f, total), k.pointer(k.kernel.anchor.result))
 
-    k.phase("gradient_norm_parts", parts)
-    k.phase("gradient_norm", combine)
+    k.phase(f"{name}_parts", parts)
+    k.phase(name, combine)
+
+
+def _zeros(f: Function, element: str, lanes: int) -> V:
+    return double_zeros(lanes) if element == "double" else f.constant(0.0, lanes)
 
 
 # The norm of each unit's weights

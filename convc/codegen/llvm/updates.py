@@ -1,15 +1,17 @@
-"""What happens to all parameters alike: optimiser updates and mean gradients, in one sweep over memory each."""
+"""What happens to all parameters alike: updates, mean gradients, gradients unscaled; one sweep over memory each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from convc.codegen.llvm.control import maybe
 from convc.codegen.llvm.kernel import RATE, ROWS, SEEN, STEP, KernelBuilder, context_word
 from convc.codegen.llvm.vocabulary import Function, Index, V, double_literal
 from convc.ir.graph import Node, Value
+from convc.ir.ops.loss_scaling import Unscale
 from convc.ir.ops.sweep import Accumulate, Sweep
 from convc.ir.ops.update import AdagradUpdate, AdamUpdate, AdamWUpdate, RmspropUpdate, SgdUpdate, Update
-from convc.passes.fusion import resolve
+from convc.passes.fusion import is_immediate, resolve
 from convc.passes.machine import split_lanes
 
 # From vectors of all tensors of a sweep to the new ones, by position.
@@ -18,8 +20,11 @@ Rule = Callable[[list[V]], dict[int, V]]
 Formula = Callable[[V, V, list[V]], list[V]]
 
 
-def _lower_sweep(k: KernelBuilder, make_rule: Callable[[Function], Rule]) -> None:
-    """All parameters with equal settings in one loop over memory, all tensors of the sweep lying in the same order."""
+def _lower_sweep(k: KernelBuilder, make_rule: Callable[[Function], Rule], guard: Value | None = None) -> None:
+    """All parameters with equal settings in one loop over memory, all tensors of the sweep lying in the same order.
+
+    Nothing happens where `guard` is 0.
+    """
     op = k.op(Sweep)
     nodes = (k.kernel.anchor, *k.kernel.riders)
     slots = k.plan.memory.slots
@@ -31,6 +36,10 @@ def _lower_sweep(k: KernelBuilder, make_rule: Callable[[Function], Rule]) -> Non
     size = lengths.pop() // 4
 
     def body(f: Function) -> None:
+        with maybe(f, None if guard is None else f.compare("une", k.scalar(f, guard), f.constant(0.0))):
+            sweep(f)
+
+    def sweep(f: Function) -> None:
         pointers = [k.pointer(resolve(value)) for value in k.kernel.anchor.operands[: op.tensors]]
         lanes = k.machine.lanes
         rule = make_rule(f)
@@ -80,11 +89,29 @@ def lower_accumulate(k: KernelBuilder) -> None:
     _lower_sweep(k, make_rule)
 
 
+# Gradients of a scaled loss
+
+
+def lower_unscale(k: KernelBuilder) -> None:
+    """Each gradient divided by the scale of the loss, where it lies."""
+    k.op(Unscale)
+
+    def make_rule(f: Function) -> Rule:
+        scale = k.scalar(f, k.kernel.anchor.operands[1])
+
+        def rule(values: list[V]) -> dict[int, V]:
+            return {0: f.binary("fdiv", values[0], f.splat(scale, values[0].lanes))}
+
+        return rule
+
+    _lower_sweep(k, make_rule)
+
+
 # Updates
 
 
 def lower_update(k: KernelBuilder) -> None:
-    k.op(Update)
+    op = k.op(Update)
 
     def make_rule(f: Function) -> Rule:
         formula = update_formula(k, f, k.kernel.anchor)
@@ -96,7 +123,7 @@ def lower_update(k: KernelBuilder) -> None:
 
         return rule
 
-    _lower_sweep(k, make_rule)
+    _lower_sweep(k, make_rule, op.guard(k.kernel.anchor.operands))
 
 
 def updated_tensors(node: Node) -> list[Value]:
@@ -110,8 +137,9 @@ def update_formula(k: KernelBuilder, f: Function, node: Node) -> Formula:
     op = node.op
     assert isinstance(op, Update)
     formula = _FORMULAS[type(op)](f, op)
-    scale = node.operands[op.tensors + 2 :]
-    if not scale:
+    scale = node.operands[op.tensors + 2 : op.tensors + 3]
+    # Where it says whether to update a factor is given in any case.
+    if not scale or (is_immediate(scale[0]) and k.scalar(f, scale[0]) == f.constant(1.0)):
         return formula
     factor = k.scalar(f, scale[0])
 

@@ -43,6 +43,7 @@ from convc.ir.ops.linear import Linear, LinearBackwardData, LinearBackwardWeight
 from convc.ir.ops.local_response import LocalResponseNorm, LocalResponseNormBackward
 from convc.ir.ops.log_softmax import LogSoftmax, LogSoftmaxBackward
 from convc.ir.ops.loss import CountCorrect, SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward
+from convc.ir.ops.loss_scaling import AllFinite, MoveScale, ScaleLoss, Unscale
 from convc.ir.ops.maps import ScaleMaps, SpatialSum, SpreadMaps
 from convc.ir.ops.norm import BatchMoments, BatchNorm, BatchNormBackward, BatchNormTraining
 from convc.ir.ops.pad import Pad
@@ -79,6 +80,7 @@ _ALL: tuple[type[Op], ...] = (
     SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward, CountCorrect,
     Hinge, HingeBackward, MeanSquaredError, MeanSquaredErrorBackward,
     Accumulate, GradientNorm, MaxNorm, ScaleWeights, SumWeights,
+    ScaleLoss, Unscale, AllFinite, MoveScale,
     SgdUpdate, AdagradUpdate, RmspropUpdate, AdamUpdate, AdamWUpdate,
 )  # fmt: skip
 

@@ -5,7 +5,8 @@ An instance without operands is also the configuration of an optimiser: the pass
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -14,11 +15,14 @@ from convc.ir.ops.sweep import Sweep
 from convc.ir.types import TensorType
 from convc.lazy import dataclass
 
+Operand = TypeVar("Operand")
+
 
 @dataclass(frozen=True)
 class Update(Sweep):
     """Base. Operands: parameter, gradient, the tensors of `states`, lr, step (from 1) and, optionally, a scalar that
-    the gradient is multiplied with before anything else. Results: parameter, states."""
+    the gradient is multiplied with before anything else, and behind it another one: where it is 0 nothing is updated,
+    and all stay bit for bit what they are, whatever the gradient is. Results: parameter, states."""
 
     l2: float = 0.0
     l1: float = 0.0
@@ -39,13 +43,14 @@ class Update(Sweep):
 
     def infer(self, *operands: TensorType) -> tuple[TensorType, ...]:
         scalars = operands[self.tensors :]
-        require(2 <= len(scalars) <= 3, "{} takes {} states", self.name, len(self.states))
+        require(2 <= len(scalars) <= 4, "{} takes {} states", self.name, len(self.states))
         parameter, *tensors = operands[: self.tensors]
         for tensor in tensors:
             require(tensor.shape == parameter.shape, "parameter {} against {}", parameter, tensor)
-        lr, step, *scale = scalars
+        lr, step, *others = scalars
         require(lr.rank == 0 and step.rank == 0, "learning rate and step are scalars, not {} and {}", lr, step)
-        require(all(factor.rank == 0 for factor in scale), "the gradient's factor is a scalar, not {}", *scale)
+        for other in others:
+            require(other.rank == 0, "the gradient's factor and whether to update are scalars, not {}", other)
         return (parameter,) * self.result_count
 
     def cost(self, *operands: TensorType) -> Cost:
@@ -53,10 +58,16 @@ class Update(Sweep):
 
     def reference(self, *operands: Array) -> tuple[Array, ...]:
         p, g, *states = operands[: self.tensors]
-        lr, step, *scale = operands[self.tensors :]
-        for factor in scale:
+        lr, step, *others = operands[self.tensors :]
+        if len(others) == 2 and not others[1]:
+            return (p, *states)
+        for factor in others[:1]:
             g = g * factor.astype(g.dtype)
         return self.move(p, g, states, float(lr), int(step))
+
+    def guard(self, operands: Sequence[Operand]) -> Operand | None:
+        """Of a node's operands the one that says whether to update; None where it always does."""
+        return operands[self.tensors + 3] if len(operands) == self.tensors + 4 else None
 
     def move(self, p: Array, g: Array, states: list[Array], lr: float, step: int) -> tuple[Array, ...]:
         """The parameter and the states after an update with gradient g."""
