@@ -63,6 +63,9 @@ class LossScaling:
     initial: float = 65536.0
     dynamic: bool = True
 
+    def __str__(self) -> str:
+        return f"dynamic, from {self.initial:.10g}" if self.dynamic else f"{self.initial:.10g}"
+
     @property
     def move(self) -> MoveScale:
         return MoveScale() if self.dynamic else MoveScale(growth=1.0, backoff=1.0)
@@ -141,7 +144,7 @@ class Training(Pass):
             if gradient is None:
                 unused.append(parameter)
                 gradient = builder.add(Constant((0.0,), parameter.value.shape))
-            if scale is not None:
+            elif scale is not None:
                 with builder.at(_place(parameter), parameter.name):
                     gradient = builder.add(Unscale(), gradient, scale)
             graph.outputs[GRADIENT + parameter.name] = gradient

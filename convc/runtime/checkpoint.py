@@ -7,7 +7,7 @@ one. Values that are not finite are refused: a checkpoint is what one goes back 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -84,14 +84,16 @@ def write_checkpoint(
     tensors: Mapping[str, np.ndarray],
     metadata: Mapping[str, str],
     types: Mapping[str, DType] = MappingProxyType({}),
+    unbounded: Collection[str] = (),
 ) -> None:
     """Write `tensors` to `path` at once, as float32 where `types` does not say f16 or bf16.
 
     The previous file stays until the new one is safe on disk.
 
+    All but those that are `unbounded` have to be finite.
     Errors: `checkpoint-not-finite` (nothing is written), `file-write` when the disk is full or the folder not writable.
     """
-    bad = non_finite(tensors)
+    bad = non_finite({name: array for name, array in tensors.items() if name not in unbounded})
     if bad:
         fail("checkpoint-not-finite", f"{path.name} is not written: {bad[0]} holds values that are not finite")
     arrays = {name: stored(array, types.get(name, DType.F32)) for name, array in tensors.items()}

@@ -13,6 +13,7 @@ from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.passes.plan_report import MemoryReport
+    from convc.passes.training import LossScaling
     from convc.runtime.data import DataSet
 
 
@@ -61,6 +62,15 @@ def explain_weights(settings: TrainSettings) -> Choice:
     if len(weights) > 10:
         shown = f"from {min(weights):.4g} to {max(weights):.4g}"
     return Choice("class_weights", shown, "balanced: labels / (classes · labels of the class)")
+
+
+def explain_scaling(settings: TrainSettings, scaling: LossScaling | None) -> Iterator[Choice]:
+    """How the loss is scaled where only the precision was given."""
+    if scaling is not None and scaling.dynamic and not settings.explicit("precision.loss_scale"):
+        why = (
+            "fp16 makes zeros of gradients below 3e-8; halved when they overflow, doubled after 2000 steps that do not"
+        )
+        yield Choice("loss scale", str(scaling), why)
 
 
 def explain_algorithms(mode: str, chosen: Mapping[str, str], measured: bool) -> Choice:

@@ -85,7 +85,9 @@ def explain(replay: Replay, number: int, step: int, what: str, kept: str) -> Dia
     last = number
     while True:
         moment = replay.before(last)
-        state = replay.program.state_dict()
+        # A mean gradient that overflowed is what updates are skipped for.
+        means = replay.program.unbounded_names
+        state = {n: np.nan_to_num(a) if n in means else a for n, a in replay.program.state_dict().items()}
         if moment is None or not non_finite(state) or last <= 1:
             break
         # The step before left a parameter that is not finite, though its loss still was.

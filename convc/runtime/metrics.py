@@ -21,7 +21,8 @@ class EpochRecord:
 
     `step` counts updates since the beginning, `seconds` is the time of the epoch with its validation, `best` says
     whether this epoch's weights were the best so far, `note` what followed from it (the rate was reduced, the training
-    ended).
+    ended). Where the loss is scaled, `loss_scale` is that of the next step, and `skipped` counts the updates that were
+    skipped since the beginning.
     """
 
     epoch: int
@@ -35,6 +36,8 @@ class EpochRecord:
     images_per_second: float
     best: bool
     note: str | None = None
+    loss_scale: float | None = None
+    skipped: int | None = None
 
 
 _COLUMNS = tuple(field.name for field in fields(EpochRecord))

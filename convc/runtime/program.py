@@ -18,15 +18,18 @@ from numpy.typing import ArrayLike
 from convc.ir.diagnostic import fail
 from convc.ir.graph import Graph
 from convc.ir.op import Op
+from convc.ir.ops.loss_scaling import MoveScale
 from convc.passes.base import Mode
 from convc.passes.manager import PassReport
-from convc.passes.sections import BATCH, EVERYTHING, Section
+from convc.passes.sections import ACCUMULATOR, BATCH, EVERYTHING, Section
+from convc.passes.training import LOSS_SCALE, SKIPPED_UPDATES
 from convc.runtime.checkpoint import Match, match, read_checkpoint, require_match, write_checkpoint
 from convc.runtime.executor import Executor, Result
 from convc.runtime.gate import Gate
 from convc.runtime.initial import initial_value
 from convc.runtime.operands import as_images, as_labels, as_targets, is_finite_number, one_hot
 from convc.runtime.parameters import STATE_ROLES, Parameters, as_parameter
+from convc.runtime.scaled_steps import ScaledSteps
 
 if TYPE_CHECKING:
     from convc.passes.plan import Plan
@@ -46,7 +49,8 @@ class Program:
     makes a loss of (logits, labels), which is known in infer mode, too. `steps` counts updates. `epoch`, the progress
     in epochs, may be set and decides the learning rate of `step`. `start` gives the values that take the place of some
     initialisers, and is called when the first value is needed. `forward` makes the graph of the net anew, as it was
-    before any pass, for those who translate it. `accumulate` batches make one update.
+    before any pass, for those who translate it. `accumulate` batches make one update. Where the loss is scaled, updates
+    whose gradients are not finite are skipped: they count as `skipped_steps`, and not as `steps`.
     """
 
     def __init__(
@@ -90,6 +94,8 @@ class Program:
         self._undrawn = dict(graph.parameters)
         self._untouched = True
         self.params = Parameters(graph, self._read, self._write)
+        rules = [node.op for node in graph.nodes_of(MoveScale) if isinstance(node.op, MoveScale)]
+        self._scaled = ScaledSteps(executor, rules[0]) if rules else None
 
     def __repr__(self) -> str:
         return f"<Program {self.graph.name}: {self.mode}, batch {self.batch}, {self.target}>"
@@ -128,6 +134,8 @@ class Program:
 
         Without `lr` the learning rate follows from `epoch` by the file's schedule. Where the file says `accumulate=k`
         every k-th call updates, by the mean gradient over all rows since the last update; `update` decides otherwise.
+        Where the loss is scaled, an update with gradients that are not finite is skipped; `train-overflow` if that
+        happens 50 times in a row at a scale that cannot fall any further.
         """
         self._require_training("step")
         if self._rate is None:
@@ -149,9 +157,20 @@ class Program:
         with self._gate:
             batches, rows = self._waiting
             complete = self.accumulate == 1 or (batches + 1 >= self.accumulate if update is None else update)
+            scaled = self._scaled if complete else None
+            if scaled is not None:
+                self._draw(SKIPPED_UPDATES)
+                scaled.before()
             result = self._run(EVERYTHING if complete else BATCH, images, self.targets(labels), lr)
-            self.steps += complete
+            done = complete if scaled is None else scaled.after()
+            self.steps += done
             self._waiting = (0, 0) if complete else (batches + 1, rows + len(images))
+            if complete and not done:
+                # The mean that was not finite is of no use to anybody, and a state that holds it cannot be saved.
+                for name in self.unbounded_names:
+                    self._write(name, np.zeros(self.graph.parameters[name].value.shape, np.float32))
+            if scaled is not None and scaled.hopeless:
+                scaled.give_up()
         return result
 
     def targets(self, labels: np.ndarray) -> np.ndarray:
@@ -232,6 +251,16 @@ class Program:
         """The rate that `step` would use now; None without an optimiser."""
         return None if self._rate is None else self._rate(self._epoch, self.steps)
 
+    @property
+    def loss_scale(self) -> float | None:
+        """What the loss of the next step is multiplied with before it is differentiated; None where it is not."""
+        return float(self._read(LOSS_SCALE)) if LOSS_SCALE in self.graph.parameters else None
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many updates were skipped because gradients were not finite; they are none of `steps`."""
+        return int(self._read(SKIPPED_UPDATES)) if self._scaled is not None else 0
+
     @cached_property
     def about(self) -> dict[str, str]:
         """What checkpoints say about the net: its name and a digest of what it computes."""
@@ -276,6 +305,13 @@ class Program:
     def state_names(self) -> tuple[str, ...]:
         """Names of the optimiser's states within `state_dict`."""
         return self._states
+
+    @property
+    def unbounded_names(self) -> tuple[str, ...]:
+        """Names of those tensors of `state_dict` that need not be finite between two updates: the mean gradients of an
+        update that will be skipped."""
+        parameters = self.graph.parameters.items() if self._scaled is not None else ()
+        return tuple(name for name, parameter in parameters if parameter.role == ACCUMULATOR)
 
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
         """Write parameters and buffers to a safetensors file. Non-finite values are refused."""

@@ -31,7 +31,10 @@ _ALWAYS = frozenset({"folder", "end", "test", "interrupt", "resume-with"})
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands within an epoch (from 1). Losses and accuracies are means of the epoch so far."""
+    """Where a training stands within an epoch (from 1). Losses and accuracies are means of the epoch so far.
+
+    `skipped` counts the updates that were skipped since the beginning, where the loss is scaled by `loss_scale`.
+    """
 
     epoch: int
     epochs: int
@@ -42,6 +45,8 @@ class Progress:
     accuracy: float | None
     images_per_second: float
     seconds_left: float
+    loss_scale: float | None = None
+    skipped: int | None = None
 
 
 class Reporter:
@@ -221,9 +226,17 @@ def describe(progress: Progress) -> str:
     parts = [f"loss {figure(progress.loss)}"]
     if progress.accuracy is not None:
         parts.append(f"accuracy {percent(progress.accuracy)}")
+    parts += scaling(progress.loss_scale, progress.skipped)
     parts.append(f"{progress.images_per_second:,.0f} images/s")
     parts.append(f"{duration(progress.seconds_left)} left")
     return "  ".join(parts)
+
+
+def scaling(scale: float | None, skipped: int | None) -> list[str]:
+    """`loss scale 65536  3 skipped`, in parts; no skipped steps go without saying, and so does no scale."""
+    if scale is None:
+        return []
+    return [f"loss scale {scale:.10g}", *([f"{skipped} skipped"] if skipped else [])]
 
 
 def figure(value: float) -> str:

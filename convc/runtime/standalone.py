@@ -123,6 +123,9 @@ def write_standalone(
         if recipe.optimizer is None:
             message = f"a training step needs an optimiser, and the file of {net.name} names none"
             fail("value-optimizer", message, hint="write `optim sgd lr=0.1 momentum=0.9` into its train item")
+        if recipe.scaling is not None:
+            message = "a library does not count the steps that a scaled loss skips"
+            fail("unavailable-precision", message, net.settings.precision.span, hint="leave `loss_scale=` out")
     half = half_precision(choose_precision(precision, net.settings, kind), net.layers, fp32)
     require_memory(net.graph(batch), batch, net.limits.memory_bytes)
     with with_sources(net.sources):

@@ -49,7 +49,8 @@ class FitResult:
 
     The test was made with `weights`: those of the best epoch by validation accuracy or, without a validation part, by
     training loss. Test images never have a part in that choice. `stopped` is why the training ended before its last
-    epoch (`early_stop`), None if it did not.
+    epoch (`early_stop`), None if it did not. Where the loss was scaled, `loss_scale` is what it came to, and `skipped`
+    counts the updates that were skipped since gradients were not finite.
     """
 
     folder: Path
@@ -63,6 +64,8 @@ class FitResult:
     test_loss: float | None
     weights: Path
     stopped: str | None = None
+    loss_scale: float | None = None
+    skipped: int | None = None
 
 
 def fit(
@@ -397,19 +400,22 @@ class _Training:
         return evaluate(self.infer, self.plan.dataset.test, check=self.interrupts.check)
 
     def _result(self, position: Position, test: Evaluation | None) -> FitResult:
-        best = next((record for record in self.metrics.records if record.epoch == position.best_epoch), None)
+        history = tuple(self.metrics.records)
+        best = next((record for record in history if record.epoch == position.best_epoch), None)
         return FitResult(
             folder=self.folder.path,
             epochs=position.epoch,
             steps=position.step,
             seconds=round(position.total_seconds, 3),
-            history=tuple(self.metrics.records),
+            history=history,
             best_epoch=position.best_epoch,
             validation_accuracy=best.validation_accuracy if best else None,
             test_accuracy=test["accuracy"] if test else None,
             test_loss=finite(test["loss"]) if test else None,
             weights=self.folder.best,
             stopped=self._why_stopped(position),
+            loss_scale=history[-1].loss_scale if history else None,
+            skipped=history[-1].skipped if history else None,
         )
 
     def _why_stopped(self, position: Position) -> str | None:
@@ -450,6 +456,9 @@ class _Training:
                 accuracy=result.test_accuracy,
                 loss=result.test_loss,
             )
+        if result.loss_scale is not None:
+            text = f"loss scale {result.loss_scale:.10g}; {result.skipped} updates skipped"
+            emit("loss-scale", text, loss_scale=result.loss_scale, skipped=result.skipped)
         emit(
             "end",
             f"run folder {result.folder}",

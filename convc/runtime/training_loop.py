@@ -24,7 +24,7 @@ from convc.runtime.interrupt import Interrupted, Interrupts
 from convc.runtime.metrics import EpochRecord, Metrics
 from convc.runtime.numbered import Numbered
 from convc.runtime.program import Program, Rate
-from convc.runtime.progress import Progress, Reporter, figure, percent
+from convc.runtime.progress import Progress, Reporter, figure, percent, scaling
 from convc.runtime.run_folder import RunFolder
 from convc.runtime.stall import Plateau, Stopping
 from convc.runtime.training_state import Position, save_state
@@ -137,7 +137,13 @@ class TrainingLoop:
             accuracy=position.correct / position.images if self.counts_correct else None,
             images_per_second=speed,
             seconds_left=left / speed,
+            loss_scale=self.program.loss_scale,
+            skipped=self._skipped,
         )
+
+    @property
+    def _skipped(self) -> int | None:
+        return None if self.program.loss_scale is None else self.program.skipped_steps
 
     def _finish_epoch(self) -> None:
         """Validate, keep the weights, write the record, and only then count the epoch as complete."""
@@ -161,7 +167,8 @@ class TrainingLoop:
             self.program.write_weights(self.folder.best, weights, about)
         self.program.write_weights(self.folder.last, weights, about)
         updates = -(-self.batches // self.program.accumulate)
-        rate = self.rate(position.epoch + (updates - 1) / updates, position.step - 1) * position.rate_scale
+        last = max(position.step - 1, 0)  # none if all have been skipped
+        rate = self.rate(position.epoch + (updates - 1) / updates, last) * position.rate_scale
         reduction, end = self._draw_conclusions(loss, validation, rate)
         position.seconds += time.monotonic() - started
         record = EpochRecord(
@@ -176,6 +183,8 @@ class TrainingLoop:
             images_per_second=round(position.images / max(training_seconds, 1e-9), 1),
             best=best,
             note="; ".join(text for text in (reduction, end) if text) or None,
+            loss_scale=self.program.loss_scale,
+            skipped=self._skipped,
         )
         self.metrics.append(record)
         position.next_epoch()
@@ -286,6 +295,7 @@ def describe_epoch(record: EpochRecord, epochs: int) -> str:
         parts.append(f"validation loss {figure(record.validation_loss)}")
     if record.validation_accuracy is not None:
         parts.append(f"validation accuracy {percent(record.validation_accuracy)}")
+    parts += scaling(record.loss_scale, record.skipped)
     parts += [f"lr {record.learning_rate:g}", f"{record.images_per_second:,.0f} images/s", f"{record.seconds:.1f} s"]
     if record.best and record.validation_accuracy is not None:
         parts.append("best so far")

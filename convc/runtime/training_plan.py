@@ -18,13 +18,14 @@ from convc.lazy import dataclass
 from convc.runtime import environment
 from convc.runtime.algorithms import AlgorithmOptions
 from convc.runtime.build import main_loss, require_plans
-from convc.runtime.choices import Choice, explain_settings, explain_validation, explain_weights
+from convc.runtime.choices import Choice, explain_scaling, explain_settings, explain_validation, explain_weights
 from convc.runtime.configuration import (
     balanced_weights,
     check_target,
     choose_precision,
     describe_optimizer,
     half_precision,
+    loss_scaling,
     make_rate,
     make_recipe,
     positive,
@@ -129,6 +130,8 @@ def make_plan(
     measures_loss = main_loss(graph) is not None
     choices += explain_images(net, settings)
     choices += explain_settings(settings)
+    scaling = loss_scaling(settings, precision)
+    choices += explain_scaling(settings, scaling)
     choices += explain_validation(settings, dataset, measures_loss)
     _require_validation(settings, dataset, measures_loss)
     if settings.class_weights == "balanced":
@@ -168,6 +171,7 @@ def make_plan(
         augment=" -> ".join(map(str, settings.augment)) or "none",
         algorithms=str(algorithms),
         fp32=", ".join(fp32) or "none",
+        loss_scale=str(scaling or "none"),
     )
     about = {
         "classes": json.dumps(dataset.classes, ensure_ascii=False),

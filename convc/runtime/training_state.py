@@ -77,7 +77,7 @@ def save_state(
         **program.about,
         **metadata,
     }
-    write_checkpoint(path, program.state_dict() if state is None else state, about)
+    write_checkpoint(path, program.state_dict() if state is None else state, about, unbounded=program.unbounded_names)
 
 
 def load_state(path: Path, program: Program) -> Position:

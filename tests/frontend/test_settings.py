@@ -96,7 +96,6 @@ def test_the_train_item_of_the_reference() -> None:
         "augment pca",
         "augment shear",
         "augment elastic",
-        "precision fp16",
         "test",
         "ensemble",
         "search",
@@ -149,6 +148,8 @@ def test_what_is_executed_now() -> None:
     steps = "pad 4 -> crop 28 -> flip h -> rotate 10 -> shift 2 -> scale (0.8,1.2) -> noise 0.05 -> cutout 8"
     assert unsupported(train(f"augment {{ {steps} }}")) == []
     assert unsupported(train('init "w.safetensors" freeze="fc*"')) == []
+    for precision in ("fp16", "fp16 loss_scale=none", "fp16 loss_scale=128", "bf16 loss_scale=0.5"):
+        assert unsupported(train(f"precision {precision}")) == []
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,6 @@ def test_what_is_executed_now() -> None:
         "augment { flip h -> pca 0.1 }",
         "augment { shear 5 -> flip h }",
         "augment { elastic 8 }",
-        "precision fp16",
         "precision bf16 rounding=stochastic",
         "test { ten_crop 24 -> average }",
         "ensemble 5",
@@ -170,7 +170,7 @@ def test_what_is_executed_now() -> None:
 )
 def test_what_is_refused_by_name(setting: str) -> None:
     (found,) = unsupported(train(setting))
-    word = re.findall("jitter|pca|shear|elastic|shards|cg|lbfgs|newton_cg|fp16|stochastic|test|ensemble", setting)[0]
+    word = re.findall("jitter|pca|shear|elastic|shards|cg|lbfgs|newton_cg|stochastic|test|ensemble", setting)[0]
     assert word in found.message.split("`")[1]
     assert (found.code, found.severity) == ("unavailable-setting", "error")
     assert found.span is not None

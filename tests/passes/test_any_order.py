@@ -28,7 +28,7 @@ from convc.passes.recompute import Recompute
 from convc.passes.registry import PASSES
 from convc.passes.separate_moments import SeparateMoments
 from convc.passes.specialize import Specialize
-from convc.passes.training import GRADIENT, Training
+from convc.passes.training import GRADIENT, LossScaling, Training
 from tests.codegen.whole_net import arrays_for, assert_agrees, exactly, run_natively, with_batch
 from tests.detours import detoured
 from tests.strategies import Draw, graphs
@@ -50,7 +50,8 @@ FORWARD: Order = (FoldInputScale(), FoldBatchNorm())
 @st.composite
 def training_orders(draw: Draw) -> tuple[Training, Order]:
     """`training`, and an order of passes around it."""
-    step = Training(draw(st.sampled_from(OPTIMIZERS)), clip=draw(st.sampled_from([None, 0.5])))
+    scaling = draw(st.sampled_from([None, LossScaling(), LossScaling(1024.0, dynamic=False)]))
+    step = Training(draw(st.sampled_from(OPTIMIZERS)), clip=draw(st.sampled_from([None, 0.5])), scaling=scaling)
     some = st.lists(st.sampled_from(ANYTIME), max_size=3)
     return step, (*draw(some), Specialize("train"), *draw(some), step, *draw(some))
 

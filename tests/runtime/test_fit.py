@@ -315,7 +315,7 @@ def test_an_existing_run_is_not_overwritten(fit: Fit, folder: Path) -> None:
         ({"data": "nothing"}, "data-kind"),
         ({"epochs": 0}, "value-range"),
         ({"seed": -1}, "value-range"),
-        ({"precision": "fp16"}, "unavailable-precision"),
+        ({"precision": "fp8"}, "unavailable-precision"),
         ({"target": "cuda"}, "unavailable-target"),
         ({"report": "loud"}, "value-report"),
         ({"threads": 0}, "value-range"),

@@ -398,7 +398,6 @@ def test_what_this_version_cannot_do(compile_text: Compile, tmp_path: Path) -> N
     assert refusal(lambda: convc.compile(net, target="cuda")) == "unavailable-target"
     assert refusal(lambda: convc.compile(net, target="tpu")) == "unavailable-target"
     assert refusal(lambda: convc.compile(net, precision="fp8")) == "unavailable-precision"
-    assert refusal(lambda: convc.compile(net, mode="train", precision="fp16")) == "unavailable-precision"
     assert refusal(lambda: convc.compile(net, algo="karatsuba")) == "value-algorithm"
     assert refusal(lambda: convc.compile(net, passes=["flod"])) == "name-pass"
     assert refusal(lambda: convc.compile(net, passes=["dead-code"])) == "missing-pass"

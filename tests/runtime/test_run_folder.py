@@ -98,11 +98,15 @@ def test_metrics_files(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path)
     metrics.restart(0)
     metrics.append(record(1))
-    metrics.append(record(2, validation_loss=0.25, validation_accuracy=0.5, best=False, note='a "b", c'))
+    metrics.append(
+        record(
+            2, validation_loss=0.25, validation_accuracy=0.5, best=False, note='a "b", c', loss_scale=512.0, skipped=3
+        )
+    )
     header, first, second = (tmp_path / "metrics.csv").read_text().splitlines()
     assert header.startswith("epoch,step,learning_rate,train_loss,")
-    assert first == "1,10,0.1,0.5,0.75,,,1.5,100.0,1,"
-    assert second == '2,20,0.1,0.5,0.75,0.25,0.5,1.5,100.0,0,"a ""b"", c"'
+    assert first == "1,10,0.1,0.5,0.75,,,1.5,100.0,1,,,"
+    assert second == '2,20,0.1,0.5,0.75,0.25,0.5,1.5,100.0,0,"a ""b"", c",512.0,3'
     again = Metrics(tmp_path)
     again.restart(2)
     assert again.records == metrics.records
