@@ -7,7 +7,7 @@
 An element-wise node joins when everything else that it reads exists before the anchor runs. Booleans are never stored:
 the node that makes one is repeated in every kernel that reads it. A bias gradient joins the weight gradient that reads
 the same cotangent, `batch_moments` the convolution whose result it reads; all optimiser updates with equal settings
-form one sweep, and so do the means of their gradients, and the gradients of a scaled loss that are divided by the scale.
+form one sweep, and so do the means of their gradients, and gradients of a scaled loss as they are divided by the scale.
 The gradient of a fully connected layer is used up by its update where it is computed, unless that update waits for all
 gradients to be known. Kernels that prepare (see `sections.py`) come first.
 """

@@ -187,3 +187,18 @@ def test_halves_underflow_unless_the_loss_is_scaled(threads: int) -> None:
     assert 0 < size < 1e-5
     assert float(np.abs(kept - exact).max()) < 0.01 * size
     assert float(np.abs(lost - exact).max()) > 0.1 * size
+
+
+def test_equal_gradients_are_divided_each_where_it_lies() -> None:
+    """Two biases whose outputs are added have one gradient; it must not be divided by the scale twice."""
+    body = "input 2x5x5 -> residual { conv 4 k=1 } skip { conv 4 k=3 pad=1 } -> relu -> fc 3 -> loss softmax"
+    graph = lowered(loads(f"net n {{ {body} }}").graph(4), "train", Recipe(SgdUpdate(momentum=0.9), scaling=DYNAMIC))
+    arrays = arrays_at(graph, 1024.0, 4)
+    results = run_natively(graph, arrays)
+    equal = [name for name in results if name.startswith("grad.") and name.endswith("conv1.bias")]
+    assert len(equal) == 2
+    np.testing.assert_array_equal(*(results[name] for name in equal))
+    assert np.abs(results[equal[0]]).max() > 0
+    assert_right(graph, 4)
+    with executor_for(graph, arrays) as executor:
+        assert plan_problems(executor.plan) == []

@@ -34,7 +34,7 @@ from convc.passes.fold_input_scale import FoldInputScale
 from convc.passes.recompute import Recompute
 from convc.passes.separate_moments import SeparateMoments
 from convc.passes.specialize import Specialize
-from convc.passes.training import Training
+from convc.passes.training import LossScaling, Training
 
 FOLDER = Path(__file__).parent / "golden"
 CLEAN_UPS = (FoldConstants, CommonSubexpressions, Canonicalize, FoldBatchNorm, FoldInputScale)
@@ -65,6 +65,9 @@ class Case:
         name, *words = self.sections["pass"].split()
         options = {key: _value(text) for key, text in (word.split("=") for word in words)}
         kind = PASSES[name]
+        if "scaling" in options:
+            scale = options["scaling"]
+            options["scaling"] = LossScaling(scale, dynamic=False) if isinstance(scale, float) else LossScaling()
         if "optimizer" in options:
             optimizer = OPS[str(options.pop("optimizer"))]
             assert issubclass(optimizer, Update)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from tests.mutants.catalogue import algorithms, clean_ups, gradients, graphs, plans, training
+from tests.mutants.catalogue import algorithms, clean_ups, gradients, graphs, loss_scaling, plans, training
 from tests.mutants.mutant import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
     *graphs.MUTANTS,
     *gradients.MUTANTS,
     *training.MUTANTS,
+    *loss_scaling.MUTANTS,
     *clean_ups.MUTANTS,
     *plans.MUTANTS,
     *algorithms.MUTANTS,

@@ -169,7 +169,7 @@ MUTANTS = (
     Mutant(
         "sweeps-of-different-settings",
         "passes/fusion.py",
-        "                sweeps.setdefault(node.op, []).append(node)\n",
+        "                sweeps.setdefault(_alike(node), []).append(node)\n",
         "                sweeps.setdefault(type(node.op), []).append(node)\n",
         "parameters with different rates are updated with those of the first",
         _FUSE,
