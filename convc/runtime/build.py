@@ -91,11 +91,11 @@ def build_net(
     chosen = choose_precision(precision, settings, "train" if mode == "train" else "infer")
     batch = settings.batch if batch is None else positive(batch, "batch")
     seed = settings.seed if seed is None else seed_number(seed)
-    forward, recipe = net.graph(batch), Recipe()
+    forward, recipe, half = net.graph(batch), Recipe(), half_precision(chosen, net.layers, fp32)
     require_memory(forward, batch, net.limits.memory_bytes)
     if mode == "train":
         refuse_unsupported(settings, net.sources, STEP_WORDS)
-        recipe = make_recipe(settings, forward, chosen)
+        recipe = make_recipe(settings, forward, half)
         if recipe.optimizer is not None and rate is None:
             # Nobody knows yet how many steps an epoch will have; it matters only where epochs and steps are mixed.
             rate = make_rate(settings.schedule, 1, settings.epochs)
@@ -118,7 +118,7 @@ def build_net(
             algorithms=algorithms,
             memory=memory,
             planned=planned,
-            half=half_precision(chosen, net.layers, fp32),
+            half=half,
         )
 
 

@@ -113,8 +113,8 @@ def _whole(value: object, what: str, least: int) -> int:
     return number
 
 
-def make_recipe(settings: TrainSettings, forward: Graph, precision: Precision = "fp32") -> Recipe:
-    """What the settings say about a training step of `forward` in a precision.
+def make_recipe(settings: TrainSettings, forward: Graph, half: HalfPrecision | None = None) -> Recipe:
+    """What the settings say about a training step of `forward`, and what follows from what is in 16 bits.
 
     Errors: those of `make_update` and of `loss_scaling`, `value-class-weights`.
     """
@@ -125,16 +125,16 @@ def make_recipe(settings: TrainSettings, forward: Graph, precision: Precision = 
         settings.accumulate,
         settings.maxnorm,
         _class_weights(settings, forward),
-        loss_scaling(settings, precision),
+        loss_scaling(settings, half),
     )
 
 
-def loss_scaling(settings: TrainSettings, precision: Precision) -> LossScaling | None:
-    """How the loss is scaled: as the settings say, else dynamically in fp16 and not at all in types that have the range
-    of float32. Error: `value-range` for a scale that is 0 or infinite in float32."""
+def loss_scaling(settings: TrainSettings, half: HalfPrecision | None) -> LossScaling | None:
+    """How the loss is scaled: as the settings say, else dynamically where any layer is in fp16, and not at all in types
+    that have the range of float32. Error: `value-range` for a scale that is 0 or infinite in float32."""
     scale = settings.precision.loss_scale
     if scale == "dynamic":
-        return LossScaling() if precision == "fp16" else None
+        return LossScaling() if half is not None and "fp16" in half.kinds else None
     if scale == "none":
         return None
     with np.errstate(over="ignore"):

@@ -10,6 +10,7 @@ from convc.ir.diagnostic import fail
 from convc.ir.sizes import format_bytes
 from convc.lazy import dataclass
 from convc.passes.base import Mode
+from convc.passes.half_precision import HalfPrecision
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import Recipe
 from convc.runtime.algorithms import AlgorithmOptions
@@ -49,6 +50,7 @@ def fitting_batch(
     threads: int | None = None,
     passes: Sequence[str] | None = None,
     algorithms: AlgorithmOptions | None = None,
+    half: HalfPrecision | None = None,
 ) -> FittingBatch:
     """The largest batch of at most `most` images for which a program of the net takes at most `limit` bytes.
 
@@ -58,8 +60,8 @@ def fitting_batch(
     positive(limit, "fit")
     settings = settings or net.settings
     choose = replace(algorithms or AlgorithmOptions(), tune=None).chooser("cpu", threads)
-    recipe = make_recipe(settings, net.graph(1), settings.precision.kind) if mode == "train" else Recipe()
-    order = choose_passes(mode, recipe, passes, "cpu", choose)
+    recipe = make_recipe(settings, net.graph(1), half) if mode == "train" else Recipe()
+    order = choose_passes(mode, recipe, passes, "cpu", choose, half=half)
 
     def bytes_of(batch: int) -> int:
         from convc.codegen.llvm.program import plan_step

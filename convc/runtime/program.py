@@ -116,6 +116,7 @@ class Program:
         """The loss (weighted sum, mean over the rows, without decay) and its gradient by trained parameter.
 
         Updates the running statistics of batch norm, and neither parameters, optimiser states nor the count of steps.
+        Where the loss is scaled gradients may be infinite, until steps have found a scale that fits.
         """
         self._require_training("value_and_grad")
         images, rows = self._training_operands(x, labels)

@@ -116,17 +116,17 @@ def write_standalone(
     if beside is None and size > _MOST_INSIDE:
         message = f"{size:,} bytes of weights are more than a library can hold"
         fail("budget-size", message, hint="keep them beside it: --weights-beside FILE.safetensors")
-    recipe = Recipe()
+    recipe, half = Recipe(), half_precision(choose_precision(precision, net.settings, kind), net.layers, fp32)
     if kind == "train":
         refuse_unsupported(net.settings, net.sources, STEP_WORDS)
-        recipe = make_recipe(net.settings, net.graph(batch))
+        recipe = make_recipe(net.settings, net.graph(batch), half)
         if recipe.optimizer is None:
             message = f"a training step needs an optimiser, and the file of {net.name} names none"
             fail("value-optimizer", message, hint="write `optim sgd lr=0.1 momentum=0.9` into its train item")
         if recipe.scaling is not None:
             message = "a library does not count the steps that a scaled loss skips"
-            fail("unavailable-precision", message, net.settings.precision.span, hint="leave `loss_scale=` out")
-    half = half_precision(choose_precision(precision, net.settings, kind), net.layers, fp32)
+            hint = "`bf16` without `loss_scale=` needs none"
+            fail("unavailable-precision", message, net.settings.precision.span, hint)
     require_memory(net.graph(batch), batch, net.limits.memory_bytes)
     with with_sources(net.sources):
         plans: dict[Tier, Plan] = {

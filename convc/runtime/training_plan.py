@@ -113,7 +113,7 @@ def make_plan(
     precision = choose_precision(overrides.get("precision"), settings, "train")
     settings = replace(settings, precision=replace(settings.precision, kind=precision))
     fp32: tuple[str, ...] = overrides.get("fp32", ())
-    half_precision(precision, net.layers, fp32)  # what is wrong with it is told before data is read
+    half = half_precision(precision, net.layers, fp32)  # what is wrong with it is told before data is read
     refuse_unsupported(settings, net.sources)
     check_folder(net, settings)
     dataset, train = prepare_images(net, settings, given or _read(net, settings, reporter, check))
@@ -130,7 +130,7 @@ def make_plan(
     measures_loss = main_loss(graph) is not None
     choices += explain_images(net, settings)
     choices += explain_settings(settings)
-    scaling = loss_scaling(settings, precision)
+    scaling = loss_scaling(settings, half)
     choices += explain_scaling(settings, scaling)
     choices += explain_validation(settings, dataset, measures_loss)
     _require_validation(settings, dataset, measures_loss)
@@ -142,11 +142,11 @@ def make_plan(
         most = min(LARGEST, len(dataset.train))
         found = fitting_batch(
             net, overrides["fit_bytes"], mode="train", most=most, settings=settings, threads=workers,
-            algorithms=algorithms,
+            algorithms=algorithms, half=half,
         )  # fmt: skip
         settings = replace(settings, batch=found.batch)
         choices.append(Choice("batch", str(found.batch), str(found)))
-    make_recipe(settings, graph, precision)  # what is wrong with it is told before anything is written
+    make_recipe(settings, graph, half)  # what is wrong with it is told before anything is written
     steps = math.ceil(math.ceil(len(dataset.train) / settings.batch) / settings.accumulate)
     run = RunSettings(
         net=net.name,

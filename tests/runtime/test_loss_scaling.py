@@ -19,6 +19,7 @@ from convc.runtime.data import DataSet, Split
 from convc.runtime.interrupt import Interrupted
 from convc.runtime.program import Program
 from convc.runtime.scaled_steps import PATIENCE
+from convc.runtime.standalone import write_standalone
 from convc.runtime.training_loop import TrainingLoop
 from tests.runtime.conftest import Compile
 
@@ -78,6 +79,22 @@ def test_who_decides(
     assert set(STATE) & set(program.params) == set()
     assert set(program.state_dict()) & set(STATE) == (set(STATE) if moves else set())
     assert compile_text(with_train(settings), mode="infer", precision=precision).loss_scale is None
+
+
+def test_one_layer_in_fp16_is_enough(compile_text: Compile) -> None:
+    text = with_train("").replace("fc 12", "fc 12 precision=fp16")
+    assert compile_text(text).loss_scale == 65536.0
+    assert compile_text(text, precision="bf16").loss_scale == 65536.0
+    assert compile_text(text.replace("fp16", "bf16")).loss_scale is None
+
+
+@pytest.mark.parametrize("settings", ["precision fp16", "precision bf16 loss_scale=8"])
+def test_libraries_do_not_train_with_a_scaled_loss(tmp_path: Path, settings: str) -> None:
+    path = tmp_path / "n.cnn"
+    path.write_text(with_train(settings))
+    with pytest.raises(CompileError, match="unavailable-precision"):
+        write_standalone(load(path), tmp_path / "n.so", tmp_path / "n.h", mode="train")
+    assert not (tmp_path / "n.so").exists()
 
 
 @pytest.mark.parametrize("scale", ["1e39", "1e-60"])
