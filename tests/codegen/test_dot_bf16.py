@@ -133,11 +133,12 @@ GRADIENTS: dict[str, tuple[bool, Geometry]] = {
     "strided": (True, Geometry((2, 19, 13, 12), (33, 19, 3, 3), (1, 1, 1, 1), stride=(2, 2))),
     "strided and dilated": (
         True,
-        Geometry((2, 9, 15, 16), (13, 9, 5, 3), (4, 1, 3, 2), stride=(2, 3), dilation=(2, 1)),
+        Geometry((2, 9, 15, 16), (23, 9, 5, 3), (4, 1, 3, 2), stride=(2, 3), dilation=(2, 1)),
     ),
-    "groups": (True, Geometry((2, 24, 7, 9), (24, 12, 3, 3), (1, 1, 1, 1), groups=2)),
-    "groups of an odd size": (False, Geometry((2, 24, 7, 9), (18, 12, 3, 3), (1, 1, 1, 1), groups=2)),
-    "few channels": (False, Geometry((2, 3, 8, 8), (16, 3, 3, 3), (1, 1, 1, 1))),
+    "groups": (True, Geometry((2, 24, 7, 9), (40, 12, 3, 3), (1, 1, 1, 1), groups=2)),
+    "groups of an odd size": (False, Geometry((2, 24, 7, 9), (42, 12, 3, 3), (1, 1, 1, 1), groups=2)),
+    "one vector": (False, Geometry((2, 24, 7, 9), (16, 24, 3, 3), (1, 1, 1, 1))),
+    "few channels": (False, Geometry((2, 3, 8, 8), (24, 3, 3, 3), (1, 1, 1, 1))),
     "one output": (False, Geometry((2, 16, 9, 9), (1, 16, 3, 3), (1, 1, 1, 1))),
 }
 

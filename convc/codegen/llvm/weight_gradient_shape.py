@@ -54,7 +54,9 @@ class Shape:
         # One row less than fits: the bias gradient may join.
         most = max(1, min(most_rows(k.machine, vectors) - (1 if k.kernel.riders else 0), _MOST_ROWS))
         halves = x.type.dtype is dy.type.dtype is DType.BF16
-        in_pairs = k.machine.dot_bf16 and halves and weights.columns % 4 == 0
+        # A single vector of columns has few sums for as much to interleave, and these wait for each other.
+        wide = weights.columns > k.machine.lanes and weights.columns % 4 == 0
+        in_pairs = k.machine.dot_bf16 and halves and wide
         return cls(op, op.kernel, source, cotangent, weights, vectors, most, in_pairs)
 
     @property

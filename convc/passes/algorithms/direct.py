@@ -58,8 +58,9 @@ def multiplies_positions(problem: Problem, machine: Machine) -> bool:
     """Whether a gradient by the filters, with channels enough for tiles of one tap, adds up products of bfloat16
     numbers two at a time, of neighbouring positions."""
     columns = problem.filters // problem.groups
-    whole = (padded(columns) if problem.groups == 1 else columns) % 4 == 0
-    return machine.dot_bf16 and problem.dtype is DType.BF16 and problem.direction == "backward_weights" and whole
+    columns = padded(columns) if problem.groups == 1 else columns
+    wide = columns > machine.lanes and columns % 4 == 0
+    return machine.dot_bf16 and problem.dtype is DType.BF16 and problem.direction == "backward_weights" and wide
 
 
 class Direct(Algorithm):
