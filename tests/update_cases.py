@@ -6,6 +6,7 @@ import numpy as np
 
 from convc.ir.ops.dropconnect import DropConnect, DropConnectTraining
 from convc.ir.ops.loss_scaling import AllFinite, MoveScale, ScaleLoss, Unscale
+from convc.ir.ops.round_to import RoundTo
 from convc.ir.ops.sweep import Accumulate, GradientNorm, MaxNorm
 from convc.ir.ops.units import ScaleWeights, SumWeights
 from convc.ir.ops.update import AdagradUpdate, AdamUpdate, AdamWUpdate, RmspropUpdate, SgdUpdate, Update
@@ -151,6 +152,10 @@ def _masks() -> list[OpCase]:
             OpCase(f"drop_connect/{name}", DropConnect(0.5, 1), (normal(*shape),)),
             OpCase(f"drop_connect_training/{name}", op, (normal(*shape), *key), (0,), wide),
         ]
+        # Numbers that both types have: nothing is left to chance. What is rounded: tests/codegen/test_round_to.py.
+        for kind in ("f16", "bf16"):
+            there = np.round(4 * np.random.default_rng(1).standard_normal(shape)) / 4
+            cases.append(OpCase(f"round_to/{kind}/{name}", RoundTo(kind, "stochastic", 7), (there, *key), (), wide))
     few = DropConnectTraining(0.1, 2**32 - 1)
     return [*cases, OpCase("drop_connect_training/few", few, (normal(20, 7), *key), (0,))]
 

@@ -55,6 +55,7 @@ from convc.ir.ops import (
 from convc.ir.ops.elementwise import Elementwise
 from convc.ir.ops.loss_scaling import Unscale
 from convc.ir.ops.random import Draw
+from convc.ir.ops.round_to import RoundTo
 from convc.ir.ops.sweep import Accumulate, MaxNorm, Sweep
 from convc.ir.ops.update import Update
 from convc.ir.span import Location, union
@@ -265,7 +266,7 @@ class _Fuser:
                 # Where the last of them stands: norms read them all.
                 if nodes := ahead.get(node):
                     found.append(self._kernel(nodes[0], (), tuple(nodes[1:])))
-            elif isinstance(node.op, MaxNorm):
+            elif isinstance(node.op, MaxNorm) or self._rounds_update(node):
                 bounds.append(self._kernel(node, (), ()))
             elif not isinstance(node.op, (Constant, *_VIEWS)) and not is_boolean(node):
                 found.append(self._grow(node))
@@ -273,6 +274,9 @@ class _Fuser:
         # What is prepared is there before anything else runs, so all else can read it in an epilogue.
         found.sort(key=lambda kernel: kernel.section is not Section.PREPARE)
         return _after_last_readers(found) + updates + bounds
+
+    def _rounds_update(self, node: Node) -> bool:
+        return isinstance(node.op, RoundTo) and self.sections[node] is Section.UPDATE
 
     def _ahead_of_updates(self) -> dict[Node, list[Node]]:
         """What one sweep makes for one sweep of updates, under the last of them: mean gradients, or gradients that are

@@ -13,6 +13,7 @@ from convc.ir.graph import Graph, Node, Value
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.elementwise import Elementwise, Greater
 from convc.ir.ops.loss_scaling import Unscale
+from convc.ir.ops.round_to import RoundTo
 from convc.ir.ops.shape import Flatten, Unflatten
 from convc.ir.ops.sweep import MaxNorm, Sweep
 from convc.passes.sections import prepared
@@ -64,7 +65,7 @@ def _place(
     """Whose memory a result takes: None where it needs none, another value's, or its own."""
     if isinstance(node.op, Unscale):
         return root[node.operands[0]]
-    if isinstance(node.op, (Constant, Greater, Sweep, MaxNorm)):
+    if isinstance(node.op, (Constant, Greater, Sweep, MaxNorm, RoundTo)):
         return None  # folded into the code; recomputed where it is used; written over the parameter
     if isinstance(node.op, (Flatten, Unflatten)):
         return root[node.operands[0]]

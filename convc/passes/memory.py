@@ -21,6 +21,7 @@ from convc.ir.diagnostic import fail
 from convc.ir.graph import Graph, Value
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.loss_scaling import Unscale
+from convc.ir.ops.round_to import RoundTo
 from convc.ir.ops.sweep import MaxNorm, Sweep
 from convc.ir.sizes import format_bytes
 from convc.lazy import dataclass
@@ -210,8 +211,9 @@ def lasting_slots(plan: Plan) -> tuple[dict[Value, Slot], int]:
     # An updated parameter is written where it lies: nothing reads the old value after the update.
     home = {value: graph.parameters[name].value for name, value in graph.updates.items()}
     for value, parameter in list(home.items()):
-        if value.producer is not None and isinstance(value.producer.op, MaxNorm):
-            home[value.producer.operands[0]] = parameter
+        while value.producer is not None and isinstance(value.producer.op, (MaxNorm, RoundTo)):
+            value = value.producer.operands[0]
+            home[value] = parameter
     # Gradients are divided by the scale of a loss where they lie.
     home |= {node.result: resolve(node.operands[0]) for node in graph.nodes_of(Unscale)}
     # Last what is unscaled: the updates, which know all that lies between, say in which order gradients lie.

@@ -18,6 +18,10 @@ Where the loss is scaled, lest gradients in 16 bits vanish:
     %u = unscale(%g, %loss.scale);  return (loss: %loss, grad.w: %u)
     %ok = all_finite(%u, …);  %w', %m' = sgd_update(%w, %u, %w.momentum, %lr, %step, 1, %ok)
     update %loss.scale, %loss.good, %loss.skipped = move_scale(%loss.scale, %loss.good, %loss.skipped, %ok)
+
+Where parameters have no digits beyond those of 16 bits:
+
+    %r = round_to(%w', %seed, %step) {dtype="bf16", rounding="stochastic"};  update %w = %r
 """
 
 from __future__ import annotations
@@ -35,8 +39,10 @@ from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
 from convc.ir.ops.elementwise import Add, Divide, Minimum
 from convc.ir.ops.linear import Linear
 from convc.ir.ops.loss_scaling import AllFinite, MoveScale, ScaleLoss, Unscale
+from convc.ir.ops.round_to import HalfName, Rounding, RoundTo
 from convc.ir.ops.sweep import Accumulate, GradientNorm, MaxNorm
 from convc.ir.ops.update import Update
+from convc.ir.philox import stream_key
 from convc.ir.span import Location
 from convc.ir.types import DType, TensorType
 from convc.lazy import dataclass
@@ -72,12 +78,21 @@ class LossScaling:
 
 
 @dataclass(frozen=True)
+class ParameterRounding:
+    """Every update leaves parameters that are numbers of `dtype`: there is no other copy of them, with more digits."""
+
+    dtype: HalfName
+    kind: Rounding = "stochastic"
+
+
+@dataclass(frozen=True)
 class Training(Pass):
     """Append gradients (outputs `grad.NAME`) and, with an optimiser, the updates of parameters and its states.
 
     `clip` bounds the norm of all gradients together, `max_norm` that of each unit's weights; with `accumulate` an
     update takes the mean gradient over the rows of several batches. With `scaling` a multiple of the loss is
-    differentiated; gradients, and all that is made of them, are those of the loss itself.
+    differentiated; gradients, and all that is made of them, are those of the loss itself. With `rounding` updated
+    parameters are numbers of 16 bits.
     """
 
     name: ClassVar[str] = "training"
@@ -95,6 +110,7 @@ class Training(Pass):
     accumulate: bool = False
     max_norm: float | None = None
     scaling: LossScaling | None = None
+    rounding: ParameterRounding | None = None
 
     def run(self, graph: Graph, log: PassLog) -> None:
         loss = graph.outputs["loss"].producer
@@ -170,6 +186,16 @@ class Training(Pass):
             for name, unit in units.items():
                 with builder.at(_place(graph.parameters[name]), name):
                     graph.updates[name] = builder.add(replace(unit, bound=self.max_norm), graph.updates[name])
+        if self.rounding is not None:
+            for parameter in parameters:
+                self._round(graph, builder, parameter, self.rounding)
+
+    @staticmethod
+    def _round(graph: Graph, builder: Builder, parameter: Parameter, rounding: ParameterRounding) -> None:
+        seed, step = scalar_input(graph, "seed", DType.I64), scalar_input(graph, "step", DType.I64)
+        op = RoundTo(rounding.dtype, rounding.kind, stream_key(parameter.name, "round"))
+        with builder.at(_place(parameter), parameter.name):
+            graph.updates[parameter.name] = builder.add(op, graph.updates[parameter.name], seed, step)
 
     @staticmethod
     def _scalar(graph: Graph, name: str, initial: float) -> Value:

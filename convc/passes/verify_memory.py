@@ -12,6 +12,7 @@ from convc.ir.diagnostic import Diagnostic
 from convc.ir.graph import Node, Value
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.loss_scaling import MoveScale
+from convc.ir.ops.round_to import RoundTo
 from convc.ir.ops.sweep import MaxNorm, Sweep
 from convc.lazy import dataclass
 from convc.passes.fusion import Kernel, is_immediate, resolve
@@ -178,7 +179,7 @@ class MemoryChecker:
         """What is written over an operand lies exactly there, and the operand is read element by element."""
         assert result.value is not None
         assert operand.value is not None
-        if isinstance(kernel.anchor.op, (Sweep, MaxNorm, MoveScale)):
+        if isinstance(kernel.anchor.op, (Sweep, MaxNorm, MoveScale, RoundTo)):
             free = set(result.value.producer.operands if result.value.producer else ())
         else:
             free = elementwise_operands(kernel) | (set(kernel.update.operands) if kernel.update else set())

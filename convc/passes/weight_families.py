@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.ops.dropconnect import DropConnectTraining
+from convc.ir.ops.round_to import RoundTo
 from convc.ir.ops.sweep import MaxNorm, Sweep
 from convc.ir.ops.units import ScaleWeights
 from convc.passes.fusion import is_elementwise
@@ -57,4 +58,4 @@ class Families:
 
 def _keeps_places(node: Node) -> bool:
     """Whether results are computed number by number from operands of the same shape."""
-    return is_elementwise(node) or isinstance(node.op, (Sweep, MaxNorm, DropConnectTraining, ScaleWeights))
+    return is_elementwise(node) or isinstance(node.op, (Sweep, MaxNorm, RoundTo, DropConnectTraining, ScaleWeights))

@@ -32,6 +32,7 @@ from convc.ir.ops import (
     SumWeights,
 )
 from convc.ir.ops.random import Draw
+from convc.ir.ops.round_to import RoundTo
 from convc.ir.ops.sweep import Accumulate, Sweep
 from convc.ir.ops.update import Update
 from convc.ir.types import DType, TensorType
@@ -55,6 +56,7 @@ _BATCHED: dict[type[Op], tuple[int, ...]] = {
     HingeBackward: (1, 2),
     MeanSquaredErrorBackward: (1, 2),
     DropConnectTraining: (),
+    RoundTo: (),
     GradientNorm: (),
     AllFinite: (),
     MaxNorm: (),
@@ -70,7 +72,7 @@ def _context(op: Op) -> tuple[int, tuple[str, ...]]:
         return op.tensors, ("lr", "step")
     if isinstance(op, Accumulate):
         return op.tensors, ("rows", "seen")
-    return 1, ("seed", "step", "seen") if isinstance(op, (Draw, DropConnectTraining)) else ()
+    return 1, ("seed", "step", "seen") if isinstance(op, (Draw, DropConnectTraining, RoundTo)) else ()
 
 
 def _batched(op: Op, count: int) -> tuple[int, ...]:

@@ -46,6 +46,7 @@ from convc.codegen.llvm.pairs import lower_pairs
 from convc.codegen.llvm.pooling import lower_pool, lower_pool_backward, scratch_pool_backward
 from convc.codegen.llvm.rearranging import lower_pad, lower_rearrange
 from convc.codegen.llvm.resampling import lower_upsample, lower_upsample_backward
+from convc.codegen.llvm.round_to import lower_round_to
 from convc.codegen.llvm.step import Call, make_step
 from convc.codegen.llvm.sweeps import (
     lower_channel_sum,
@@ -123,6 +124,7 @@ LOWERINGS: dict[type[Op], Lowering] = {
     ops.Unscale: Lowering(lower_unscale),
     ops.MoveScale: Lowering(lower_move_scale),
     ops.MaxNorm: Lowering(lower_max_norm),
+    ops.RoundTo: Lowering(lower_round_to),
     ops.ScaleWeights: Lowering(lower_scale_weights),
     ops.SumWeights: Lowering(lower_sum_weights),
     ops.SgdUpdate: Lowering(lower_update),

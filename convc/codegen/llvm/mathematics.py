@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from convc.codegen.llvm.vocabulary import Function, V
+from convc.codegen.llvm.vocabulary import Function, Index, V, ref
 from convc.ir.philox import MULTIPLIERS, ROUNDS, WEYL
 
 _EXP_LOW, _EXP_HIGH = -87.336, 88.722
@@ -110,6 +110,14 @@ def philox_words(f: Function, element: V, seed: V, step: V, stream: int) -> tupl
         k0 = f.binary("and", f.binary("add", k0, _i64(f, WEYL[0], lanes)), mask)
         k1 = (k1 + WEYL[1]) & 0xFFFFFFFF
     return c0, c1
+
+
+def numbered_words(f: Function, first: Index, distance: int, lanes: int, seed: V, step: V, stream: int) -> V:
+    """Word 0 of the elements of a vector that are numbered from `first` on, `distance` apart; in 64-bit lanes."""
+    numbers = f.splat(V(ref(first), "i64"), lanes)
+    if lanes > 1:
+        numbers = f.binary("add", numbers, f.integers([lane * distance for lane in range(lanes)], "i64"))
+    return philox_words(f, numbers, seed, step, stream)[0]
 
 
 def logarithm(f: Function, x: V) -> V:

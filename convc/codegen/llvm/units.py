@@ -9,6 +9,7 @@ from convc.codegen.llvm.register_tile import column_pieces
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.types import Shape
 from convc.passes.layout import Layout, WeightLayout
+from convc.passes.machine import split_lanes
 
 # Places in memory: a first element, and nested loops over (extent, distance).
 Box = tuple[Index, list[tuple[int, int]]]
@@ -71,6 +72,35 @@ def each_row(f: Function, layout: WeightLayout, lanes: int, visit: RowVisit) -> 
             output = f.add(f.multiply(group, own), column)
             for piece in column_pieces(width, lanes):
                 visit(f.add(output, piece.offset), row, f.add(panel, piece.offset), piece.lanes)
+
+
+# What is done with a vector of weights: its place, the logical number of its first, how far apart the next are, lanes.
+WeightVisit = Callable[[Index, Index, int, int], None]
+
+
+def each_weight(f: Function, layout: Layout, lanes: int, visit: WeightVisit) -> None:
+    """Visit every vector of a parameter in any layout, padding included, with the logical numbers of its elements."""
+    if isinstance(layout, WeightLayout):
+        rows, features = layout.rows, layout.rows.channels * layout.rows.pixels
+
+        def packed(output: Index, row: Index, place: Index, count: int) -> None:
+            pixel, channel = f.divide(row, rows.stored), f.remainder(row, rows.stored)
+            feature = f.add(f.multiply(channel, rows.pixels), pixel)
+            visit(place, f.add(f.multiply(output, features), feature), features, count)
+
+        each_row(f, layout, lanes, packed)
+        return
+    groups = layout.size // lanes
+    start, stop = f.share(groups)
+    if groups:
+        with f.loop(start, stop) as group:
+            place = f.multiply(group.index, lanes)
+            visit(place, place, 1, lanes)
+    with f.when(f.equal(f.rank, 0)):
+        first = groups * lanes
+        for piece in split_lanes(layout.size - first, lanes // 2 if lanes > 4 else 1):
+            visit(first, first, 1, piece)
+            first += piece
 
 
 def _packed_outputs(f: Function, layout: WeightLayout, lanes: int, visit: UnitVisit) -> None:

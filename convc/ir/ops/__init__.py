@@ -52,6 +52,7 @@ from convc.ir.ops.random import Dropout, DropoutTraining, Noise, NoiseTraining
 from convc.ir.ops.rearrange import Rearrange
 from convc.ir.ops.reduce import ChannelSum, Sum
 from convc.ir.ops.resample import Upsample, UpsampleBackward
+from convc.ir.ops.round_to import RoundTo
 from convc.ir.ops.shape import Flatten, Relayout, Unflatten
 from convc.ir.ops.sweep import Accumulate, GradientNorm, MaxNorm
 from convc.ir.ops.units import ScaleWeights, SumWeights
@@ -79,7 +80,7 @@ _ALL: tuple[type[Op], ...] = (
     ChannelSum, Sum,
     SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward, CountCorrect,
     Hinge, HingeBackward, MeanSquaredError, MeanSquaredErrorBackward,
-    Accumulate, GradientNorm, MaxNorm, ScaleWeights, SumWeights,
+    Accumulate, GradientNorm, MaxNorm, RoundTo, ScaleWeights, SumWeights,
     ScaleLoss, Unscale, AllFinite, MoveScale,
     SgdUpdate, AdagradUpdate, RmspropUpdate, AdamUpdate, AdamWUpdate,
 )  # fmt: skip
