@@ -224,9 +224,6 @@ def unsupported(settings: TrainSettings) -> list[Diagnostic]:
         given.append(("optim", settings.optimizer.kind, settings.span("optim")))
     given += [("augment", step.word, step.span) for step in settings.augment]
     found = [_refusal(f"{word} {kind}", span, _LATER[word][1]) for word, kind, span in given if kind in _LATER[word][0]]
-    if settings.precision.rounding == "stochastic":
-        span = settings.span("precision")
-        found.append(_refusal("precision rounding=stochastic", span, "there is `rounding=nearest`"))
     found += [_refusal(word, settings.span(word)) for word in _LATER_ENTIRELY if getattr(settings, word)]
     return found
 

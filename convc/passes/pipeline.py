@@ -15,7 +15,7 @@ from convc.passes.fold_input_scale import FoldInputScale
 from convc.passes.half_precision import HalfPrecision
 from convc.passes.separate_moments import SeparateMoments
 from convc.passes.specialize import Specialize
-from convc.passes.training import LossScaling, Training
+from convc.passes.training import LossScaling, ParameterRounding, Training
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Recipe:
     max_norm: float | None = None
     class_weights: tuple[float, ...] = ()
     scaling: LossScaling | None = None
+    rounding: ParameterRounding | None = None
 
 
 def pipeline(
@@ -73,7 +74,9 @@ def pipeline(
         # Before differentiation: the training forms are the ones with gradients.
         Specialize("train", several, recipe.class_weights),
         *halves,
-        Training(recipe.optimizer, recipe.decay_bias, recipe.clip, several, recipe.max_norm, recipe.scaling),
+        Training(
+            recipe.optimizer, recipe.decay_bias, recipe.clip, several, recipe.max_norm, recipe.scaling, recipe.rounding
+        ),
         # Not before: batch norm that is used twice updates its statistics twice. Gradients repeat constants and masks.
         CommonSubexpressions(),
         Canonicalize(),  # gradients of losses with weights begin with a multiplication by 1

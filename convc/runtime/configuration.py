@@ -16,9 +16,9 @@ from convc.ir.graph import Graph
 from convc.ir.ops.loss import SoftmaxCrossEntropy
 from convc.ir.ops.update import AdagradUpdate, AdamUpdate, AdamWUpdate, RmspropUpdate, SgdUpdate, Update
 from convc.passes.base import Mode
-from convc.passes.half_precision import HalfPrecision, Precision
+from convc.passes.half_precision import HALVES, HalfPrecision, Precision
 from convc.passes.pipeline import Recipe
-from convc.passes.training import LossScaling
+from convc.passes.training import LossScaling, ParameterRounding
 from convc.runtime.program import Rate
 
 TARGETS = ("cpu", "reference")
@@ -64,9 +64,6 @@ def choose_precision(asked: str | None, settings: TrainSettings, mode: Mode | No
     if mode is None:
         message = f"precision `{known}` is not available here in this version"
         fail("unavailable-precision", message, span, hint="`--precision fp32`")
-    if mode == "train" and settings.precision.rounding == "stochastic":
-        message = "`rounding=stochastic` is not available in this version"
-        fail("unavailable-precision", message, settings.precision.span, hint="there is `rounding=nearest`")
     return known
 
 
@@ -126,7 +123,16 @@ def make_recipe(settings: TrainSettings, forward: Graph, half: HalfPrecision | N
         settings.maxnorm,
         _class_weights(settings, forward),
         loss_scaling(settings, half),
+        parameter_rounding(settings, half),
     )
+
+
+def parameter_rounding(settings: TrainSettings, half: HalfPrecision | None) -> ParameterRounding | None:
+    """With `rounding=stochastic` updated parameters are numbers of the program's 16 bits; else they are float32, and
+    cast where they are used."""
+    if settings.precision.rounding == "nearest" or half is None or half.kind not in HALVES:
+        return None
+    return ParameterRounding("f16" if half.kind == "fp16" else "bf16")
 
 
 def loss_scaling(settings: TrainSettings, half: HalfPrecision | None) -> LossScaling | None:

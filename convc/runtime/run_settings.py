@@ -38,6 +38,7 @@ class RunSettings:
     augment: str = "none"
     algorithms: str = "auto"
     fp32: str = "none"
+    rounding: str = "nearest"
     loss_scale: str = "none"
 
     def to_json(self) -> dict[str, object]:

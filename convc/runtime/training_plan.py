@@ -171,6 +171,7 @@ def make_plan(
         augment=" -> ".join(map(str, settings.augment)) or "none",
         algorithms=str(algorithms),
         fp32=", ".join(fp32) or "none",
+        rounding=settings.precision.rounding if half is not None else "nearest",
         loss_scale=str(scaling or "none"),
     )
     about = {

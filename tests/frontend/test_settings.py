@@ -163,14 +163,13 @@ def test_what_is_executed_now() -> None:
         "augment { flip h -> pca 0.1 }",
         "augment { shear 5 -> flip h }",
         "augment { elastic 8 }",
-        "precision bf16 rounding=stochastic",
         "test { ten_crop 24 -> average }",
         "ensemble 5",
     ],
 )
 def test_what_is_refused_by_name(setting: str) -> None:
     (found,) = unsupported(train(setting))
-    word = re.findall("jitter|pca|shear|elastic|shards|cg|lbfgs|newton_cg|stochastic|test|ensemble", setting)[0]
+    word = re.findall("jitter|pca|shear|elastic|shards|cg|lbfgs|newton_cg|test|ensemble", setting)[0]
     assert word in found.message.split("`")[1]
     assert (found.code, found.severity) == ("unavailable-setting", "error")
     assert found.span is not None

@@ -37,8 +37,8 @@ class RoundTo(Op):
     """
 
     name: ClassVar[str] = "round_to"
-    dtype: HalfName = "bf16"
-    rounding: Rounding = "stochastic"
+    dtype: str = "bf16"
+    rounding: str = "stochastic"
     stream: int = 0
 
     @property
