@@ -4,11 +4,11 @@
     python -m benchmarks.underflow --data 'mnist train=6000' --plot underflow.png --json underflow.json
     python -m benchmarks.underflow --net examples/lenet.cnn
 
-The net is trained in fp32. With the weights before and after it, the first batch is run by the interpreter in float64,
-and all gradients that fp16 would store (those of activations) are sorted by their exponents, exact zeros (behind a ReLU,
-say) left out. Numbers up to 2⁻²⁵ become zero in fp16, those below 2⁻¹⁴ lose digits. The table has the share of each bin,
-and what becomes of it once the loss is scaled by 65,536. Then the net is trained in fp16, without a scale and with a
-dynamic one, from the same seed.
+The net is trained in fp32. With the weights before and after it, the interpreter runs the first batch in float64, and
+all gradients that fp16 would store (those of activations) are sorted by their exponents. Exact zeros, such as those
+behind a ReLU, are left out. Numbers up to 2⁻²⁵ become zero in fp16, those below 2⁻¹⁴ lose digits. The table has the share
+of each bin, and what becomes of it once the loss is scaled by 65,536. Then the net is trained in fp16, without a scale
+and with a dynamic one, from the same seed.
 """
 
 from __future__ import annotations
