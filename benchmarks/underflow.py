@@ -6,9 +6,9 @@
 
 The net is trained in fp32. With the weights before and after it, the interpreter runs the first batch in float64, and
 all gradients that fp16 would store (those of activations) are sorted by their exponents. Exact zeros, such as those
-behind a ReLU, are left out. Numbers up to 2⁻²⁵ become zero in fp16, those below 2⁻¹⁴ lose digits. The table has the share
-of each bin, and what becomes of it once the loss is scaled by 65,536. Then the net is trained in fp16, without a scale
-and with a dynamic one, from the same seed.
+behind a ReLU, are left out. Numbers up to 2⁻²⁵ become zero in fp16, those below 2⁻¹⁴ lose digits. The table has the
+share of each bin, and what becomes of it once the loss is scaled by 65,536. Then the net is trained in fp16, without a
+scale and with a dynamic one, from the same seed.
 """
 
 from __future__ import annotations
