@@ -1,7 +1,11 @@
 """Loss curves in fp32, fp16 and bf16: does training in 16 bits go another way than seeds do anyway?
 
+*Pure* precisions (bf16-nearest, bf16-stochastic, fp16-nearest, fp16-stochastic) keep no parameters in float32: every
+update rounds them to 16 bits, to the nearest number or at random (`rounding=stochastic`).
+
     python -m benchmarks.precision --data 'mnist "FOLDER"'      LeNet, deep_convnet, a small ResNet; three seeds
     python -m benchmarks.precision --nets lenet --epochs 2 --seeds 5 --plot out.png --json out.json
+    python -m benchmarks.precision --precisions fp32 bf16 bf16-nearest bf16-stochastic
 
 Every net is trained with the settings of its file but for epochs, in every precision from the same seeds: these draw
 the first weights, the order of the images, and masks. A point of a curve is the mean loss of 100 steps. *Apart* is the
@@ -16,7 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -27,7 +31,9 @@ from benchmarks.report import markdown, write_json
 from benchmarks.run import FOLDER
 from convc.frontend import loads, parse_data
 from convc.frontend.net import Net
-from convc.runtime.configuration import make_rate
+from convc.passes.training import ParameterRounding
+from convc.runtime.build import build
+from convc.runtime.configuration import half_precision, make_rate, make_recipe
 from convc.runtime.data import BatchLoader, DataSet, load_dataset
 from convc.runtime.evaluate import evaluate
 
@@ -53,6 +59,8 @@ train {
 """
 NETS = ("lenet", "deep_convnet", "small_resnet")
 PRECISIONS = ("fp32", "bf16", "fp16")
+# Parameters, too, are numbers of 16 bits, rounded so after every update: to the nearest, or at random.
+PURE = ("bf16-nearest", "bf16-stochastic", "fp16-nearest", "fp16-stochastic")
 _STEPS = 100  # of a point
 
 
@@ -82,6 +90,28 @@ def read_data(item: str, net: Net) -> DataSet:
     return load_dataset(setting.kind, setting.path, setting.options, base=Path(), input_shape=net.input_shape, seed=0)
 
 
+def training_program(net: Net, kind: str, rounding: str) -> convc.Program:
+    """A training step; `rounding` is that of parameters, "" where they are float32."""
+    if not rounding:
+        return convc.compile(net, mode="train", precision=kind)
+    half = half_precision("fp16" if kind == "fp16" else "bf16", net.layers)
+    forward = net.graph(net.settings.batch)
+    of_parameters = ParameterRounding(
+        "f16" if kind == "fp16" else "bf16", "nearest" if rounding == "nearest" else "stochastic"
+    )
+    recipe = replace(make_recipe(net.settings, forward, half), rounding=of_parameters)
+    return build(
+        forward,
+        mode="train",
+        batch=net.settings.batch,
+        target="cpu",
+        seed=net.settings.seed,
+        recipe=recipe,
+        rate=make_rate(net.settings.schedule, 1, net.settings.epochs),
+        half=half,
+    )
+
+
 def train(net: Net, name: str, data: DataSet, precision: str, seed: int) -> Curve:
     """Train as `convc train` does, and look at every step."""
     batch, epochs = net.settings.batch, net.settings.epochs
@@ -89,7 +119,8 @@ def train(net: Net, name: str, data: DataSet, precision: str, seed: int) -> Curv
     rate = make_rate(net.settings.schedule, batches, epochs)
     losses: list[float] = []
     started = time.perf_counter()
-    with convc.compile(net, mode="train", precision=precision) as program:
+    kind, _, rounding = precision.partition("-")
+    with training_program(net, kind, rounding) as program:
         for epoch in range(epochs):
             with BatchLoader(data.train, batch, seed=seed, epoch=epoch) as loader:
                 for number, (images, labels) in enumerate(loader):
@@ -98,7 +129,7 @@ def train(net: Net, name: str, data: DataSet, precision: str, seed: int) -> Curv
         seconds = time.perf_counter() - started
         weights = {key: program.params[key] for key in program.params}
     assert data.test is not None
-    with convc.compile(net, precision=precision) as program:
+    with convc.compile(net, precision=kind) as program:
         program.set_params(weights)
         accuracy = evaluate(program, data.test)["accuracy"]
     whole = len(losses) // _STEPS * _STEPS
@@ -141,7 +172,10 @@ def plot(curves: Sequence[Curve], path: Path) -> None:
 
     nets = list(dict.fromkeys(curve.net for curve in curves))
     figure, axes = pyplot.subplots(1, len(nets), figsize=(5 * len(nets), 3.6), squeeze=False)
-    colours = {"fp32": "black", "bf16": "tab:blue", "fp16": "tab:orange"}
+    kinds = list(dict.fromkeys(curve.precision for curve in curves))
+    colours = dict(
+        zip(kinds, ("black", "tab:blue", "tab:orange", "tab:red", "tab:green", "tab:purple", "tab:brown"), strict=False)
+    )
     for axis, net in zip(axes[0], nets, strict=True):
         named: set[str] = set()
         for curve in (curve for curve in curves if curve.net == net):
@@ -160,7 +194,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="mnist", help="the data item: mnist, 'mnist \"FOLDER\"' (default: mnist)")
     parser.add_argument("--nets", nargs="*", default=NETS, help=f"examples by name, or small_resnet ({' '.join(NETS)})")
-    parser.add_argument("--precisions", nargs="*", default=PRECISIONS, choices=PRECISIONS)
+    parser.add_argument(
+        "--precisions",
+        nargs="*",
+        default=PRECISIONS,
+        choices=(*PRECISIONS, *PURE),
+        metavar="P",
+        help=f"of {', '.join((*PRECISIONS, *PURE))}",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--plot", type=Path, help="a picture of the curves (.svg, .png)")
