@@ -21,6 +21,7 @@ from convc.ir.ops import (
     Conv2dBackwardWeights,
     Linear,
     LinearBackwardData,
+    LinearBackwardWeights,
     Negate,
 )
 from convc.ir.ops.cast import cast
@@ -207,6 +208,42 @@ def test_fully_connected_layers(
     np.testing.assert_array_equal(single[:2], fewer)
     text = generate(plan_step(graph), "fma").text
     assert ("dpbf16ps" in text) == (way == DOT_BF16 and paired[0 if forward else 1])
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("images", "features", "outputs", "paired"),
+    [
+        (6, 40, 24, True),
+        (17, 33, 50, True),
+        (1, 12, 20, True),
+        (40, 1, 130, True),
+        (20, 30, 16, False),
+        (20, 12, 1, False),
+    ],
+)
+def test_gradients_of_matrices(
+    images: int, features: int, outputs: int, paired: bool, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With that of the bias; of some of the images, too, an odd number of them."""
+    choose(way, monkeypatch)
+    operands = (normal(images, features), normal(images, outputs))
+    graph, named, _ = halved_case(OpCase("gradient", LinearBackwardWeights(), operands))
+    dy, builder = next(graph.nodes_of(LinearBackwardWeights)).operands[1], Builder(graph)
+    graph.outputs |= {"weights": graph.outputs["logits"], "bias": builder.add(ChannelSum(), dy)}
+    graph.outputs["logits"] = builder.add(Negate(), graph.inputs["x"])
+    for rows in {images, min(images, 5)}:
+        some = {name: array[:rows] for name, array in named.items()}
+        x, cotangent = (rounded(array, DType.BF16).astype(np.float64) for array in some.values())
+        single = run_natively(graph.copy(), some, threads=1, batch=images)
+        for name, exact in (("weights", cotangent.T @ x), ("bias", cotangent.sum(0))):
+            scale = max(float(np.abs(exact).max()), math.sqrt(rows))
+            assert float(np.abs(single[name] - exact).max()) <= 9e-8 * math.sqrt(16 + rows) * scale
+            again = run_natively(graph.copy(), some, threads=3, batch=images)
+            np.testing.assert_array_equal(single[name], again[name])
+    plan = plan_step(graph)
+    assert any("channel_sum" in kernel.name and len(kernel.nodes) == 2 for kernel in plan.kernels)
+    assert ("dpbf16ps" in generate(plan, "fma").text) == (paired and way == DOT_BF16)
 
 
 def both_directions() -> Graph:

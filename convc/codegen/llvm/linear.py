@@ -6,15 +6,17 @@
 
 The last one works on transposed cotangents, because activations are far smaller than weights.
 
-Where the processor adds up products of bfloat16 numbers in pairs (`Machine.dot_bf16`) the first and the last do so.
-A pair are neighbouring features, of which two rows of weights are interleaved in registers, or neighbouring outputs,
-whose lines of transposed cotangents are interleaved in memory. So one copy of the weights serves both.
+Where the processor adds up products of bfloat16 numbers in pairs (`Machine.dot_bf16`) all three do so. In the first a
+pair are neighbouring features, whose two rows of weights are interleaved in registers; in the second two images
+(`position_pairs.py`); in the third neighbouring outputs, whose lines of transposed cotangents are interleaved in
+memory. So one copy of the weights serves them all.
 """
 
 from __future__ import annotations
 
 from convc.codegen.llvm.control import maybe
 from convc.codegen.llvm.kernel import SECTIONS, KernelBuilder, Spot, context_word
+from convc.codegen.llvm.position_pairs import add_positions
 from convc.codegen.llvm.register_tile import Sums, column_pieces, unroll_factor
 from convc.codegen.llvm.updates import Formula, update_formula, updated_tensors
 from convc.codegen.llvm.vocabulary import Function, Index, V
@@ -140,6 +142,8 @@ def lower_linear_backward_weights(k: KernelBuilder) -> None:
     depth = weights.rows.size
     runs = even_split(depth, min(most_rows(k.machine, _vectors(k, weights)) - spare, _MOST_ROWS))
     larger = sum(run == runs[0] for run in runs)
+    # A single vector of columns has few sums for as much to interleave.
+    pairs = weights.columns > k.machine.lanes and _multiplies_pairs(k, 2, weights.columns)
 
     def tile(
         f: Function, block: Index, width: int, first: Index, count: int, with_bias: V | None, formula: Formula | None
@@ -150,7 +154,19 @@ def lower_linear_backward_weights(k: KernelBuilder) -> None:
         sums = Sums.zeros(f, total, pieces)
         source, vectors = f.address(k.pointer(x), first), f.address(k.pointer(dy), channel)
         stored = k.image(dy).size
-        with f.loop(0, k.rows(f), carried=sums.flat) as image:
+        images = k.rows(f)
+        whole: Index = 0
+        if pairs:
+            rows = range(total)
+            whole = f.multiply(f.divide(images, 2), 2)
+            with f.loop(0, whole, 2, carried=sums.flat) as image:
+                sums.flat = image.carried
+                scalars = f.address(source, f.multiply(image.index, depth))
+                columns = f.address(vectors, f.multiply(image.index, stored))
+                add_positions(f, sums, (scalars, f.address(scalars, depth)), columns, stored, count, rows, 0)
+                image.carried = sums.flat
+            sums.flat = image.carried
+        with f.loop(whole, images, carried=sums.flat) as image:
             sums.flat = image.carried
             scalars = f.address(source, f.multiply(image.index, depth))
             columns = f.address(vectors, f.multiply(image.index, stored))

@@ -1,4 +1,4 @@
-"""Two positions of a gradient by the filters at a time: x[p, c]·dy[p, k] + x[q, c]·dy[q, k] of bfloat16 numbers.
+"""Two positions (or images) of a gradient by weights at a time: x[p, c]·dy[p, k] + x[q, c]·dy[q, k], in bfloat16.
 
     channels of pixel p:  a  b  c …
     channels of pixel q:  a' b' c'…    →    (a, a') (b, b') (c, c') …  on the stack, where scalars can be read
