@@ -3,12 +3,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from convc.ir.diagnostic import CompileError
-from convc.runtime.progress import LineReporter, Progress, duration, make_reporter, percent
+from convc.runtime.progress import LineReporter, Progress, describe, duration, make_reporter, percent
 
 PROGRESS = Progress(2, 5, 10, 40, 50, 0.51234, 0.875, 12345.6, 125.0)
 
@@ -33,6 +34,15 @@ def test_lines(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     ]
     log = (tmp_path / "log.txt").read_text().splitlines()
     assert [line.split("  ", 1)[1] for line in log] == ["before the log", "only in the log"]
+
+
+def test_a_line_has_the_scale_of_the_loss() -> None:
+    lines = [
+        describe(replace(PROGRESS, loss_scale=scale, skipped=skipped)) for scale, skipped in ((65536.0, 0), (2.0, 3))
+    ]
+    assert "accuracy 87.50 %  loss scale 65536  12,346 images/s" in lines[0]
+    assert "accuracy 87.50 %  loss scale 2  3 skipped  12,346 images/s" in lines[1]
+    assert "loss scale" not in describe(PROGRESS)
 
 
 def test_events(capsys: pytest.CaptureFixture[str]) -> None:
