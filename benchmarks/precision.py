@@ -52,8 +52,8 @@ net small_resnet {
 train {
   batch 64
   epochs 1
-  optim sgd momentum=0.9
-  schedule cosine lr=0.05
+  optim sgd lr=0.05 momentum=0.9
+  schedule cosine
   decay l2=1e-4
 }
 """
@@ -208,6 +208,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="all points")
     arguments = parser.parse_args()
     curves: list[Curve] = []
+    for name in arguments.nets:
+        open_net(name, 1, arguments.epochs)  # mistakes in the last net show before the first is trained
     try:
         for name in arguments.nets:
             data = read_data(arguments.data, open_net(name, 0, 1))

@@ -13,6 +13,7 @@ from convc.ir.interpreter import run_reference
 from convc.ir.op import InferError
 from convc.ir.ops.cast import Cast, cast
 from convc.ir.ops.loss import SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward
+from convc.ir.ops.loss_scaling import AllFinite
 from convc.ir.ops.sweep import GradientNorm, MaxNorm, Sweep
 from convc.ir.rounding import rounded
 from convc.ir.types import DType, TensorType
@@ -83,7 +84,7 @@ def test_floats_are_rounded_as_the_interpreter_rounds(kind: str, tier: str, lane
 
 
 # These take parameters, or logits and targets: `half-precision` leaves them float32.
-SINGLE = (Sweep, MaxNorm, GradientNorm, Cast, SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward)
+SINGLE = (Sweep, MaxNorm, AllFinite, GradientNorm, Cast, SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward)
 
 
 def halves_of(case: OpCase, dtype: DType) -> list[TensorType]:

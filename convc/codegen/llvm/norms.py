@@ -97,6 +97,7 @@ def _over_gradients(
     """A sum of `element`s over all elements of all operands, and what is made of it. `add` puts to a sum what comes of
     the lanes at a place."""
     name = k.kernel.anchor.op.name
+    assert not any(value.type.dtype.is_half for value in k.kernel.reads), "gradients of parameters are float32"
     ranges = _ranges(k)
     lanes = k.machine.lanes
     step = 2 * lanes
