@@ -160,7 +160,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for count in options.threads:
         choose_threads(count)  # refuses what cannot be
     files = chosen_nets(options.nets or "all", parser)
-    sized = files if options.nets else [net_path(name) for name in _SIZED]
+    sized = [net_path(name) for name in _SIZED]
+    if options.nets:
+        sized = [file for file in files if "size" in convc.load(file).parameters]
+        if not sized and "resolution" in options.axes:
+            parser.error("the resolution axis takes nets that have a parameter `size`")
     asked = None if options.against is None else [] if options.against == "none" else options.against.split(",")
     field = choose(asked, options.mode, compiled=options.compile)
     chosen = [point for axis in axes for point in points(axis, files, sized, options)]
