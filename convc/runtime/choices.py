@@ -13,7 +13,7 @@ from convc.lazy import dataclass
 
 if TYPE_CHECKING:
     from convc.passes.plan_report import MemoryReport
-    from convc.passes.training import LossScaling
+    from convc.passes.training import LossScaling, ParameterRounding
     from convc.runtime.data import DataSet
 
 
@@ -71,6 +71,12 @@ def explain_scaling(settings: TrainSettings, scaling: LossScaling | None) -> Ite
             "fp16 makes zeros of gradients below 3e-8; halved when they overflow, doubled after 2000 steps that do not"
         )
         yield Choice("loss scale", str(scaling), why)
+
+
+def explain_rounding(settings: TrainSettings, rounding: ParameterRounding | None) -> Iterator[Choice]:
+    """Where `rounding=stochastic` was written and means nothing."""
+    if settings.precision.rounding == "stochastic" and rounding is None:
+        yield Choice("rounding", "nearest", "parameters of a program in fp32 are not rounded")
 
 
 def explain_algorithms(mode: str, chosen: Mapping[str, str], measured: bool) -> Choice:

@@ -18,7 +18,14 @@ from convc.lazy import dataclass
 from convc.runtime import environment
 from convc.runtime.algorithms import AlgorithmOptions
 from convc.runtime.build import main_loss, require_plans
-from convc.runtime.choices import Choice, explain_scaling, explain_settings, explain_validation, explain_weights
+from convc.runtime.choices import (
+    Choice,
+    explain_rounding,
+    explain_scaling,
+    explain_settings,
+    explain_validation,
+    explain_weights,
+)
 from convc.runtime.configuration import (
     balanced_weights,
     check_target,
@@ -28,6 +35,7 @@ from convc.runtime.configuration import (
     loss_scaling,
     make_rate,
     make_recipe,
+    parameter_rounding,
     positive,
     refuse_unsupported,
     seed_number,
@@ -131,7 +139,8 @@ def make_plan(
     choices += explain_images(net, settings)
     choices += explain_settings(settings)
     scaling = loss_scaling(settings, half)
-    choices += explain_scaling(settings, scaling)
+    rounding = parameter_rounding(settings, half)
+    choices += [*explain_scaling(settings, scaling), *explain_rounding(settings, rounding)]
     choices += explain_validation(settings, dataset, measures_loss)
     _require_validation(settings, dataset, measures_loss)
     if settings.class_weights == "balanced":
@@ -171,7 +180,7 @@ def make_plan(
         augment=" -> ".join(map(str, settings.augment)) or "none",
         algorithms=str(algorithms),
         fp32=", ".join(fp32) or "none",
-        rounding=settings.precision.rounding if half is not None else "nearest",
+        rounding="nearest" if rounding is None else rounding.kind,
         loss_scale=str(scaling or "none"),
     )
     about = {

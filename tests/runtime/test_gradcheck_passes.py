@@ -145,7 +145,7 @@ def test_a_pass_that_spoils_a_gradient_is_found(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("after_passes", [False, True])
-@pytest.mark.parametrize("precision", ["bf16"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision(precision: str, after_passes: bool) -> None:
     report = gradcheck(net(), samples=4, precision=precision, after_passes=after_passes)
     assert report.passed, report

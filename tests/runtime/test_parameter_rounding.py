@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from convc.cli import main
 from convc.frontend import loads
 from convc.ir.ops.cast import Cast
 from convc.ir.ops.round_to import RoundTo
@@ -102,3 +106,19 @@ def test_small_updates_are_kept_on_average_where_rounding_to_the_nearest_loses_t
             x[kind] = op.reference(array + np.float32(0.01 * unit), np.asarray(0), np.asarray(step))
     assert (x["nearest"] == 1).all()
     assert x["stochastic"].mean() == pytest.approx(1 + 10 * unit, rel=0.002)
+
+
+def test_a_run_says_what_it_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (12, 1, 6, 6)).astype(np.uint8)
+    np.savez("d.npz", images=images, labels=random.integers(0, 4, 12))
+    Path("n.cnn").write_text(text(more='data npz "d.npz"\n epochs 1\n batch 4'))
+    assert main(["train", "n.cnn", "--out", "half"]) == 0
+    assert "rounding nearest" not in capsys.readouterr().out
+    assert main(["train", "n.cnn", "--out", "whole", "--precision", "fp32"]) == 0
+    assert "rounding nearest: parameters of a program in fp32 are not rounded" in capsys.readouterr().out
+    kinds = [json.loads(Path(folder, "settings.json").read_text())["rounding"] for folder in ("half", "whole")]
+    assert kinds == ["stochastic", "nearest"]

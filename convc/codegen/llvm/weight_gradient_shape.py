@@ -20,6 +20,7 @@ _MOST_PARTS = 8
 _MOST_ROWS = 14
 _FEW_CHANNELS = 8
 _MOST_IDLE = 16  # tiles for each that fetches ahead
+_LINE = 16  # floats of a cache line
 
 Row = tuple[int, int, int]  # (r, s, c) of the gradient, relative to the tile's run-time tap and channel
 
@@ -143,8 +144,8 @@ class Shape:
     @property
     def fetches(self) -> bool:
         """Whether tiles are to fetch ahead: where many of them have nothing to fetch, it costs more than it gains."""
-        lines = self.round * sum(stream.lines for stream in self.streams(V("", "ptr"), V("", "ptr")))
-        return not self.merged and 1 < self.units <= _MOST_IDLE * lines
+        floats = self.round * (self.source.stored + self.cotangent.stored)
+        return not self.merged and 1 < self.units <= _MOST_IDLE * floats // _LINE
 
     def streams(self, x: V, dy: V) -> tuple[Stream, Stream]:
         """How tiles pass over the images; the next band or chunk is what to fetch."""
