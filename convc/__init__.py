@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from convc.ir.interpreter import run_reference as run_reference
     from convc.ir.parser import parse_ir as parse_ir
     from convc.ir.printer import print_ir as print_ir
+    from convc.runtime.calibration import calibrate as calibrate
     from convc.runtime.program import Program as Program
     from convc.runtime.trainer import fit as fit
 
 _HOMES = {
     "CompileError": "convc.ir.diagnostic",
     "Program": "convc.runtime.program",
+    "calibrate": "convc.runtime.calibration",
     "compile": "convc.driver",
     "fit": "convc.runtime.trainer",
     "from_onnx": "convc.driver",
@@ -45,6 +47,7 @@ __all__ = [
     "CompileError",
     "Program",
     "__version__",
+    "calibrate",
     "compile",
     "fit",
     "from_onnx",

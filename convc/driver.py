@@ -12,6 +12,7 @@ from convc.ir.diagnostic import fail
 if TYPE_CHECKING:
     from convc.frontend.limits import Limits
     from convc.frontend.net import Net
+    from convc.passes.quantization import Ranges
     from convc.runtime.algorithms import Tune
     from convc.runtime.build import Planned
     from convc.runtime.program import Program
@@ -45,6 +46,7 @@ def compile(
     target: str = "cpu",
     precision: str | None = None,
     fp32: Sequence[str] = (),
+    ranges: Ranges | None = None,
     algo: str = "auto",
     threads: int | None = None,
     passes: Sequence[str] | None = None,
@@ -64,8 +66,9 @@ def compile(
     `init "W"` in it the parameters of a training program start from that file, which is read when the first of them is
     needed; what it lacks is drawn, what `freeze=` names is not trained. `passes` is another order of passes, each as
     `NAME` or `NAME:option=value,…` (see `convc passes`), with the options of the usual ones where none are given. What
-    this version cannot do is refused by name. `precision` is that of products and activations: "fp32", "fp16", "bf16".
-    Layers whose names match a pattern of `fp32` ("fc*") stay in float32, whatever else is said of them.
+    this version cannot do is refused by name. `precision` is that of products and activations: "fp32", "fp16", "bf16",
+    and for inference "int8", which needs `ranges` of what the net computes, measured by `convc.calibrate`. Layers whose
+    names match a pattern of `fp32` ("fc*") stay in float32, whatever else is said of them.
 
     `algo` says how convolutions are computed: "auto", a family ("winograd") or an algorithm for all that can be, or
     "conv1=fft,conv3_*=direct" by layer; it comes before what the file says. `scratch` bounds the bytes of scratch space
@@ -88,6 +91,7 @@ def compile(
         target=target,
         precision=precision,
         fp32=fp32,
+        ranges=ranges,
         algorithms=AlgorithmOptions(algo, scratch, max_error, tune, constants),
         threads=threads,
         dump_dir=None if dump_dir is None else Path(dump_dir),

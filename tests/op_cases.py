@@ -33,6 +33,7 @@ from convc.ir.types import DType, TensorType
 from tests.channel_cases import CHANNEL_CASES
 from tests.loss_cases import LOSS_CASES
 from tests.op_case import Array, OpCase, Operand, Random, Shape, labels, make_operands, normal, operand_types, positive
+from tests.quantize_cases import QUANTIZE_CASES
 from tests.rearrange_cases import REARRANGE_CASES
 from tests.resample_cases import RESAMPLE_CASES
 from tests.update_cases import UPDATE_CASES
@@ -421,6 +422,7 @@ CASES: tuple[OpCase, ...] = (
     *CHANNEL_CASES,
     *LOSS_CASES,
     *REARRANGE_CASES,
+    *QUANTIZE_CASES,
     *RESAMPLE_CASES,
     *UPDATE_CASES,
 )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from convc.ir.types import TensorType
+from convc.ir.types import DType, TensorType
 from convc.lazy import dataclass
 
 if TYPE_CHECKING:
@@ -55,6 +55,15 @@ class Cost:
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.flops + other.flops, self.bytes + other.bytes)
+
+
+def product_type(x: TensorType, w: TensorType, message: str) -> DType:
+    """The element type of sums of products of images or rows x and weights w: of one type, or of q8 and qw8.
+
+    Raises `InferError` with the message and both.
+    """
+    require(x.dtype is w.dtype or (x.dtype, w.dtype) == (DType.Q8, DType.QW8), message, x, w)
+    return x.dtype.real
 
 
 def traffic(*types: TensorType) -> int:

@@ -23,7 +23,7 @@ from convc.ir.op import Op
 from convc.ir.ops import OPS
 from convc.ir.printer import VERSION, WORD, content_hash, name_text
 from convc.ir.span import Location, Span
-from convc.ir.types import DType, Layout, TensorType
+from convc.ir.types import DType, Grid, Layout, TensorType
 from convc.ir.verify import verify
 
 Item = TypeVar("Item")
@@ -34,7 +34,7 @@ _KINDS = (
     rf"(?P<value>%{_NAME})",
     rf"(?P<label>@{_NAME})",
     r"(?P<hash>sha256:[0-9a-f]{64}\b)",
-    r"(?P<type>[a-z]+\d*\[(?:\d+(?:,\d+)*)?\](?:\{\w+:\d+\})?)",
+    r"(?P<type>[a-z]+\d*(?:<[-+.\w]+:\d+>)?\[(?:\d+(?:,\d+)*)?\](?:\{\w+:\d+\})?)",
     rf"(?P<span>{_STRING}:\d+:\d+(?:-\d+:\d+)?)",
     rf"(?P<string>{_STRING})",
     r"(?P<number>[-+]?(?:\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)|-inf\b)",
@@ -276,7 +276,8 @@ class _Parser:
         return self.types[token.text]
 
     def new_type(self, token: _Token) -> TensorType:
-        name, _, rest = token.text.partition("[")
+        head, _, rest = token.text.partition("[")
+        name, angle, numbers = head.partition("<")
         known = [dtype.value for dtype in DType]
         if name not in known:
             self.fail("type-ir", f"there is no element type {_shown(name)}", token, f"known are {', '.join(known)}")
@@ -284,10 +285,21 @@ class _Parser:
         shape = tuple(self.integer(token, size) for size in sizes.split(",") if size)
         if len(shape) > _RANK:
             self.fail("type-ir", f"{len(shape)} dimensions are more than {_RANK}", token)
+        type = TensorType(DType(name), shape, grid=self.grid(token, numbers[:-1]) if angle else None)
+        if (type.grid is None) != (type.dtype is not DType.Q8):
+            self.fail("type-ir", "q8, and nothing else, has a step and a zero, as in q8<0.5:0>[1,2]", token)
         if not layout:
-            return TensorType(DType(name), shape)
+            return type
         order, _, channels = layout[1:-1].partition(":")
-        return TensorType(DType(name), shape, Layout(order, self.integer(token, channels)))
+        return type.with_layout(Layout(order, self.integer(token, channels)))
+
+    def grid(self, token: _Token, text: str) -> Grid:
+        """`0.5:0`."""
+        step, _, zero = text.partition(":")
+        try:
+            return Grid(float(step), self.integer(token, zero)).checked()
+        except ValueError as error:
+            self.fail("type-ir", str(error), token)
 
     def location(self) -> Location:
         if not self.skip("loc"):

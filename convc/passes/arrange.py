@@ -38,6 +38,7 @@ from convc.ir.ops import (
     Unflatten,
 )
 from convc.ir.ops.cast import Cast
+from convc.ir.ops.quantize import QuantizeWeights
 from convc.ir.ops.sweep import MaxNorm
 from convc.ir.ops.units import ScaleWeights, SumWeights
 from convc.ir.printer import value_names
@@ -49,6 +50,7 @@ from convc.passes.base import PassLog, PlanPass
 from convc.passes.fusion import is_boolean, is_elementwise, resolve
 from convc.passes.group_lanes import fits_lanes, lane_filters
 from convc.passes.layout import ImageLayout, Layout, PlanarLayout, ScalarLayout, VectorLayout, WeightLayout, padded
+from convc.passes.quantized_layout import QuantizedLayout
 from convc.passes.sections import fixed_values
 from convc.passes.tiling import choose_tile
 from convc.passes.transformed_layout import TransformedLayout
@@ -132,7 +134,7 @@ class Arrange(PlanPass):
 class _Arranger:
     """The work of one run: `twins` are the natural twins by value, `chosen` the layouts of families of weights, `fixed`
     what no run changes, `transformed` the filters that are transformed ahead, `paired` the
-    weights that lie in pairs of rows, `apart` the families of filters whose
+    weights that lie in pairs of rows, `quantized` the layouts of those of 8 bits, `apart` the families of filters whose
     groups lie apart."""
 
     def __init__(self, plan: Plan, log: PassLog) -> None:
@@ -146,6 +148,7 @@ class _Arranger:
         self.fixed = fixed_values(self.graph)
         self.transformed: dict[tuple[Value, TransformedLayout], Value] = {}
         self.paired: dict[Value, Value] = {}
+        self.quantized: dict[Value, QuantizedLayout] = {}
         self.apart = {
             self.families.of(value)
             for node in self.graph.nodes
@@ -153,7 +156,7 @@ class _Arranger:
             for value in (*node.operands, *node.results)
             if value in self.families
         }
-        self.linear_readers = Counter(self.families.of(node.operands[1]) for node in self.graph.nodes_of(Linear))
+        self.linear_readers = Counter(self._family(node.operands[1]) for node in self.graph.nodes_of(Linear))
 
     def run(self) -> None:
         for value in self.graph.inputs.values():
@@ -167,7 +170,9 @@ class _Arranger:
                 if operand in self.batched and self._wants_natural(node, index, operand):
                     self.graph.set_operand(node, index, self._twin(operand, node))
             self._weights(node)
-            if self._multiplies_pairs(node):
+            if isinstance(node.op, (Conv2d, Linear)) and node.operands[1].type.dtype is DType.QW8:
+                self._quantized_weights(node)
+            elif self._multiplies_pairs(node):
                 self._pair_rows(node)
             elif isinstance(node.op, Conv2d):
                 self._prepare_filters(node)
@@ -175,7 +180,9 @@ class _Arranger:
                 if result not in self.families:
                     self.layouts[result] = self._result(node, result)
         for value in self.families:
-            self.layouts[value] = self._family_layout(value) or PlanarLayout(value.type.size)
+            self.layouts[value] = (
+                self.quantized.get(value) or self._family_layout(value) or PlanarLayout(value.type.size)
+            )
 
     def _input(self, value: Value) -> Layout:
         if not value.shape:
@@ -201,7 +208,7 @@ class _Arranger:
             return len(rows) > 1 or vectors
         if isinstance(node.op, Linear):
             # Weights fit one order of features: those of several layers, which may differ, fit the natural one.
-            return self.linear_readers[self.families.of(node.operands[1])] > 1
+            return self.linear_readers[self._family(node.operands[1])] > 1
         if isinstance(node.op, LinearBackwardWeights) and index == 0:
             weights = self._family_layout(node.result)
             return isinstance(weights, WeightLayout) and weights.rows != layout
@@ -255,7 +262,24 @@ class _Arranger:
             self._choose(node.result, self._matrix(node.result.shape[0], self.layouts[x], x.shape[0]))
 
     def _choose(self, weights: Value, layout: WeightLayout) -> None:
-        self.chosen.setdefault(self.families.of(weights), layout)
+        self.chosen.setdefault(self._family(weights), layout)
+
+    def _family(self, weights: Value) -> Value:
+        """The family of weights; of those of 8 bits that of what they are made of."""
+        made = weights.producer
+        return self.families.of(
+            made.operands[0] if made is not None and isinstance(made.op, QuantizeWeights) else weights
+        )
+
+    def _quantized_weights(self, node: Node) -> None:
+        """How the weights of 8 bits lie that a product reads."""
+        w = node.operands[1]
+        layout = self._family_layout(w)
+        assert isinstance(layout, WeightLayout)
+        assert w.producer is not None
+        assert isinstance(w.producer.op, QuantizeWeights), "whole numbers are made of float32 weights"
+        parts = (layout.rows.pixels if w.type.rank == 4 else 1) if w.producer.op.zero else 0
+        self.quantized[w] = QuantizedLayout(layout, parts)
 
     def _prepare_filters(self, node: Node) -> None:
         """Let a convolution read transformed filters, if its algorithm transforms them and no run changes them."""
@@ -305,7 +329,7 @@ class _Arranger:
         self.graph.set_operand(node, 1, self.paired[w])
 
     def _family_layout(self, weights: Value) -> Layout | None:
-        return self.chosen.get(self.families.of(weights))
+        return self.chosen.get(self._family(weights))
 
     def _filters(self, node: Node, shape: tuple[int, ...]) -> WeightLayout:
         """Filters (K, C/groups, R, S)."""

@@ -24,7 +24,7 @@ from convc.ir.diagnostic import fail, similar
 from convc.ir.graph import Graph, Node
 from convc.ir.ops.conv import ALGORITHM_WORDS
 from convc.lazy import dataclass
-from convc.passes.algorithms.decision import PLAIN, Decision, Limits, Measured, decide, is_wanted
+from convc.passes.algorithms.decision import PLAIN, Decision, Limits, Measured, decide, is_wanted, obstacle_of
 from convc.passes.algorithms.prediction import CONSTANTS, Constants
 from convc.passes.algorithms.problem import CONVOLUTIONS, Problem
 from convc.passes.algorithms.table import ALGORITHMS, BY_NAME
@@ -91,8 +91,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class ChooseAlgorithms(Pass):
-    """Sets the `algorithm` of every convolution. `tier` is the processor that it is chosen for, `dot_bf16` an
-    instruction that it has beside those of its tier (`Machine`).
+    """Sets the `algorithm` of every convolution. `tier` is the processor that it is chosen for, `dot_bf16`
+    and `dot_int8` instructions that it has beside those of its tier (`Machine`).
 
     `wishes` is what somebody asks for (see `parse_wishes`; it comes before what the file says); `scratch` bounds the
     bytes of scratch space of a kernel (0: no bound), `error` the relative error. `constants` replaces those of the
@@ -106,6 +106,7 @@ class ChooseAlgorithms(Pass):
     name: ClassVar[str] = "choose-algorithms"
     tier: Tier = "avx512"
     dot_bf16: bool = False
+    dot_int8: bool = False
     wishes: str = ""
     scratch: int = 0
     error: float = 1e-4
@@ -143,7 +144,7 @@ class ChooseAlgorithms(Pass):
     def _decide(self, problem: Problem, wish: str, measured: Measured | None = None) -> Decision:
         limits = Limits(self.scratch or None, self.error)
         constants = self.constants or CONSTANTS[self.tier]
-        machine = replace(MACHINES[self.tier], dot_bf16=self.dot_bf16)
+        machine = replace(MACHINES[self.tier], dot_bf16=self.dot_bf16, dot_int8=self.dot_int8)
         return decide(problem, machine, constants, limits, measured, wish)
 
 
@@ -210,5 +211,5 @@ class _Wanted:
 def _obstacle(node: Node, wanted: str) -> str | None:
     """Why nothing that is wanted can compute a node."""
     problem = Problem.of(node)
-    reasons = [a.obstacle(problem) for a in ALGORITHMS if is_wanted(a, wanted)]
+    reasons = [obstacle_of(a, problem) for a in ALGORITHMS if is_wanted(a, wanted)]
     return None if None in reasons else next(iter(reasons), "there is no such algorithm")

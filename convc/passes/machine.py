@@ -16,7 +16,9 @@ class Machine:
 
     `broadcast_operand`: a multiply-add can take a scalar from memory and spread it, which frees a register.
     `converts_half`: it has instructions between float16 and float32. `dot_bf16`: it has one that multiplies pairs of
-    bfloat16 numbers and adds both products to a float32 sum, so that products of these take half the time.
+    bfloat16 numbers and adds both products to a float32 sum, so that products of these take half the time. `dot_int8`:
+    it has one that does so with four products of 8 bits and a sum of 32, in a quarter of it. `dot_i16`: how many sums
+    of 32 bits a vector has at most to which it adds two products of 16; 0 without instructions for it.
     """
 
     name: str
@@ -27,6 +29,8 @@ class Machine:
     l2_bytes: int = 512 << 10
     converts_half: bool = False
     dot_bf16: bool = False
+    dot_int8: bool = False
+    dot_i16: int = 0
 
 
 # The tiers on x86-64; what another architecture's baseline has is known where code is generated.

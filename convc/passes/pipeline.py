@@ -12,7 +12,6 @@ from convc.passes.dead_code import DeadCode
 from convc.passes.fold_batch_norm import FoldBatchNorm
 from convc.passes.fold_constants import FoldConstants
 from convc.passes.fold_input_scale import FoldInputScale
-from convc.passes.half_precision import HalfPrecision
 from convc.passes.separate_moments import SeparateMoments
 from convc.passes.specialize import Specialize
 from convc.passes.training import LossScaling, ParameterRounding, Training
@@ -41,12 +40,12 @@ def pipeline(
     *,
     recipe: Recipe | None = None,
     choose: ChooseAlgorithms | None = None,
-    half: HalfPrecision | None = None,
+    half: Pass | None = None,
 ) -> tuple[Pass, ...]:
     """The passes that turn the forward graph of a net into an inference program or a training step.
 
     `optimizer` alone is short for a recipe that says nothing else. `choose` is left out for targets that compute
-    convolutions by their definition, `half` for programs in float32.
+    convolutions by their definition, `half`, which decides what is computed in fewer bits, for programs in float32.
     """
     # Last: when nothing will be added or removed any more, every direction is chosen by itself.
     choices = () if choose is None else (choose,)

@@ -18,6 +18,7 @@ from convc.passes.fold_input_scale import FoldInputScale
 from convc.passes.half_precision import HalfPrecision
 from convc.passes.options import BadOption, UnknownOption, known, read_options
 from convc.passes.planning import PLANNING
+from convc.passes.quantization import Observe, QuantizeProducts
 from convc.passes.recompute import Recompute
 from convc.passes.separate_moments import SeparateMoments
 from convc.passes.specialize import Specialize
@@ -33,6 +34,8 @@ _KINDS: tuple[type[Pass], ...] = (
     FoldBatchNorm,
     FoldInputScale,
     HalfPrecision,
+    Observe,
+    QuantizeProducts,
     ChooseAlgorithms,
     Recompute,
     SeparateMoments,

@@ -17,6 +17,7 @@ from convc.ir.ops.constant import Constant
 from convc.passes.fusion import Kernel, is_boolean, is_immediate, resolve
 from convc.passes.layout import ImageLayout, Layout, PlanarLayout, ScalarLayout, VectorLayout, WeightLayout
 from convc.passes.plan import Plan
+from convc.passes.quantized_layout import QuantizedLayout
 from convc.passes.sections import Section, assign_sections
 from convc.passes.training import GRADIENT
 from convc.passes.transformed_layout import TransformedLayout
@@ -152,4 +153,6 @@ def _count(layout: Layout) -> int:
         return layout.outputs * layout.rows.channels * layout.rows.pixels
     if isinstance(layout, TransformedLayout):
         return _count(layout.filters)
+    if isinstance(layout, QuantizedLayout):
+        return _count(layout.weights)
     return 1 if isinstance(layout, ScalarLayout) else int((layout.index_map() >= 0).sum())

@@ -47,7 +47,7 @@ class AlgorithmOptions:
         definition."""
         if target != "cpu":
             return None
-        from convc.codegen.llvm.target import DOT_BF16, host_target
+        from convc.codegen.llvm.target import DOT_BF16, DOT_INT8, host_target
 
         host = host_target()
         timer = None
@@ -65,6 +65,7 @@ class AlgorithmOptions:
             tier=tier or host.tier,
             # A tier that is asked for stands for all its processors.
             dot_bf16=tier is None and host.has(DOT_BF16),
+            dot_int8=tier is None and host.has(DOT_INT8),
             wishes=self.algo,
             scratch=self.scratch or 0,
             constants=constants,

@@ -27,6 +27,7 @@ from convc.passes.memory import PlanMemory
 from convc.passes.pipeline import Recipe, pipeline
 from convc.passes.plan import Plan
 from convc.passes.planning import PLANNING
+from convc.passes.quantization import Ranges
 from convc.passes.recompute import Recompute
 from convc.passes.registry import parse_pass
 from convc.passes.specialize import Specialize
@@ -35,8 +36,7 @@ from convc.runtime.algorithms import AlgorithmOptions
 from convc.runtime.configuration import (
     STEP_WORDS,
     check_target,
-    choose_precision,
-    half_precision,
+    element_types,
     make_rate,
     make_recipe,
     positive,
@@ -67,6 +67,7 @@ def build_net(
     target: str = "cpu",
     precision: str | None = None,
     fp32: Sequence[str] = (),
+    ranges: Ranges | None = None,
     algorithms: AlgorithmOptions = _AUTOMATIC,
     threads: int | None = None,
     dump_dir: Path | None = None,
@@ -79,8 +80,8 @@ def build_net(
     planned: Planned | None = None,
 ) -> Program:
     """`convc.compile`; `settings` and `rate` replace the net's own, `start` gives weights to start from. `fp32` are
-    patterns of the layers that stay in float32. `planned` is called with the plan and what the passes did before
-    anything is compiled or allocated."""
+    patterns of the layers that stay in float32, `ranges` what `calibrate` has measured for int8. `planned` is called
+    with the plan and what the passes did before anything is compiled or allocated."""
     settings = settings or net.settings
     if mode not in ("infer", "train"):
         fail("value-mode", f"mode={mode!r} is neither 'infer' nor 'train'")
@@ -88,21 +89,22 @@ def build_net(
     if memory is not None:
         memory = positive(memory, "memory")
         require_plans(target)
-    chosen = choose_precision(precision, settings, "train" if mode == "train" else "infer")
+    kind: Mode = "train" if mode == "train" else "infer"
+    types = element_types(precision, settings, kind, net.layers, fp32, ranges)
     batch = settings.batch if batch is None else positive(batch, "batch")
     seed = settings.seed if seed is None else seed_number(seed)
-    forward, recipe, half = net.graph(batch), Recipe(), half_precision(chosen, net.layers, fp32)
+    forward, recipe = net.graph(batch), Recipe()
     require_memory(forward, batch, net.limits.memory_bytes)
     if mode == "train":
         refuse_unsupported(settings, net.sources, STEP_WORDS)
-        recipe = make_recipe(settings, forward, half)
+        recipe = make_recipe(settings, forward, types if isinstance(types, HalfPrecision) else None)
         if recipe.optimizer is not None and rate is None:
             # Nobody knows yet how many steps an epoch will have; it matters only where epochs and steps are mixed.
             rate = make_rate(settings.schedule, 1, settings.epochs)
     with with_sources(net.sources):
         return build(
             forward,
-            mode="train" if mode == "train" else "infer",
+            mode=kind,
             batch=batch,
             target=target,
             seed=seed,
@@ -118,7 +120,7 @@ def build_net(
             algorithms=algorithms,
             memory=memory,
             planned=planned,
-            half=half,
+            half=types,
         )
 
 
@@ -141,7 +143,7 @@ def build(
     algorithms: AlgorithmOptions = _AUTOMATIC,
     memory: int | None = None,
     planned: Planned | None = None,
-    half: HalfPrecision | None = None,
+    half: Pass | None = None,
 ) -> Program:
     """Make a program of `forward`, which is rewritten in place; `remake` makes another one like it.
 
@@ -196,7 +198,7 @@ def choose_passes(
     choose: ChooseAlgorithms | None = None,
     memory: int | None = None,
     cpu: CpuTarget | None = None,
-    half: HalfPrecision | None = None,
+    half: Pass | None = None,
 ) -> Order:
     """The usual passes, or those that were chosen, with the options of the usual ones.
 

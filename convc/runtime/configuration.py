@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -18,11 +18,15 @@ from convc.ir.ops.update import AdagradUpdate, AdamUpdate, AdamWUpdate, RmspropU
 from convc.passes.base import Mode
 from convc.passes.half_precision import HALVES, HalfPrecision, Precision
 from convc.passes.pipeline import Recipe
+from convc.passes.quantization import QuantizeProducts, Ranges
 from convc.passes.training import LossScaling, ParameterRounding
 from convc.runtime.program import Rate
 
 TARGETS = ("cpu", "reference")
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+# What inference may be asked for: whole numbers of 8 bits, too.
+InferencePrecision = Precision | Literal["int8"]
+INFERENCE_PRECISIONS: tuple[InferencePrecision, ...] = (*PRECISIONS, "int8")
 # Settings that change what a compiled step computes; the others concern the trainer alone.
 STEP_WORDS = ("optim", "clip", "maxnorm", "class_weights")
 
@@ -58,7 +62,10 @@ def choose_precision(asked: str | None, settings: TrainSettings, mode: Mode | No
         if known == precision:
             break
     else:
-        fail("unavailable-precision", f"precision `{precision}` is not fp32, fp16 or bf16", span)
+        if precision == "int8":
+            message = "int8 is for inference: gradients have no use for 256 numbers"
+            fail("unavailable-precision", message, span, hint="fp32, fp16 or bf16")
+        fail("unavailable-precision", f"precision `{precision}` is not {', '.join(INFERENCE_PRECISIONS)}", span)
     if known == "fp32":
         return known
     if mode is None:
@@ -72,15 +79,37 @@ def half_precision(
 ) -> HalfPrecision | None:
     """The pass that makes a program of a precision, of what its layers ask for, and of patterns of those that stay in
     float32. None where nothing has 16 bits. Error: `name-layer` for a pattern that matches no layer."""
+    found = HalfPrecision(precision, tuple(fp32), named_layers(layers, fp32))
+    return found if found.kinds else None
+
+
+def element_types(
+    precision: str | None,
+    settings: TrainSettings,
+    mode: Mode,
+    layers: Sequence[Layer] = (),
+    fp32: Sequence[str] = (),
+    ranges: Ranges | None = None,
+) -> HalfPrecision | QuantizeProducts | None:
+    """The pass for what is asked for, as `half_precision`; for int8 at inference that one which takes `ranges`.
+
+    Errors: those of `choose_precision` and `half_precision`, `missing-ranges`.
+    """
+    if precision == "int8" and mode == "infer":
+        if ranges is None:
+            message = "precision int8 needs the ranges of what the net computes"
+            fail("missing-ranges", message, hint="ranges=convc.calibrate(net, images, weights=…)")
+        return QuantizeProducts(dict(ranges), tuple(fp32), named_layers(layers, fp32))
+    return half_precision(choose_precision(precision, settings, mode), layers, fp32)
+
+
+def named_layers(layers: Sequence[Layer], fp32: Sequence[str] = ()) -> tuple[tuple[str, Precision], ...]:
+    """What layers ask for themselves. Error: `name-layer` for a pattern of `fp32` that matches no layer."""
     for pattern in fp32:
         if not any(fnmatchcase(layer.name, pattern) for layer in layers):
             hint = similar(pattern, [layer.name for layer in layers]) or "`convc summary` lists them"
             fail("name-layer", f"no layer matches `{pattern}`, which is to stay in float32", hint=hint)
-    own: tuple[tuple[str, Precision], ...] = tuple(
-        (layer.name, known) for layer in layers for known in PRECISIONS if known == layer.precision
-    )
-    found = HalfPrecision(precision, tuple(fp32), own)
-    return found if found.kinds else None
+    return tuple((layer.name, known) for layer in layers for known in PRECISIONS if known == layer.precision)
 
 
 def check_target(target: str) -> None:

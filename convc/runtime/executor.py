@@ -76,6 +76,10 @@ class Executor(Protocol):
         """The gradient of a trained parameter from the last run with `Section.GRADIENT`, a fresh float32 array."""
         ...
 
+    def output(self, name: str, rows: int) -> np.ndarray:
+        """An output of the last run, which had so many rows, if that run computed it: a fresh float32 array."""
+        ...
+
     def close(self) -> None:
         """Give back memory and code. No other method is called afterwards."""
         ...
@@ -89,6 +93,7 @@ class ReferenceExecutor:
         self._graph = graph
         self._arrays = {name: np.zeros(p.value.shape, np.float32) for name, p in graph.parameters.items()}
         self._gradients: dict[str, np.ndarray] = {}
+        self._outputs: dict[str, np.ndarray] = {}
         self._parts: dict[Section, Graph] = {}
 
     def run(
@@ -118,6 +123,7 @@ class ReferenceExecutor:
         # An overflow is for the caller to find in the results, not for numpy to print.
         with np.errstate(all="ignore"):
             results = run_reference(part, self._arrays | arrays)
+        self._outputs = {name: results[name] for name in part.outputs}
         for name in part.updates:
             self._arrays[name] = np.array(results[name], np.float32)
         for name in part.outputs:
@@ -143,8 +149,12 @@ class ReferenceExecutor:
     def gradient(self, name: str) -> np.ndarray:
         return np.array(self._gradients[name], np.float32)
 
+    def output(self, name: str, rows: int) -> np.ndarray:
+        return np.array(self._outputs[name], np.float32)
+
     def close(self) -> None:
         self._arrays.clear()
+        self._outputs.clear()
         self._gradients.clear()
         self._parts.clear()
 

@@ -112,6 +112,15 @@ class Program:
         with self._gate:
             return self._run(Section.FORWARD, images, None, 0.0).logits
 
+    def outputs(self, x: ArrayLike) -> dict[str, np.ndarray]:
+        """All outputs of an inference program by name, float32, for images as in a call."""
+        if self.mode != "infer":
+            fail("value-mode", "`outputs` needs a program compiled for inference", hint='compile(net, mode="infer")')
+        images = as_images(x, self.image, self.batch)
+        with self._gate:
+            self._run(Section.FORWARD | Section.GRADIENT, images, None, 0.0)
+            return {name: self._executor.output(name, len(images)) for name in self.graph.outputs}
+
     def value_and_grad(self, x: ArrayLike, labels: ArrayLike) -> tuple[float, dict[str, np.ndarray]]:
         """The loss (weighted sum, mean over the rows, without decay) and its gradient by trained parameter.
 

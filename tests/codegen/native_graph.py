@@ -13,6 +13,7 @@ from convc.ir.ops import (
     BatchNorm,
     BatchNormBackward,
     BatchNormTraining,
+    Cast,
     Conv2d,
     Conv2dBackwardData,
     DropConnectTraining,
@@ -102,6 +103,8 @@ def single_op_graph(case: OpCase, arrays: tuple[np.ndarray, ...]) -> tuple[Graph
         graph.updates = {value.name: result for value, result in zip(changed, node.results, strict=True) if value.name}
         return graph, named
     for index, result in enumerate(node.results):
+        if result.type.dtype.is_whole:
+            result = builder.add(Cast("f32"), result)
         if result.type.dtype is DType.BOOL:
             result = builder.add(Select(), result, builder.constant(1.0), builder.constant(0.0))
         graph.outputs["logits" if index == 0 else f"result{index}"] = result

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from convc.codegen.llvm.halves import MEMORY_TYPE
+from convc.codegen.llvm.narrow import memory_type
 from convc.codegen.llvm.vocabulary import ALIGN, Function, Index, V
 from convc.lazy import dataclass
 
@@ -33,7 +33,7 @@ class Stream:
     @property
     def line(self) -> int:
         """Elements of a cache line."""
-        return _LINE_BYTES // ALIGN[MEMORY_TYPE.get(self.pointer.pointee, self.pointer.pointee)]
+        return _LINE_BYTES // ALIGN[memory_type(self.pointer.pointee)]
 
     @property
     def lines(self) -> int:

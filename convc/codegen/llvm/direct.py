@@ -21,6 +21,7 @@ from convc.codegen.llvm.moments import Lines, combine
 from convc.codegen.llvm.register_tile import Piece, Sums, column_pieces, unroll_factor
 from convc.codegen.llvm.transposition import transpose_filters
 from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.codegen.llvm.whole_numbers import Whole
 from convc.ir.graph import Value
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
 from convc.lazy import dataclass
@@ -28,6 +29,7 @@ from convc.passes.algorithms.axes import Axis, backward_axes, forward_axis
 from convc.passes.arrange import pixels_collapse
 from convc.passes.fusion import resolve
 from convc.passes.layout import ImageLayout, Layout, PlanarLayout, WeightLayout
+from convc.passes.quantized_layout import TOGETHER, QuantizedLayout
 from convc.passes.tiling import choose_tile, even_split, most_rows
 
 _MOST_PIXELS = 16
@@ -109,6 +111,7 @@ class Direct:
     target: ImageLayout
     weights: WeightLayout
     group: Index
+    whole: Whole | None = None
 
     @property
     def channels(self) -> int:
@@ -117,7 +120,12 @@ class Direct:
 
     @property
     def element_bytes(self) -> int:
-        return 4 // self.weights.pairs
+        return 4 // self.together
+
+    @property
+    def together(self) -> int:
+        """Channels that are multiplied at a time."""
+        return self.weights.pairs if self.whole is None else TOGETHER
 
 
 def lower_conv2d(k: KernelBuilder) -> None:
@@ -127,6 +135,8 @@ def lower_conv2d(k: KernelBuilder) -> None:
     bias = k.kernel.anchor.operands[2] if len(k.kernel.anchor.operands) == 3 else None
     y = k.kernel.anchor.result
     target, weights = k.image(y), k.layout(w)
+    if isinstance(weights, QuantizedLayout):
+        weights = weights.panels
     assert isinstance(weights, WeightLayout)
     kernel, (height, width) = (w.shape[2], w.shape[3]), x.shape[2:]
     if pixels_collapse(op, kernel):
@@ -140,7 +150,7 @@ def lower_conv2d(k: KernelBuilder) -> None:
 
     def body(f: Function) -> None:
         with f.loop(0, op.groups) as group:
-            direct = Direct(rows, columns, source, target, weights, group.index)
+            direct = Direct(rows, columns, source, target, weights, group.index, Whole.of(k, x, w))
             pointers = k.pointer(x), k.pointer(w), None if bias is None else k.pointer(bias)
             _Emitter(k, f, direct, *pointers, moments=lines).emit()
 
@@ -325,8 +335,8 @@ class _Emitter:
     ) -> None:
         f, d = self.f, self.d
         channel = f.add(self.first_channel, f.multiply(block, d.weights.block))
-        sums = Sums.zeros(f, run.pixels, pieces)
-        if self.bias is not None:
+        sums = Sums.zeros(f, run.pixels, pieces, whole=d.whole is not None)
+        if self.bias is not None and d.whole is None:
             loaded = [f.load(f.address(self.bias, f.add(channel, p.offset)), p.lanes) for p in pieces]
             sums.flat = loaded * run.pixels
         panel = f.address(
@@ -346,10 +356,12 @@ class _Emitter:
         )
         corner = f.address(self.source, pixel)
         if d.rows.taps and any(run.active):
-            self._taps(run, row, corner, panel, sums, width)
+            self._taps(run, row, corner, panel, sums, width, channel)
+        if d.whole is not None:
+            sums.flat = d.whole.results(f, sums, channel, self.bias)
         self._finish(run, image, row, first, channel, block, pieces, sums)
 
-    def _taps(self, run: Run, row: Index, corner: V, panel: V, sums: Sums, width: int) -> None:
+    def _taps(self, run: Run, row: Index, corner: V, panel: V, sums: Sums, width: int, channel: Index) -> None:
         """The loop over filter rows; which of them the image has depends on the row of the output."""
         f, d = self.f, self.d
         (first_tap, first_offset), (tap_step, offset_step) = d.rows.taps[0], d.rows.distances
@@ -361,6 +373,10 @@ class _Emitter:
             source = f.address(corner, f.add(first_offset * line, f.multiply(tap.index, offset_step * line)))
             filters = f.address(panel, f.add(first_tap * filter_row, f.multiply(tap.index, tap_step * filter_row)))
             self._filter_row(run, source, filters, sums, width)
+            if d.whole is not None:
+                first = f.multiply(f.add(first_tap, f.multiply(tap.index, tap_step)), d.weights.rows.width)
+                for (column, _), active in zip(d.columns.taps, run.active, strict=True):
+                    d.whole.add_part(f, sums, f.add(first, column), channel, active)
             tap.carried = sums.flat
         sums.flat = tap.carried
 
@@ -391,7 +407,7 @@ class _Emitter:
         (tap, offset), count = taps[0], len(taps)
         tap_step, offset_step = (taps[1][0] - tap, taps[1][1] - offset) if count > 1 else (1, 1)
         regular = all(taps[i] == (tap + i * tap_step, offset + i * offset_step) for i in range(count))
-        if not regular or not self._written_out(d.channels // d.weights.pairs, active):
+        if not regular or not self._written_out(d.channels // d.together, active):
             for tap, offset in taps:
                 self._channels(source, offset, filters, tap, d.channels, active, sums, width)
             return
@@ -414,18 +430,19 @@ class _Emitter:
         f, d = self.f, self.d
         pixel, channel = d.columns.stride * d.source.pixel, d.source.channel
         start, columns = offset * d.source.pixel, tap * d.channels * width
-        pairs, add = d.weights.pairs, sums.multiply_add if d.weights.pairs == 1 else sums.add_pairs
+        together = d.together
+        add = {1: sums.multiply_add, 2: sums.add_pairs, TOGETHER: sums.add_quads}[together]
         unroll = (
-            count // pairs
-            if self._written_out(count // pairs, active)
-            else unroll_factor(count // pairs, 5 if len(active) * len(sums.pieces) <= 16 else 4)
+            count // together
+            if self._written_out(count // together, active)
+            else unroll_factor(count // together, 5 if len(active) * len(sums.pieces) <= 16 else 4)
         )
-        unroll *= pairs
+        unroll *= together
         with f.loop(0, count, unroll, carried=sums.flat) as loop:
             sums.flat = loop.carried
             scalars = f.address(source, f.multiply(loop.index, channel))
             rows = f.address(filters, f.multiply(loop.index, width))
-            for step in range(0, unroll, pairs):
+            for step in range(0, unroll, together):
                 add(
                     f,
                     rows,

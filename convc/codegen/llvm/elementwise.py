@@ -26,6 +26,7 @@ from convc.ir.ops.elementwise import (
     Subtract,
 )
 from convc.ir.ops.loss_scaling import ScaleLoss
+from convc.ir.ops.quantize import Quantize
 
 # Takes the function under construction, the op, and its operands.
 Lower = Callable[..., V]
@@ -162,6 +163,7 @@ ELEMENTWISE: dict[type[Op], Lower] = {
     Exp: _exp,
     Sqrt: _sqrt,
     Cast: _cast,
+    Quantize: _cast,
     Greater: _greater,
     Select: _select,
     RunningAverage: _running_average,

@@ -24,7 +24,7 @@ from convc.passes.plan import Plan
 # The argument block of a step: one 64-bit word each.
 CONTROL, SECTIONS, ROWS, ARENA, PERSISTENT, INPUT, LABELS, SEED, STEP, RATE, FIRST, LAST, SEEN, WORDS = range(14)
 BARRIER = "convc_barrier"
-_POINTEES = {DType.F16: "half", DType.BF16: "bfloat"}
+_POINTEES = {DType.F16: "half", DType.BF16: "bfloat", DType.QW8: "i8"}
 REGION_WORDS = {"arena": ARENA, "persistent": PERSISTENT, "input": INPUT, "labels": LABELS}
 
 
@@ -114,6 +114,8 @@ class KernelBuilder:
         f = Function(name, len(self.arguments), comment=f"{self.kernel.name} {self.kernel.label}")
         f.fma_name = self._fma
         f.converts_half = self.machine.converts_half
+        f.dot_int8 = self.machine.dot_int8
+        f.dot_i16 = self.machine.dot_i16
         f.most = self._most - self.size
         self._f = f
         body(f)
@@ -129,7 +131,7 @@ class KernelBuilder:
         assert self._f is not None
         stored = resolve(value)
         pointer = self._f.pointers[self._numbers[stored]]
-        pointee = _POINTEES.get(self.plan.element(stored))
+        pointee = stored.type.grid or _POINTEES.get(self.plan.element(stored))
         return V(pointer.ref, pointer.type, pointee) if pointee else pointer
 
     def scratch_pointer(self) -> V:

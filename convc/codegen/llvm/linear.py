@@ -20,9 +20,11 @@ from convc.codegen.llvm.position_pairs import add_positions
 from convc.codegen.llvm.register_tile import Sums, column_pieces, unroll_factor
 from convc.codegen.llvm.updates import Formula, update_formula, updated_tensors
 from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.codegen.llvm.whole_numbers import Whole
 from convc.ir.graph import Value
 from convc.ir.types import DType
 from convc.passes.layout import ImageLayout, WeightLayout, padded
+from convc.passes.quantized_layout import TOGETHER, QuantizedLayout
 from convc.passes.sections import Section
 from convc.passes.tiling import even_split, most_rows
 
@@ -31,6 +33,8 @@ _MOST_ROWS = 14
 
 def _weights(k: KernelBuilder, value: Value) -> WeightLayout:
     layout = k.layout(value)
+    if isinstance(layout, QuantizedLayout):
+        return layout.panels
     assert isinstance(layout, WeightLayout)
     return layout
 
@@ -93,28 +97,35 @@ def _forward_tile(
 ) -> None:  # fmt: skip
     pieces = column_pieces(width, k.machine.lanes)
     channel = f.multiply(block, weights.block)
-    sums = Sums.zeros(f, rows, pieces)
-    if bias is not None:
+    whole = Whole.of(k, x, w)
+    sums = Sums.zeros(f, rows, pieces, whole=whole is not None)
+    if whole is not None:
+        whole.add_part(f, sums, 0, channel, range(rows))
+    elif bias is not None:
         sums.flat = [f.load(f.address(k.pointer(bias), f.add(channel, p.offset)), p.lanes) for p in pieces] * rows
     depth = weights.rows.size
     panel = f.address(k.pointer(w), f.multiply(channel, depth))
     source = f.address(k.pointer(x), f.multiply(first, depth))
-    pairs = 2 if _multiplies_pairs(k, depth, weights.columns) else 1
-    unroll = pairs * unroll_factor(depth // pairs)
+    together = TOGETHER if whole is not None else 2 if _multiplies_pairs(k, depth, weights.columns) else 1
+    unroll = together * unroll_factor(depth // together)
     with f.loop(0, depth, unroll, carried=sums.flat) as loop:
         sums.flat = loop.carried
         scalars, columns = f.address(source, loop.index), f.address(panel, f.multiply(loop.index, width))
-        for step in range(0, unroll, pairs):
+        for step in range(0, unroll, together):
 
             def scalar(m: int, step: int = step) -> tuple[V, int]:
                 return scalars, m * depth + step
 
-            if pairs == 2:
+            if whole is not None:
+                sums.add_quads(f, columns, step * width, scalar, range(rows))
+            elif together == 2:
                 sums.add_pairs(f, columns, step * width, scalar, range(rows), apart=width)
             else:
                 sums.multiply_add(f, columns, step * width, scalar, range(rows))
         loop.carried = sums.flat
     sums.flat = loop.carried
+    if whole is not None:
+        sums.flat = whole.results(f, sums, channel, None if bias is None else k.pointer(bias))
     target = k.image(k.kernel.anchor.result)
     base = f.add(f.multiply(first, target.size), channel)
     for m in range(rows):

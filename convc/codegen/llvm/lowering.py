@@ -57,6 +57,7 @@ from convc.codegen.llvm.sweeps import (
 )
 from convc.codegen.llvm.updates import lower_accumulate, lower_unscale, lower_update
 from convc.codegen.llvm.vocabulary import MOST_INSTRUCTIONS, CodeTooLarge, Function, module_text
+from convc.codegen.llvm.whole_numbers import lower_quantize_weights
 from convc.ir import ops
 from convc.ir.diagnostic import fail
 from convc.ir.op import Op
@@ -125,6 +126,7 @@ LOWERINGS: dict[type[Op], Lowering] = {
     ops.MoveScale: Lowering(lower_move_scale),
     ops.MaxNorm: Lowering(lower_max_norm),
     ops.RoundTo: Lowering(lower_round_to),
+    ops.QuantizeWeights: Lowering(lower_quantize_weights),
     ops.ScaleWeights: Lowering(lower_scale_weights),
     ops.SumWeights: Lowering(lower_sum_weights),
     ops.SgdUpdate: Lowering(lower_update),

@@ -12,7 +12,7 @@ from convc.codegen.llvm.link import Library, link
 from convc.codegen.llvm.lowering import ModuleText, PhaseCall, generate, scratch_bytes
 from convc.codegen.llvm.object_cache import cache_key, shared_cache
 from convc.codegen.llvm.spmd import load_runtime
-from convc.codegen.llvm.target import DOT_BF16, CpuTarget, compile_object, emit_assembly, host_target
+from convc.codegen.llvm.target import DOT_BF16, DOT_INT8, CpuTarget, compile_object, emit_assembly, host_target
 from convc.codegen.llvm.vocabulary import MOST_INSTRUCTIONS
 from convc.ir.graph import Graph
 from convc.lazy import dataclass
@@ -51,7 +51,14 @@ class CompiledStep:
 
 def machine_of(target: CpuTarget) -> Machine:
     """The target as plans see it."""
-    return replace(MACHINES[target.tier], lanes=target.lanes, registers=target.registers, dot_bf16=target.has(DOT_BF16))
+    return replace(
+        MACHINES[target.tier],
+        lanes=target.lanes,
+        registers=target.registers,
+        dot_bf16=target.has(DOT_BF16),
+        dot_int8=target.has(DOT_INT8),
+        dot_i16=target.lanes if target.architecture in ("x86_64", "amd64") else 0,
+    )
 
 
 def fma_of(target: CpuTarget) -> str:

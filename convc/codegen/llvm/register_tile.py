@@ -44,8 +44,10 @@ class Sums:
         self.flat = list(flat)
 
     @classmethod
-    def zeros(cls, f: Function, rows: int, pieces: Sequence[Piece]) -> Sums:
-        return cls(rows, pieces, [f.constant(0.0, piece.lanes) for _ in range(rows) for piece in pieces])
+    def zeros(cls, f: Function, rows: int, pieces: Sequence[Piece], whole: bool = False) -> Sums:
+        """Of float, or of `whole` numbers of 32 bits."""
+        zeros = [f.integers([0] * p.lanes) if whole else f.constant(0.0, p.lanes) for p in pieces]
+        return cls(rows, pieces, zeros * rows)
 
     def at(self, row: int, piece: int) -> V:
         return self.flat[row * len(self.pieces) + piece]
@@ -87,6 +89,27 @@ class Sums:
                 self.flat[index] = f.dot_pairs(
                     f.bits(f.splat(both, piece.lanes), "bfloat"), loaded[number], self.flat[index]
                 )
+
+    def add_quads(
+        self, f: Function, columns: V, columns_offset: int, scalar: Callable[[int], ScalarPlace], active: Sequence[int]
+    ) -> None:
+        """Four steps of the reduction, of whole numbers: the four scalars of a row of the tile lie side by side, and so
+        do the columns of four rows (`QuantizedLayout`)."""
+        loaded = [f.load(f.address(columns, columns_offset + 4 * p.offset), p.lanes, "i32") for p in self.pieces]
+        for row in active:
+            base, offset = scalar(row)
+            four = f.load(f.address(base, offset), 1, "i32")
+            for number, piece in enumerate(self.pieces):
+                index = row * len(self.pieces) + number
+                self.flat[index] = f.dot_quads(f.splat(four, piece.lanes), loaded[number], self.flat[index])
+
+    def add_whole(self, f: Function, columns: V, active: Sequence[int]) -> None:
+        """Add a row of whole numbers of 32 bits to each of the `active` rows."""
+        loaded = [f.load(f.address(columns, p.offset, "i32"), p.lanes, "i32") for p in self.pieces]
+        for row in active:
+            for number in range(len(self.pieces)):
+                index = row * len(self.pieces) + number
+                self.flat[index] = f.binary("add", self.flat[index], loaded[number])
 
     def _add_turned(self, f: Function, first: int, value: V, loaded: Sequence[V]) -> None:
         """Products with `value` times i."""

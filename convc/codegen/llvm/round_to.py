@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from convc.codegen.llvm.halves import rounded, widened
 from convc.codegen.llvm.kernel import SEED, STEP, KernelBuilder, context_word
 from convc.codegen.llvm.mathematics import numbered_words
+from convc.codegen.llvm.narrow import rounded, widened
 from convc.codegen.llvm.units import each_weight
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.ir.ops.round_to import DROPPED_BITS, SMALLEST_NORMAL, SMALLEST_STEP, TOO_LARGE, RoundTo

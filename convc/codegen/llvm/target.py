@@ -30,6 +30,8 @@ CPU_VARIABLE = "CONVC_CPU"
 WITHOUT_VARIABLE = "CONVC_WITHOUT"
 # The feature that adds two products of bfloat16 numbers to a float32 sum.
 DOT_BF16 = "avx512bf16"
+# And the one that adds four products of 8 bits to a sum of 32.
+DOT_INT8 = "avx512vnni"
 
 _V3 = ("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")

@@ -13,18 +13,19 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from convc.codegen.llvm.halves import MEMORY_TYPE, rounded, widened
+from convc.codegen.llvm.narrow import Kind, memory_type, rounded, widened
 from convc.lazy import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class V:
     """A value in registers: LLVM's name for it, and its type. A pointer knows what it points to: `pointee` is `float`,
-    or a narrower number (`half`, `bfloat`) that is widened when it is loaded and rounded when it is stored."""
+    or a narrower number (`half`, `bfloat`, one of a `Grid`) that is widened when it is loaded and rounded when it is
+    stored."""
 
     ref: str
     type: str
-    pointee: str = "float"
+    pointee: Kind = "float"
 
     @property
     def lanes(self) -> int:
@@ -77,6 +78,9 @@ class Function:
     fma_name = "fma"
     # Whether the processor has instructions between half and float.
     converts_half = False
+    # Whether it adds up four products of i8 at a time, and how many i32 lanes of sums of two products of i16 at most.
+    dot_int8 = False
+    dot_i16 = 0
     attributes = "nounwind noinline"
     exported = False
     # Set when another thread works on the memory behind a pointer.
@@ -273,7 +277,7 @@ class Function:
         """The address of the element at `index`, as the pointer counts them unless an element type is named."""
         if index == 0:
             return pointer
-        kind = MEMORY_TYPE.get(pointer.pointee, pointer.pointee) if element is None else element
+        kind = memory_type(pointer.pointee) if element is None else element
         place = self.emit("ptr", f"getelementptr {kind}, ptr {pointer.ref}, i64 {ref(index)}")
         return place if pointer.pointee == "float" else V(place.ref, place.type, pointer.pointee)
 
@@ -284,7 +288,7 @@ class Function:
 
     def load(self, pointer: V, lanes: int = 1, element: str | None = None) -> V:
         """What lies at an address: of what it points to, as float, or of the element type that is named."""
-        kind = MEMORY_TYPE.get(pointer.pointee, pointer.pointee) if element is None else element
+        kind = memory_type(pointer.pointee) if element is None else element
         type = vector(kind, lanes)
         value = self.emit(type, f"load {type}, ptr {pointer.ref}, align {ALIGN[kind]}")
         return widened(self, value, pointer.pointee) if element is None else value
@@ -345,7 +349,7 @@ class Function:
 
     def bits(self, value: V, element: str) -> V:
         """The same bits as elements of another type."""
-        bits = {"i16": 16, "bfloat": 16, "half": 16, "i32": 32, "float": 32}
+        bits = {"i8": 8, "i16": 16, "bfloat": 16, "half": 16, "i32": 32, "float": 32}
         type = vector(element, value.lanes * bits[value.element] // bits[element])
         return self.emit(type, f"bitcast {value.type} {value.ref} to {type}")
 
@@ -371,6 +375,37 @@ class Function:
         processors that have an instruction for it, and 4, 8 or 16 sums."""
         name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * addend.lanes}"
         return self.intrinsic(name, addend.type, addend, left, right)
+
+    def dot_quads(self, left: V, right: V, addend: V) -> V:
+        """addend + the four products of each unsigned i8 of `left` with the signed one of `right`, of i32 lanes that
+        hold four of either. The sums are exact, whatever instructions a processor has for them."""
+        lanes = addend.lanes
+        if self.dot_int8 and lanes >= 4:
+            name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+            return self.intrinsic(name, addend.type, addend, self.bits(left, "i8"), self.bits(right, "i8"))
+        total = addend
+        for start in (0, 8):
+            # Every second of the four, as two numbers of 16 bits.
+            mask = self.integers([0xFF00FF] * lanes)
+            unsigned = self.binary("and", self.binary("lshr", left, self.integers([start] * lanes)), mask)
+            halves = self.bits(right, "i16")
+            if not start:
+                halves = self.binary("shl", halves, self.integers([8] * halves.lanes, "i16"))
+            signed = self.binary("ashr", halves, self.integers([8] * halves.lanes, "i16"))
+            total = self.binary("add", total, self._dot_i16(self.bits(unsigned, "i16"), signed))
+        return total
+
+    def _dot_i16(self, left: V, right: V) -> V:
+        """The two products of each pair of neighbours, added up, as i32."""
+        lanes = left.lanes // 2
+        name = _DOT_I16.get(lanes) if self.dot_i16 >= lanes else None
+        if name is not None:
+            return self.intrinsic(name, vector("i32", lanes), left, right)
+        products = self.binary("mul", self.convert("sext", left, "i32"), self.convert("sext", right, "i32"))
+        if lanes == 1:
+            return self.binary("add", self.extract(products, 0), self.extract(products, 1))
+        evens, odds = (self.shuffle(products, products, range(first, 2 * lanes, 2)) for first in (0, 1))
+        return self.binary("add", evens, odds)
 
     def shuffle(self, left: V, right: V, mask: Sequence[int]) -> V:
         type = vector(left.element, len(mask))
@@ -411,6 +446,8 @@ def module_text(functions: Sequence[Function], linkage: str) -> str:
     return "\n".join([*sorted(declarations.values()), *texts])
 
 
+# Instructions of x86 by the number of their sums.
+_DOT_I16 = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
 ALIGN = {"float": 4, "i32": 4, "i64": 8, "ptr": 8, "double": 8, "i8": 1, "half": 2, "bfloat": 2, "i16": 2}
 
 

@@ -48,6 +48,7 @@ from convc.ir.ops.maps import ScaleMaps, SpatialSum, SpreadMaps
 from convc.ir.ops.norm import BatchMoments, BatchNorm, BatchNormBackward, BatchNormTraining
 from convc.ir.ops.pad import Pad
 from convc.ir.ops.pool import AvgPool, AvgPoolBackward, MaxPool, MaxPoolBackward
+from convc.ir.ops.quantize import Quantize, QuantizeWeights
 from convc.ir.ops.random import Dropout, DropoutTraining, Noise, NoiseTraining
 from convc.ir.ops.rearrange import Rearrange
 from convc.ir.ops.reduce import ChannelSum, Sum
@@ -75,12 +76,12 @@ _ALL: tuple[type[Op], ...] = (
     # element by element
     Relu, LeakyRelu, Prelu, Elu, Sigmoid, Tanh, Step, Relu6,
     Add, Subtract, Multiply, Divide, Maximum, Minimum, Negate, Absolute, Sign, Exp, Sqrt, Greater, Select,
-    RunningAverage, Cast,
+    RunningAverage, Cast, Quantize,
     # reductions, losses, updates
     ChannelSum, Sum,
     SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward, CountCorrect,
     Hinge, HingeBackward, MeanSquaredError, MeanSquaredErrorBackward,
-    Accumulate, GradientNorm, MaxNorm, RoundTo, ScaleWeights, SumWeights,
+    Accumulate, GradientNorm, MaxNorm, RoundTo, ScaleWeights, SumWeights, QuantizeWeights,
     ScaleLoss, Unscale, AllFinite, MoveScale,
     SgdUpdate, AdagradUpdate, RmspropUpdate, AdamUpdate, AdamWUpdate,
 )  # fmt: skip

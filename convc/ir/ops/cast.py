@@ -33,7 +33,7 @@ class Cast(Elementwise):
         require(self.dtype in _DTYPES, "there is no cast to {}", self.dtype)
         if operands[0].dtype is DType.F64:
             return operands[0]
-        require(operands[0].dtype in _DTYPES.values(), "a cast takes f32, f16 or bf16, not {}", operands[0])
+        require(operands[0].dtype.real in _DTYPES.values(), "a cast takes f32, f16, bf16 or q8, not {}", operands[0])
         return operands[0].with_dtype(_DTYPES[self.dtype])
 
     def function(self, *operands: Array) -> Array:

@@ -38,7 +38,7 @@ class Constant(Op):
     def of(cls, array: Array) -> Constant:
         """The constant that holds a float64, float32, float16, int32, int64, uint8 or bool array."""
         array = np.ascontiguousarray(array).reshape(array.shape)
-        kinds = {dtype.numpy: dtype for dtype in DType if dtype is not DType.BF16}
+        kinds = {dtype.numpy: dtype for dtype in DType if dtype is not DType.BF16 and not dtype.is_whole}
         flat = array.ravel()
         # Bits are compared, not numbers: 0.0 and -0.0 are not the same constant.
         if flat.size and np.all(flat.view(np.uint8).reshape(flat.size, -1) == flat[:1].view(np.uint8)):
@@ -59,4 +59,4 @@ class Constant(Op):
         return Cost(0, 0)
 
 
-_DTYPES = {dtype.value for dtype in DType}
+_DTYPES = {dtype.value for dtype in DType if not dtype.is_whole}

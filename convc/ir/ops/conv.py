@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from convc.ir.op import HIDDEN_DEFAULT, Array, Cost, Cotangents, Op, require, traffic
+from convc.ir.op import HIDDEN_DEFAULT, Array, Cost, Cotangents, Op, product_type, require, traffic
 from convc.ir.types import TensorType
 from convc.ir.window import Pair, Sides, Window
 from convc.lazy import dataclass
@@ -89,14 +89,14 @@ class Conv2d(_Convolution):
     def infer(self, x: TensorType, w: TensorType, b: TensorType | None = None) -> TensorType:
         require(x.rank == 4, "a convolution reads images (N, C, H, W), not {}", x)
         require(w.rank == 4, "filters have the shape (K, C/groups, R, S), not {}", w)
-        require(x.dtype is w.dtype, "images {} against filters {}", x, w)
+        dtype = product_type(x, w, "images {} against filters {}")
         n, c, height, width = x.shape
         k, c_group, *kernel = w.shape
         fits = c == c_group * self.groups
         require(fits, "{} input channels, but the filter reads {} x {} groups", c, c_group, self.groups)
         self.split(k, "output")
         require(b is None or b.shape == (k,), "the bias must have {} elements, not {}", k, b)
-        return x.with_shape((n, k, *self.outputs(tuple(kernel), (height, width))))
+        return TensorType(dtype, (n, k, *self.outputs(tuple(kernel), (height, width))))
 
     def reference(self, x: Array, w: Array, b: Array | None = None) -> Array:
         k, c_group, r, s = w.shape

@@ -33,7 +33,7 @@ def common_type(*operands: TensorType) -> DType:
     """The element type of a result. Booleans choose and do not count, nor do scalars and vectors beside tensors."""
     numbers = [t for t in operands if t.dtype is not DType.BOOL] or list(operands)
     rank = max(t.rank for t in numbers)
-    types = {t.dtype: t for t in numbers if t.rank == rank}
+    types = {t.dtype.real: t for t in numbers if t.rank == rank}
     require(len(types) == 1, "element types differ: {}", " and ".join(map(str, types.values())))
     return next(iter(types))
 

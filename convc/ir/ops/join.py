@@ -26,7 +26,8 @@ class Concat(Op):
         first = operands[0]
         for x in operands:
             require(x.rank >= 2, "concat joins channels, and there are none in {}", x)
-            fits = (x.dtype, x.shape[0], x.shape[2:]) == (first.dtype, first.shape[0], first.shape[2:])
+            alike = (x.dtype, x.grid) == (first.dtype, first.grid)
+            fits = alike and (x.shape[0], x.shape[2:]) == (first.shape[0], first.shape[2:])
             require(fits, "concat joins channels of images of one size, not {} and {}", first, x)
         return first.with_shape((first.shape[0], sum(x.shape[1] for x in operands), *first.shape[2:]))
 

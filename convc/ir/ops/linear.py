@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from convc.ir.op import Array, Cost, Cotangents, Op, require, traffic
+from convc.ir.op import Array, Cost, Cotangents, Op, product_type, require, traffic
 from convc.ir.types import TensorType
 from convc.lazy import dataclass
 
@@ -22,9 +22,9 @@ class Linear(Op):
     def infer(self, x: TensorType, w: TensorType, b: TensorType | None = None) -> TensorType:
         require(x.rank == 2, "a fully connected layer reads rows (N, D), not {}", x)
         require(w.rank == 2 and w.shape[1] == x.shape[1], "{} features, but the weights are {}", x.shape[1], w)
-        require(x.dtype is w.dtype, "rows {} against weights {}", x, w)
+        dtype = product_type(x, w, "rows {} against weights {}")
         require(b is None or b.shape == w.shape[:1], "the bias must have {} elements, not {}", w.shape[0], b)
-        return x.with_shape((x.shape[0], w.shape[0]))
+        return TensorType(dtype, (x.shape[0], w.shape[0]))
 
     def reference(self, x: Array, w: Array, b: Array | None = None) -> Array:
         y = x @ w.T

@@ -114,7 +114,7 @@ class AvgPool(_Pooling):
     count_padding: bool = True
 
     def infer(self, x: TensorType) -> TensorType:
-        return self.pooled(x)
+        return self.pooled(x).with_dtype(x.dtype.real)
 
     def reference(self, x: Array) -> Array:
         return self.window.patches(x).sum((4, 5)) / self.divisors((x.shape[2], x.shape[3])).astype(x.dtype)

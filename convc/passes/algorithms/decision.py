@@ -70,6 +70,13 @@ class Decision:
         return next(candidate for candidate in self.candidates if candidate.algorithm == name)
 
 
+def obstacle_of(algorithm: Algorithm, problem: Problem) -> str | None:
+    """Why an algorithm cannot compute a problem; None where it can."""
+    if problem.dtype.is_whole and algorithm.name != PLAIN:
+        return "it does not add up whole numbers of 8 bits"
+    return algorithm.obstacle(problem)
+
+
 class Impossible(Exception):
     """None of the wanted algorithms can compute the problem; `reasons` by name."""
 
@@ -125,7 +132,7 @@ _NO_LIMITS = Limits(None, float("inf"))
 def _candidate(
     algorithm: Algorithm, problem: Problem, machine: Machine, constants: Constants, limits: Limits, measured: Measured
 ) -> Candidate:
-    obstacle = algorithm.obstacle(problem)
+    obstacle = obstacle_of(algorithm, problem)
     if obstacle is not None:
         return Candidate(algorithm.name, False, obstacle)
     scratch, error = algorithm.scratch_bytes(problem, machine), algorithm.max_rel_error(problem)

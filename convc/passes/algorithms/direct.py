@@ -63,6 +63,14 @@ def multiplies_positions(problem: Problem, machine: Machine) -> bool:
     return machine.dot_bf16 and problem.dtype is DType.BF16 and problem.direction == "backward_weights" and wide
 
 
+def products_at_once(problem: Problem, machine: Machine) -> int:
+    """How many products of neighbouring channels the kernel of a problem adds to each sum at a time; a quarter of the
+    time is needed for whole numbers only where the processor has an instruction for them."""
+    if problem.dtype is DType.Q8:
+        return 4 if machine.dot_int8 else 1
+    return 2 if multiplies_pairs(problem, machine) else 1
+
+
 class Direct(Algorithm):
     """No transform, no copy of the images, no multiplication by padding."""
 
@@ -87,7 +95,7 @@ class Direct(Algorithm):
                 efficiency *= _POSITIONS_GAIN
             product = Stage("convolve", "product", problem.flops, traffic, efficiency=efficiency)
             return (product, *self._again(problem, machine))
-        at_once = 2 if multiplies_pairs(problem, machine) else 1
+        at_once = products_at_once(problem, machine)
         if problem.direction == "forward":
             steps = -(-per_filter // at_once) * problem.taps
             efficiency = at_once * tile_efficiency(machine, problem.output[1], per_channel, steps)

@@ -62,7 +62,7 @@ class Problem:
             dilation=op.dilation,
             groups=op.groups,
             prepared=isinstance(op, Conv2d) and second in fixed,
-            dtype=first.type.dtype if first.type.dtype.is_half else DType.F32,
+            dtype=DType.F32 if first.type.dtype is DType.F64 else first.type.dtype,
         )
 
     @property
@@ -99,6 +99,6 @@ class Problem:
         extras += [f"dilation {pair(self.dilation)}"] if self.dilation != (1, 1) else []
         extras += [f"groups {self.groups}"] if self.groups > 1 else []
         extras += ["prepared"] if self.prepared else []
-        extras += [self.dtype.value] if self.dtype.is_half else []
+        extras += [self.dtype.value] if self.dtype is not DType.F32 else []
         text = f"{self.batch}x{self.channels}x{pair(self.size)} -> {self.filters}x{pair(self.output)}, "
         return text + " ".join([pair(self.kernel), *extras])

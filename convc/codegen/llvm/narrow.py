@@ -1,24 +1,39 @@
-"""Numbers of 16 bits between memory and registers, where everything is float32.
+"""Numbers of 16 and of 8 bits between memory and registers, where everything is float32.
 
 `half` is IEEE 754 binary16, `bfloat` the upper half of a float. Rounding is to the nearest number, ties to the even
 one; what is too large becomes infinite, a NaN stays one. Processors without instructions for `half` compute
 with integers, and so do all for `bfloat`: the bits are the same everywhere, also where denormal floats are flushed to
 zero.
+
+A `Grid` says what numbers the 8 bits stand for: multiples of a step.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from convc.ir.types import Grid
+
 if TYPE_CHECKING:
     from convc.codegen.llvm.vocabulary import Function, V
 
-# What LLVM shall load and store for each.
-MEMORY_TYPE = {"bfloat": "i16"}
+# What memory holds: numbers of an LLVM type, or of a grid.
+Kind = str | Grid
+# Adding it to a small float rounds that to a whole number, ties to even, which the lowest bits then hold.
+_ROUNDS = 1.5 * 2.0**23
 
 
-def widened(f: Function, value: V, kind: str) -> V:
+def memory_type(kind: Kind) -> str:
+    """What LLVM shall load and store."""
+    return "i8" if isinstance(kind, Grid) else "i16" if kind == "bfloat" else kind
+
+
+def widened(f: Function, value: V, kind: Kind) -> V:
     """What has been loaded of memory of a kind, as float."""
+    if isinstance(kind, Grid):
+        return _from_grid(f, value, kind)
     if kind == "bfloat":
         return f.convert("bitcast", f.binary("shl", f.convert("zext", value, "i32"), _of(f, 16, value)), "float")
     if kind != "half":
@@ -38,8 +53,10 @@ def widened(f: Function, value: V, kind: str) -> V:
     return f.convert("bitcast", f.binary("or", number, sign), "float")
 
 
-def rounded(f: Function, value: V, kind: str) -> V:
+def rounded(f: Function, value: V, kind: Kind) -> V:
     """A float as it is stored to memory of a kind."""
+    if isinstance(kind, Grid):
+        return _to_grid(f, value, kind)
     if kind == "half":
         return f.convert("fptrunc", value, "half") if f.converts_half else _rounded_to_half(f, value)
     if kind != "bfloat":
@@ -51,6 +68,25 @@ def rounded(f: Function, value: V, kind: str) -> V:
     quiet = f.binary("or", bits, _of(f, 0x400000, bits))
     kept = f.select(f.compare("uno", value, value), quiet, nearest)
     return f.convert("trunc", f.binary("lshr", kept, _of(f, 16, bits)), "i16")
+
+
+def _from_grid(f: Function, value: V, grid: Grid) -> V:
+    whole = f.convert("zext", value, "i32")
+    if grid.zero:
+        whole = f.binary("sub", whole, _of(f, grid.zero, whole))
+    return f.binary("fmul", f.convert("sitofp", whole, "float"), f.constant(grid.step, value.lanes))
+
+
+def _to_grid(f: Function, value: V, grid: Grid) -> V:
+    """As `on_grid` of convc/ir/ops/quantize.py."""
+    low, high = f.constant(-grid.zero, value.lanes), f.constant(255 - grid.zero, value.lanes)
+    whole = f.binary("fmul", value, f.constant(float(np.float32(1) / np.float32(grid.step)), value.lanes))
+    whole = f.select(f.compare("ogt", whole, low), whole, low)
+    whole = f.select(f.compare("olt", whole, high), whole, high)
+    bits = f.convert("bitcast", f.binary("fadd", whole, f.constant(_ROUNDS, value.lanes)), "i32")
+    if grid.zero:
+        bits = f.binary("add", bits, _of(f, grid.zero, bits))
+    return f.convert("trunc", bits, "i8")
 
 
 def _rounded_to_half(f: Function, value: V) -> V:
