@@ -7,13 +7,14 @@ more of this processor, and have the float32 weights.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from convc.codegen.llvm.target import host_target
+from convc.codegen.llvm.target import CPU_VARIABLE, host_target
 from convc.ir.diagnostic import CompileError, fail
 from convc.ir.op import Op
 from convc.passes.base import Mode
@@ -74,10 +75,14 @@ class LoadedLibrary:
 
 
 def runnable_tier(tiers: Iterable[Tier]) -> Tier:
-    """The first that this processor can run, as a library chooses. Error: `value-cpu-tier`."""
-    tiers = tuple(tiers)
+    """The first that this processor can run and the environment does not rule out, as a library chooses.
+
+    Error: `value-cpu-tier`.
+    """
+    tiers, forced = tuple(tiers), os.environ.get(CPU_VARIABLE, "").strip()
     for tier in tiers:
         with suppress(CompileError):
-            return host_target(tier).tier
+            if forced in ("", tier):
+                return host_target(tier).tier
     message = f"this processor runs none of the library's tiers, {', '.join(tiers)}, so it cannot be measured here"
     fail("value-cpu-tier", message, hint="without --data it is made all the same")

@@ -103,6 +103,7 @@ def test_eval_in_several_precisions(content: Json, capfd: pytest.CaptureFixture[
     assert lines[2].split()[3] == "-"
 
 
+@pytest.mark.slow
 def test_a_run_in_half_precision_is_evaluated_as_it_was_tested(
     content: Json, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +131,7 @@ def test_predict(content: Json) -> None:
 COMPILE = ("compile", "tiny.cnn", "-o", "out/net.so", "--header", "out/net.h", "--threads", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_a_library_is_measured_on_test_images(content: Json, capfd: pytest.CaptureFixture[str]) -> None:
     words = (*COMPILE, "--weights", "w.safetensors", "--precision", "bf16")

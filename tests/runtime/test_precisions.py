@@ -204,6 +204,7 @@ def test_a_run_is_evaluated_as_it_was_trained(net: Net, weights: Path, tmp_path:
         assert open_trained(folder).fp32 == ()
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_library_beside_one_in_fp32(
@@ -242,6 +243,7 @@ def test_a_library_beside_one_in_fp32(
             assert {name: getattr(record, name) for name in expected} == expected
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_what_is_wholly_float32_is_measured_alone(net: Net, weights: Path, tmp_path: Path, split: Split) -> None:
     tier = runnable_tier(["avx2", "baseline"])
@@ -251,6 +253,7 @@ def test_what_is_wholly_float32_is_measured_alone(net: Net, weights: Path, tmp_p
     assert (record.precision, record.difference) == ("fp32", None)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_layers_with_a_precision_of_their_own_make_a_mixed_library(weights: Path, tmp_path: Path, split: Split) -> None:
     (tmp_path / "mixed.cnn").write_text(NET.replace("fc 5", "fc 5 precision=fp16"))
@@ -262,6 +265,7 @@ def test_layers_with_a_precision_of_their_own_make_a_mixed_library(weights: Path
     assert (whole.weight_bytes - mixed.weight_bytes) == 2 * 5 * 96
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_loaded_library(net: Net, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It gives what its files hold now, though the path was loaded before; after its end it is left alone."""
@@ -288,6 +292,10 @@ def test_a_loaded_library(net: Net, weights: Path, tmp_path: Path, monkeypatch: 
 def test_a_library_for_other_processors_cannot_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     from convc.codegen.llvm import target
 
+    assert runnable_tier(["baseline"]) == "baseline"
+    monkeypatch.setenv("CONVC_CPU", "baseline")
+    assert runnable_tier(["avx512", "avx2", "baseline"]) == "baseline"
+    monkeypatch.delenv("CONVC_CPU")
     monkeypatch.setattr(target, "_host_target", lambda wanted, *_: target.choose_target("x86_64-linux", {}, wanted))
     with pytest.raises(CompileError, match="runs none of the library's tiers, avx512, avx2"):
         runnable_tier(["avx512", "avx2"])
