@@ -81,6 +81,13 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", type=OneOf(*PRECISIONS), metavar="P", help=what)
 
 
+def add_precisions(parser: argparse.ArgumentParser) -> None:
+    """`--precision` with several words."""
+    kinds = OneOf(*PRECISIONS, several=True)
+    what = f"of {', '.join(PRECISIONS)}; several are compared (default: that of the run or file, else fp32)"
+    parser.add_argument("--precision", type=kinds, metavar="P,…", default=[], help=what)
+
+
 def add_fp32(parser: argparse.ArgumentParser) -> None:
     what = "layers that stay in float32, with * and ? as wildcards: 'conv1*,fc*'; may be repeated"
     parser.add_argument("--fp32", metavar="PATTERNS", action="append", default=[], help=what)

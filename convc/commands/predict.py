@@ -6,7 +6,17 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convc.commands.options import add_json, add_net_options, add_target, add_threads, assignments, limits_of
+from convc.commands.options import (
+    add_fp32,
+    add_json,
+    add_net_options,
+    add_precision,
+    add_target,
+    add_threads,
+    assignments,
+    limits_of,
+    patterns,
+)
 from convc.commands.output import print_json
 
 if TYPE_CHECKING:
@@ -21,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
     parser.add_argument("--weights", type=Path, metavar="W", help="safetensors file (default: the best of the run)")
     add_net_options(parser, strict=False)
+    add_precision(parser)
+    add_fp32(parser)
     add_target(parser)
     add_threads(parser)
     add_json(parser)
@@ -35,7 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
     limits = limits_of(arguments)
     trained = open_trained(arguments.source, arguments.weights, net=arguments.net, set=settings, limits=limits)
     batch = min(_MOST, len(arguments.images))
-    with trained.program(batch=batch, target=arguments.target, threads=arguments.threads) as program:
+    with trained.program(
+        batch=batch,
+        target=arguments.target,
+        threads=arguments.threads,
+        precision=arguments.precision,
+        fp32=patterns(arguments.fp32),
+    ) as program:
         predictions = predict(program, arguments.images, trained.classes, trained.image_size)
     if arguments.json:
         print_json(

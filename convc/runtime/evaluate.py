@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
 import numpy as np
 
 from convc.ir.diagnostic import fail
+from convc.ir.op import Op
+from convc.passes.base import Mode
 from convc.runtime.data import BatchLoader, Split
-from convc.runtime.program import Program
+
+
+class Classifier(Protocol):
+    """What can be evaluated: a `Program`, or whatever else gives logits (n, classes) or (n, classes, H, W) for float32
+    images (n, C, H, W), 1 <= n <= `batch`. `loss` makes a loss of (logits, labels)."""
+
+    mode: Mode
+    batch: int
+    classes: int
+    loss: Op | None
+
+    def __call__(self, x: np.ndarray, /) -> np.ndarray: ...
+
+    def close(self) -> None: ...
 
 
 class Evaluation(TypedDict):
@@ -24,7 +39,7 @@ class Evaluation(TypedDict):
     count: int
 
 
-def evaluate(program: Program, split: Split, *, check: Callable[[], None] = lambda: None) -> Evaluation:
+def evaluate(program: Classifier, split: Split, *, check: Callable[[], None] = lambda: None) -> Evaluation:
     """Run all images of `split` through an inference program, the smaller last batch included.
 
     `check` is called before every batch and may raise. Errors: `value-mode`, `value-shape`, `value-label-range`.

@@ -23,7 +23,7 @@ from convc.codegen.standalone.interface import Duration, Interface, LearningRate
 from convc.codegen.standalone.shared_library import build_library, c_compiler
 from convc.codegen.standalone.tables import model_source, step_name
 from convc.ir.diagnostic import fail, with_sources
-from convc.ir.graph import Value
+from convc.ir.graph import Graph, Value
 from convc.ir.ops import Cast, Relayout, ScaleWeights
 from convc.ir.rounding import rounded
 from convc.ir.types import DType
@@ -62,13 +62,14 @@ _MOST_INSIDE = 1 << 30
 class Standalone:
     """What was written: the public interface, the files, and where the weights inside or beside are from.
 
-    `plans` are those of the tiers, best first.
+    `plans` are those of the tiers, best first; `weight_bytes` is what the weights take, inside or beside.
     """
 
     interface: Interface
     files: tuple[Path, ...]
     origin: str
     plans: Mapping[Tier, Plan]
+    weight_bytes: int
 
 
 def write_standalone(
@@ -133,7 +134,7 @@ def write_standalone(
             tier: _plan(net, kind, batch, target, recipe, algorithms, threads, passes, memory, half)
             for tier, target in chosen.items()
         }
-    halves = _halves(plans.values(), arrays) if kind == "infer" else {}
+    halves = stored_types((plan.graph for plan in plans.values()), arrays) if kind == "infer" else {}
     interface = interface_of(
         next(iter(plans.values())).graph,
         prefix=name,
@@ -178,15 +179,20 @@ def write_standalone(
             write_checkpoint(beside, arrays, about, halves)
         head.write_text(text, encoding="utf-8")
     files = (library, header, *([beside] if beside is not None else []))
-    return Standalone(interface, files, origin, plans)
+    return Standalone(interface, files, origin, plans, stored_bytes(arrays, halves))
 
 
-def _halves(plans: Iterable[Plan], arrays: Mapping[str, np.ndarray]) -> dict[str, DType]:
-    """The weights that inference reads in 16 bits only, which are kept so: with norms folded into them they are rounded
-    twice. One that is too large for the type is kept whole."""
+def stored_bytes(arrays: Mapping[str, np.ndarray], types: Mapping[str, DType]) -> int:
+    """What parameters take in a library, as float32 where `types` does not say otherwise."""
+    return sum(array.size * types.get(name, DType.F32).bytes for name, array in arrays.items())
+
+
+def stored_types(graphs: Iterable[Graph], arrays: Mapping[str, np.ndarray]) -> dict[str, DType]:
+    """The weights that inference reads in 16 bits only, which a library with these graphs keeps so: with norms folded
+    into them they are rounded twice. One that is too large for the type is kept whole."""
     found: dict[str, DType] = {}
-    for plan in plans:
-        for name, parameter in plan.graph.parameters.items():
+    for graph in graphs:
+        for name, parameter in graph.parameters.items():
             types = _read_as(parameter.value) if parameter.role == "weight" else set()
             kind = next(iter(types)) if len(types) == 1 else DType.F32
             found[name] = kind if found.get(name, kind) is kind else DType.F32

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,9 @@ from convc.runtime.data.augment_steps import MAKERS
 from convc.runtime.data.augmentation import Augmentation
 from convc.runtime.data.dataset import require_labels
 from convc.runtime.data.image_size import centred, folder_size
+from convc.runtime.plain_files import read_plain
 from convc.runtime.program import Program
+from convc.runtime.run_folder import SETTINGS
 
 if TYPE_CHECKING:
     from convc.frontend.limits import Limits
@@ -29,20 +32,42 @@ WEIGHTS = ("best.safetensors", "last.safetensors")
 
 @dataclass(frozen=True)
 class Trained:
-    """`classes` are the names that the checkpoint gives to the outputs; empty where it gives none."""
+    """`classes` are the names that the checkpoint gives to the outputs; empty where it gives none. `fp32` are patterns
+    of the layers that a run kept in float32."""
 
     net: Net
     checkpoint: Checkpoint
     classes: tuple[str, ...]
+    fp32: tuple[str, ...] = ()
 
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) to which images were brought in the training, of which the centre is what the net reads."""
         return folder_size(self.net.settings.data, self.net.settings.augment, self.net.input_shape[1:])
 
-    def program(self, *, batch: int | None = None, target: str = "cpu", threads: int | None = None) -> Program:
-        """An inference program with the weights. Error: `checkpoint-mismatch`."""
-        program = build_net(self.net, batch=batch, mode="infer", target=target, threads=threads)
+    def program(
+        self,
+        *,
+        batch: int | None = None,
+        target: str = "cpu",
+        threads: int | None = None,
+        precision: str | None = None,
+        fp32: Sequence[str] = (),
+    ) -> Program:
+        """An inference program with the weights: in the precision of the run or file unless `precision` says another,
+        with the run's layers in float32 unless `fp32` names others.
+
+        Errors: `checkpoint-mismatch`, `unavailable-precision`, `name-layer`.
+        """
+        program = build_net(
+            self.net,
+            batch=batch,
+            mode="infer",
+            target=target,
+            precision=precision,
+            fp32=fp32 or self.fp32,
+            threads=threads,
+        )
         try:
             weights = self.checkpoint.weights
             found = match({name: array.shape for name, array in weights.items()}, program.params.shapes)
@@ -68,16 +93,17 @@ def open_trained(
     """
     from convc.frontend import Limits, load
 
-    path = Path(source)
+    path, fp32 = Path(source), ()
     if path.is_dir():
         if weights is None:
             weights = weights_file(path)
+        fp32 = _kept_in_float32(path)
         path = _run_model(path)
     loaded = load(path, net=net, set=set, limits=limits or Limits())
     if weights is None:
         fail("checkpoint-missing", f"{path} is a net without weights", hint="--weights W, or a run folder in its place")
     checkpoint = read_checkpoint(weights)
-    return Trained(loaded, checkpoint, text_list(checkpoint.metadata.get("classes")))
+    return Trained(loaded, checkpoint, text_list(checkpoint.metadata.get("classes")), fp32)
 
 
 def weights_file(source: Path) -> Path:
@@ -96,6 +122,15 @@ def _run_model(folder: Path) -> Path:
     if not (folder / MODEL).is_file():
         fail("file-run", f"{folder} holds no run: there is no {MODEL} in it", hint="runs are in folders runs/NAME-N")
     return folder / MODEL
+
+
+def _kept_in_float32(folder: Path) -> tuple[str, ...]:
+    """The patterns of `--fp32` that a run was started with; () where its settings are missing or from elsewhere."""
+    try:
+        kept = json.loads(read_plain(folder / SETTINGS))["fp32"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return ()
+    return tuple(kept.split(", ")) if isinstance(kept, str) and kept != "none" else ()
 
 
 def evaluation_data(net: Net, data: str | None = None) -> tuple[DataSet, str, Split]:

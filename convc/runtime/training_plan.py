@@ -220,6 +220,8 @@ def _model(net: Net, settings: TrainSettings, overrides: Mapping[str, Any]) -> s
     if settings.optimizer is not None:
         # Rates of the schedule take the place of the optimiser's own; a file must not give both.
         words["optim"] = describe_optimizer(settings.optimizer, rate=not settings.schedule.absolute)
+    if "precision" in overrides:
+        words["precision"] = overrides["precision"]
     if "init" in overrides:
         words["init"] = literal(os.path.abspath(overrides["init"]))
     missing = {
