@@ -145,8 +145,10 @@ def _fitting(arguments: argparse.Namespace, net: Net) -> FittingBatch | None:
     if arguments.fit is None:
         return None
     from convc.runtime.algorithms import AlgorithmOptions
+    from convc.runtime.configuration import choose_precision, half_precision
     from convc.runtime.fitting_batch import fitting_batch
 
+    precision = choose_precision(arguments.precision, net.settings, arguments.mode)
     found = fitting_batch(
         net,
         arguments.fit,
@@ -154,6 +156,7 @@ def _fitting(arguments: argparse.Namespace, net: Net) -> FittingBatch | None:
         threads=arguments.threads,
         passes=arguments.passes,
         algorithms=AlgorithmOptions(**algorithm_arguments(arguments)),
+        half=half_precision(precision, net.layers, patterns(arguments.fp32)),
     )
     if not arguments.json:
         print(f"batch {found.batch}: {found}")
