@@ -95,6 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.passes,
             bisect=arguments.bisect,
             target=arguments.target,
+            precision=arguments.precision,
+            fp32=patterns(arguments.fp32),
             threads=arguments.threads,
             algorithms=AlgorithmOptions(**algorithm_arguments(arguments)),
         ):
