@@ -95,6 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.passes,
             bisect=arguments.bisect,
             target=arguments.target,
+            precision=arguments.precision,
+            fp32=patterns(arguments.fp32),
             threads=arguments.threads,
             algorithms=AlgorithmOptions(**algorithm_arguments(arguments)),
         ):
@@ -145,8 +147,10 @@ def _fitting(arguments: argparse.Namespace, net: Net) -> FittingBatch | None:
     if arguments.fit is None:
         return None
     from convc.runtime.algorithms import AlgorithmOptions
+    from convc.runtime.configuration import choose_precision, half_precision
     from convc.runtime.fitting_batch import fitting_batch
 
+    precision = choose_precision(arguments.precision, net.settings, arguments.mode)
     found = fitting_batch(
         net,
         arguments.fit,
@@ -154,6 +158,7 @@ def _fitting(arguments: argparse.Namespace, net: Net) -> FittingBatch | None:
         threads=arguments.threads,
         passes=arguments.passes,
         algorithms=AlgorithmOptions(**algorithm_arguments(arguments)),
+        half=half_precision(precision, net.layers, patterns(arguments.fp32)),
     )
     if not arguments.json:
         print(f"batch {found.batch}: {found}")

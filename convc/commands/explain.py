@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 from convc.commands.options import (
     add_algorithms,
     add_batch,
+    add_fp32,
     add_json,
     add_net_options,
+    add_precision,
     add_threads,
     algorithm_arguments,
     open_net,
+    patterns,
 )
 from convc.commands.output import format_bytes, format_table, print_json
 from convc.commands.parser import OneOf
@@ -28,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_net_options(parser)
     parser.add_argument("--mode", type=OneOf("train", "infer"), default="infer", help="train or infer (the default)")
     add_batch(parser, "the file's, else 64")
+    add_precision(parser)
+    add_fp32(parser)
     add_threads(parser)
     add_algorithms(parser)
     parser.add_argument("--all", action="store_true", help="list all candidates, not the chosen ones alone")
@@ -48,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
             net,
             arguments.mode,
             batch=arguments.batch,
+            precision=arguments.precision,
+            fp32=patterns(arguments.fp32),
             threads=arguments.threads,
             algorithms=AlgorithmOptions(**algorithm_arguments(arguments)),
             measure_errors=measured if arguments.measure_errors else "none",
@@ -65,6 +72,7 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
         "net": explanation.net,
         "mode": explanation.mode,
         "batch": explanation.batch,
+        "precision": explanation.precision,
         "tier": explanation.tier,
         "threads": explanation.threads,
         "convolutions": [_convolution(choice, explanation) for choice in explanation.choices],
@@ -123,8 +131,8 @@ def as_text(explanation: Explanation, all_candidates: bool) -> str:
     """A table of what was chosen, or one for each convolution with all candidates."""
     threads = explanation.threads
     head = (
-        f"{explanation.net}: {explanation.mode}, batch {explanation.batch}, {explanation.tier}, "
-        f"{threads} thread{'s' if threads > 1 else ''}"
+        f"{explanation.net}: {explanation.mode}, batch {explanation.batch}, {explanation.precision}, "
+        f"{explanation.tier}, {threads} thread{'s' if threads > 1 else ''}"
     )
     lines = [head, ""]
     if all_candidates:

@@ -59,6 +59,8 @@ _CLIP_EPSILON = 1e-6
 
 # The parameters that hold the state of loss scaling.
 LOSS_SCALE, GOOD_UPDATES, SKIPPED_UPDATES = "loss.scale", "loss.good", "loss.skipped"
+# Updates that may be skipped in a row once the scale can fall no further: then training gives up.
+PATIENCE = 50
 
 
 @dataclass(frozen=True)

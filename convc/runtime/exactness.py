@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from convc.ir.interpreter import run_reference
+from convc.ir.rounding import rounded
 from convc.passes.algorithms.problem import Problem
 from convc.passes.sections import EVERYTHING
 from convc.runtime.native import NativeExecutor
@@ -33,15 +34,17 @@ def measure_errors(requests: Iterable[tuple[Problem, str]]) -> Errors:
 def largest_error(problem: Problem, algorithm: str, draws: int) -> float:
     """The largest of some draws: of the difference from the float64 definition, by the largest magnitude of that.
 
-    Images and filters are normal random numbers.
+    Images and filters are normal random numbers. In 16 bits they are rounded beforehand and results are taken before
+    they are rounded: what is measured is the algorithm.
     """
-    graph = graph_of(problem, algorithm)
+    graph = graph_of(problem, algorithm, rounded=False)
     executor = NativeExecutor(graph.copy(), batch=problem.batch, threads=1)
     worst = 0.0
     for draw in range(draws):
         random = np.random.default_rng(draw)
         values = {**graph.inputs, **{name: parameter.value for name, parameter in graph.parameters.items()}}
-        arrays = {name: random.standard_normal(value.shape, np.float32) for name, value in values.items()}
+        drawn = {name: random.standard_normal(value.shape, np.float32) for name, value in values.items()}
+        arrays = {name: rounded(array, problem.dtype) for name, array in drawn.items()}
         for name, array in arrays.items():
             if name != "x":
                 (executor.write if name in graph.parameters else executor.write_input)(name, array)

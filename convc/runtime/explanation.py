@@ -12,11 +12,12 @@ from convc.passes.algorithms.decision import Candidate
 from convc.passes.algorithms.problem import Problem
 from convc.passes.base import Mode
 from convc.passes.choose_algorithms import Choice
+from convc.passes.half_precision import Precision
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import Recipe
 from convc.runtime.algorithms import AlgorithmOptions, choices_of
 from convc.runtime.build import choose_passes, require_loss
-from convc.runtime.configuration import make_recipe, positive
+from convc.runtime.configuration import choose_precision, half_precision, make_recipe, positive
 from convc.runtime.cores import choose_threads
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Explanation:
     net: str
     mode: Mode
     batch: int
+    precision: Precision
     tier: str
     threads: int
     choices: tuple[Choice, ...]
@@ -64,31 +66,39 @@ def explain(
     mode: Mode,
     *,
     batch: int | None = None,
+    precision: str | None = None,
+    fp32: Sequence[str] = (),
     threads: int | None = None,
     algorithms: AlgorithmOptions | None = None,
     measure_errors: Literal["none", "chosen", "all"] = "none",
 ) -> Explanation:
     """Run the passes of a program up to the choice of algorithms. Nothing is compiled but what is measured.
 
-    `measure_errors`: of the algorithms that were chosen, or of all that apply, against float64.
-    Errors: those of the choice (`unavailable-algorithm`, …); `value-loss` for a training step without a loss.
+    `precision` and `fp32` are those of `convc.compile`. `measure_errors`: of the algorithms that were chosen, or of all
+    that apply, against float64.
+    Errors: those of the choice (`unavailable-algorithm`, …); `value-loss` for a training step without a loss;
+    `unavailable-precision`, `name-layer`.
     """
     settings = net.settings
     size = settings.batch if batch is None else positive(batch, "batch")
     graph = net.graph(size)
     if mode == "train":
         require_loss(graph)
-    recipe = make_recipe(settings, graph) if mode == "train" else Recipe()
+    chosen = choose_precision(precision, settings, mode)
+    half = half_precision(chosen, net.layers, fp32)
+    recipe = make_recipe(settings, graph, half) if mode == "train" else Recipe()
     cores = choose_threads(threads).threads
     choose = (algorithms or AlgorithmOptions()).chooser("cpu", threads)
     assert choose is not None
-    reports = PassManager(choose_passes(mode, recipe, None, "cpu", choose).graph, check=False).run(graph)
+    order = choose_passes(mode, recipe, None, "cpu", choose, half=half)
+    reports = PassManager(order.graph, check=False).run(graph)
     choices = tuple(choices_of(reports))
     misses = _misses(choices, cores)
     return Explanation(
         net.name,
         mode,
         size,
+        chosen,
         choose.tier,
         cores,
         choices,

@@ -122,11 +122,11 @@ def gradcheck(
     graph = training_graph(forward, half)
     with _compiled(graph, target, threads) as executor:
         return check_gradients(
-            graph, samples=samples, seed=seed, executor=executor, target=target, rounding=_rounding(half)
+            graph, samples=samples, seed=seed, executor=executor, target=target, rounding=rounding_error(half)
         )
 
 
-def _rounding(half: HalfPrecision | None) -> float:
+def rounding_error(half: HalfPrecision | None) -> float:
     """The largest relative error of rounding to the types of a program that has 16 bits in places."""
     return max((_ROUNDING[kind] for kind in half.kinds), default=0.0) if half is not None else 0.0
 
@@ -157,7 +157,7 @@ def _after_passes(
             executor=executor,
             target=target,
             loss_of=before,
-            rounding=max(_rounding(half), *(error for error in errors if error is not None), 0.0),
+            rounding=max(rounding_error(half), *(error for error in errors if error is not None), 0.0),
         )
     planned = order.plan if executor is not None else ()
     return replace(report, passes=tuple(step.name for step in (*order.graph, *planned)))

@@ -20,12 +20,14 @@ from convc.ir.interpreter import run_reference
 from convc.ir.op import InferError
 from convc.lazy import dataclass
 from convc.passes.base import Entry, Mode, OutOfFuel, Pass, PassLog
+from convc.passes.half_precision import HalfPrecision
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import Recipe
 from convc.passes.training import GRADIENT
 from convc.runtime.algorithms import AlgorithmOptions, choices_of
 from convc.runtime.build import choose_passes, require_decided
-from convc.runtime.configuration import make_recipe
+from convc.runtime.configuration import choose_precision, half_precision, make_recipe
+from convc.runtime.gradcheck import rounding_error
 from convc.runtime.kernel_numerics import check_kernels
 from convc.runtime.random_point import random_point
 
@@ -87,22 +89,25 @@ def verify_passes(
     *,
     bisect: bool = False,
     target: str = "cpu",
+    precision: str | None = None,
+    fp32: Sequence[str] = (),
     threads: int | None = None,
     algorithms: AlgorithmOptions | None = None,
 ) -> list[str]:
     """Run the passes of a program (those of `convc.compile`) on a small batch, comparing; a line for each of them, and
     where kernels are made, one for those. Errors: `value-numerics`, those of `convc.compile`."""
     forward = net.graph(_ROWS)
-    recipe = make_recipe(net.settings, forward) if mode == "train" else Recipe()
+    half = half_precision(choose_precision(precision, net.settings, mode), net.layers, fp32)
+    recipe = make_recipe(net.settings, forward, half) if mode == "train" else Recipe()
     check = NumericsCheck(bisect=bisect)
     algorithms = algorithms or AlgorithmOptions()
-    order = choose_passes(mode, recipe, passes, target, algorithms.chooser(target, threads))
+    order = choose_passes(mode, recipe, passes, target, algorithms.chooser(target, threads), half=half)
     reports = PassManager(order.graph, watch=check).run(forward)
     lines = check.lines()
     if target != "reference":
         require_decided(forward, target)
         errors = [choice.decision.candidate(choice.decision.chosen).max_rel_error for choice in choices_of(reports)]
-        rounding = max((error for error in errors if error is not None), default=0.0)
+        rounding = max(rounding_error(half), *(error for error in errors if error is not None), 0.0)
         found = check_kernels(forward, order.plan, threads=threads, rounding=rounding)
         planned = ", ".join(step.name for step in order.plan)
         if not found.right:
@@ -112,8 +117,12 @@ def verify_passes(
             )
             fail("value-numerics", message, notes=tuple(Note(line) for line in lines))
         what = "the logits agree" if found.worst == "logits" else f"{found.compared} gradients agree"
-        lines.append(f"{planned} and their kernels: {what}, error {found.error:.2g} ({found.worst}), in float32")
+        lines.append(f"{planned} and their kernels: {what}, error {found.error:.2g} ({found.worst}), in {_types(half)}")
     return lines
+
+
+def _types(half: HalfPrecision | None) -> str:
+    return " and ".join(("float32", *(half.kinds if half is not None else ())))
 
 
 def describe(found: Comparison) -> str:

@@ -7,11 +7,8 @@ from typing import NoReturn
 from convc.ir.diagnostic import fail
 from convc.ir.ops.loss_scaling import LEAST_SCALE, MoveScale
 from convc.lazy import dataclass
-from convc.passes.training import LOSS_SCALE, SKIPPED_UPDATES
+from convc.passes.training import LOSS_SCALE, PATIENCE, SKIPPED_UPDATES
 from convc.runtime.executor import Executor
-
-# Updates that may be skipped in a row once the scale can fall no further.
-PATIENCE = 50
 
 
 @dataclass
@@ -42,7 +39,8 @@ class ScaledSteps:
             self.idle = 0
             return True
         self.skipped = skipped
-        self.idle = self.idle + 1 if self.rule.backoff == 1 or scale <= LEAST_SCALE else 0
+        falls = self.rule.is_dynamic and scale > LEAST_SCALE
+        self.idle = 0 if falls else self.idle + 1
         return False
 
     @property
@@ -53,6 +51,7 @@ class ScaledSteps:
         """Error: `train-overflow`."""
         scale, _ = self.read()
         message = f"{self.idle} updates in a row were skipped: gradients are not finite at loss scale {scale:g}"
-        static = self.rule.backoff == 1
-        hint = "`loss_scale=dynamic` finds one that fits" if static else "a smaller learning rate, or `precision bf16`"
+        hint = "a smaller learning rate, or `precision bf16`"
+        if not self.rule.is_dynamic:
+            hint = "`loss_scale=dynamic` finds one that fits"
         fail("train-overflow", message, hint=hint)

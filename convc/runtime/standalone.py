@@ -124,10 +124,6 @@ def write_standalone(
         if recipe.optimizer is None:
             message = f"a training step needs an optimiser, and the file of {net.name} names none"
             fail("value-optimizer", message, hint="write `optim sgd lr=0.1 momentum=0.9` into its train item")
-        if recipe.scaling is not None:
-            message = "a library does not count the steps that a scaled loss skips"
-            hint = "`bf16` without `loss_scale=` needs none"
-            fail("unavailable-precision", message, net.settings.precision.span, hint)
     require_memory(net.graph(batch), batch, net.limits.memory_bytes)
     with with_sources(net.sources):
         plans: dict[Tier, Plan] = {

@@ -102,8 +102,9 @@ def measure_graph(
     return sum(kernel.seconds for kernel in kernels)
 
 
-def graph_of(problem: Problem, algorithm: str) -> Graph:
-    """A graph with the convolution alone; rows are inputs, weights a parameter."""
+def graph_of(problem: Problem, algorithm: str, rounded: bool = True) -> Graph:
+    """A graph with the convolution alone; rows are inputs, weights a parameter. Without `rounded` a result of 16 bits
+    is stored in float32."""
     images = (problem.batch, problem.channels, *problem.size)
     results = (problem.batch, problem.filters, *problem.output)
     graph = Graph("tune")
@@ -134,9 +135,10 @@ def graph_of(problem: Problem, algorithm: str) -> Graph:
             result = builder.add(op, rows("x", images), rows("dy", results))
     assert isinstance(op, CONVOLUTIONS)
     if result.type.dtype.is_half:
-        # A cast would ride in the convolution's epilogue, and float32 be stored.
         with builder.at((), "results"):
-            result = cast(builder, builder.add(MaxPool(kernel=(1, 1)), result), DType.F32)
+            # A cast alone rides in the convolution's epilogue, and float32 is stored.
+            result = builder.add(MaxPool(kernel=(1, 1)), result) if rounded else result
+            result = cast(builder, result, DType.F32)
     graph.outputs["logits"] = result
     if problem.direction == "forward" and not problem.prepared:
         # What a run may change is prepared by no run.

@@ -14,7 +14,7 @@ import convc
 from convc.cli import main
 from convc.ir.diagnostic import CompileError
 from convc.passes.algorithms.table import ALGORITHMS
-from convc.runtime.algorithms import record
+from convc.runtime.algorithms import choices_of, record
 from convc.runtime.explanation import explain
 
 NET = """net n {
@@ -193,6 +193,62 @@ def test_programs_follow_the_choice(file: Path) -> None:
     plain, other = results.values()
     assert not np.array_equal(plain, other)
     np.testing.assert_allclose(other, plain, rtol=0, atol=1e-4 * np.abs(plain).max())
+
+
+# What the file says of a precision, and what is asked for.
+PRECISIONS = [
+    ("", ["--precision", "bf16"], "bf16"),
+    ("", ["--precision", "fp16", "--fp32", "conv2"], "fp16"),
+    ("precision bf16", [], "bf16"),
+    ("precision fp16", ["--precision", "fp32"], "fp32"),
+    ("precision fp16 loss_scale=8", ["--fp32", "conv1, conv3"], "fp16"),
+    ("precision=bf16", [], "fp32"),
+]
+
+
+@pytest.mark.parametrize(("setting", "words", "precision"), PRECISIONS)
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_the_precision_is_that_of_the_program(
+    setting: str, words: list[str], precision: str, mode: str, file: Path, capsys: Capture
+) -> None:
+    """That of the file, of a layer, or what is asked for: problems and choices are those of `convc compile`."""
+    if "=bf16" in setting:
+        file.write_text(NET.replace("s=2", f"s=2 {setting}"))
+    else:
+        file.write_text(NET.replace("batch 4", f"batch 4\n  {setting}"))
+    content = answer(capsys, "--mode", mode, *words)
+    assert content["precision"] == precision
+    fp32 = words[-1].split(", ") if "--fp32" in words else []
+    asked = words[1] if "--precision" in words else None
+    with convc.compile(convc.load(file), mode=mode, precision=asked, fp32=fp32) as program:
+        expected = {
+            (choice.label, choice.direction): (str(choice.decision.problem), choice.decision.chosen)
+            for choice in choices_of(program.reports)
+        }
+    said = {(item["name"], item["direction"]): (item["shape"], item["chosen"]) for item in content["convolutions"]}
+    assert said == expected
+    halves = {name for (name, _), (shape, _) in said.items() if shape.endswith(("bf16", "f16"))}
+    assert halves == ({"conv2"} if setting == "precision=bf16" else {"conv1", "conv2", "conv3"} - set(fp32)) - (
+        {"conv1", "conv2", "conv3"} if asked == "fp32" else set()
+    )
+
+
+def test_the_text_says_the_precision(file: Path, capsys: Capture) -> None:
+    assert main(["explain", "n.cnn", "--precision", "bf16", "--threads", "1"]) == 0
+    assert re.match(r"n: infer, batch 4, bf16, \w+, 1 thread\n", capsys.readouterr().out)
+    assert main(["explain", "n.cnn", "--precision", "bf16", "--fp32", "conv9"]) == 1
+    assert "error[name-layer]: no layer matches `conv9`" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("file")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_errors_in_16_bits_are_those_of_the_algorithm(precision: str, capsys: Capture) -> None:
+    """And not of the type, whose numbers have two or three digits."""
+    words = "--mode", "train", "--all", "--measure-errors", "--precision", precision
+    for item in answer(capsys, *words)["convolutions"]:
+        for candidate in item["candidates"]:
+            if candidate["applicable"]:
+                assert 1e-9 < candidate["measured_rel_error"] < candidate["max_rel_error"]
 
 
 def test_nothing_to_train(file: Path, capsys: Capture) -> None:

@@ -95,6 +95,30 @@ def test_the_largest_batch(folder: Path, capsys: Capture) -> None:
     assert second.startswith(f"n: train, batch {fit['batch']}, ")
 
 
+@pytest.mark.parametrize("mode", ["infer", "train"])
+@pytest.mark.parametrize("words", ["--precision fp16", "--precision fp16 --fp32 conv*", "", "--precision fp32"])
+def test_the_largest_batch_is_that_of_the_precision(folder: Path, capsys: Capture, words: str, mode: str) -> None:
+    """That of the file, or what is asked for."""
+    (folder / "n.cnn").write_text(TEXT.replace("batch 8", "batch 8\n  precision bf16"))
+
+    def fit(words: str) -> tuple[int, int, int]:
+        content = printed(capsys, f"compile n.cnn --mode {mode} --fit 1MiB --report memory --json {words}")
+        found, memory = content["fit"], content["memory"]
+        assert isinstance(found, dict)
+        assert isinstance(memory, dict)
+        assert memory["arena_bytes"] + memory["persistent_bytes"] == found["bytes"] <= 1 << 20 < found["more"]
+        return found["batch"], found["bytes"], found["more"]
+
+    batch, _, more = fit(words)
+    memory = printed(capsys, f"compile n.cnn --mode {mode} --batch {batch + 1} --report memory --json {words}")[
+        "memory"
+    ]
+    assert isinstance(memory, dict)
+    assert memory["arena_bytes"] + memory["persistent_bytes"] == more
+    if words in ("", "--precision fp16"):
+        assert batch > fit("--precision fp32")[0]
+
+
 def train(folder: Path, capsys: Capture, out: str, words: str = "") -> tuple[str, dict[str, object], bytes]:
     """What is printed, the settings of the run, and its last weights."""
     assert main(["train", "t.cnn", "--threads", "1", "--out", out, *words.split()]) == 0

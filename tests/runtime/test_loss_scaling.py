@@ -14,12 +14,11 @@ from convc.cli import main
 from convc.frontend.load import load
 from convc.ir.diagnostic import CompileError
 from convc.ir.ops.loss_scaling import MoveScale
+from convc.passes.training import PATIENCE
 from convc.runtime.checkpoint import read_checkpoint
 from convc.runtime.data import DataSet, Split
 from convc.runtime.interrupt import Interrupted
 from convc.runtime.program import Program
-from convc.runtime.scaled_steps import PATIENCE
-from convc.runtime.standalone import write_standalone
 from convc.runtime.training_loop import TrainingLoop
 from tests.runtime.conftest import Compile
 
@@ -86,15 +85,6 @@ def test_one_layer_in_fp16_is_enough(compile_text: Compile) -> None:
     assert compile_text(text).loss_scale == 65536.0
     assert compile_text(text, precision="bf16").loss_scale == 65536.0
     assert compile_text(text.replace("fp16", "bf16")).loss_scale is None
-
-
-@pytest.mark.parametrize("settings", ["precision fp16", "precision bf16 loss_scale=8"])
-def test_libraries_do_not_train_with_a_scaled_loss(tmp_path: Path, settings: str) -> None:
-    path = tmp_path / "n.cnn"
-    path.write_text(with_train(settings))
-    with pytest.raises(CompileError, match="unavailable-precision"):
-        write_standalone(load(path), tmp_path / "n.so", tmp_path / "n.h", mode="train")
-    assert not (tmp_path / "n.so").exists()
 
 
 @pytest.mark.parametrize("scale", ["1e39", "1e-60"])

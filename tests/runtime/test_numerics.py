@@ -164,6 +164,21 @@ def test_kernels_have_the_last_line(mode: Mode, what: str) -> None:
     assert not verify_passes(net, mode, target="reference")[-1].startswith("arrange")
 
 
+@pytest.mark.parametrize("mode", ["infer", "train"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_the_passes_are_those_of_the_precision(mode: Mode, precision: str) -> None:
+    """What comes behind the casts agrees with them, a scaled loss among it; kernels round to 16 bits."""
+    net = loads(NET.replace("BODY", "relu"))
+    lines = verify_passes(net, mode, precision=precision)
+    (cast,) = (line for line in lines if line.startswith("half-precision: "))
+    assert cast == f"half-precision: not compared: {precision} round to fewer digits"
+    assert any(line.startswith("choose-algorithms: ") and " agree" in line for line in lines)
+    assert lines[-1].endswith(f"in float32 and {precision}")
+    plain = verify_passes(net, mode, precision="fp32")
+    assert not any(line.startswith("half-precision") for line in plain)
+    assert plain[-1].endswith("in float32")
+
+
 def test_wrong_kernels_stop_it(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = KernelCheck(1, "logits", 0.5, 1e-4)
     monkeypatch.setattr(numerics, "check_kernels", lambda *_, **__: wrong)

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from convc.ir.diagnostic import fail
 from convc.ir.graph import Graph, Parameter
+from convc.ir.ops.loss_scaling import MoveScale
 from convc.lazy import dataclass
 from convc.passes.base import Mode
 from convc.passes.machine import Tier
 from convc.passes.sections import ACCUMULATOR
+from convc.passes.training import LOSS_SCALE, LossScaling
 
-# What nobody draws or trains: the optimiser's states and mean gradients, which begin at zero.
+# What nobody draws or trains: states of the optimiser and of the scaled loss, and mean gradients.
 _STATES = ("state", ACCUMULATOR)
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -50,8 +52,8 @@ class Interface:
 
     `prefix` begins every public name. `image` is (C, H, W) and `output` (K,) or (K, H, W) of one image; `classes` names
     the K outputs. `labels` is the shape of one image's labels, and None at inference; `targets` says that they are
-    numbers instead of classes, `rate` is the schedule. `mean` and `std` are those of the net's `input`, which the model
-    applies itself.
+    numbers instead of classes, `rate` is the schedule, `scaling` how the loss is scaled, if it is. `mean` and `std` are
+    those of the net's `input`, which the model applies itself.
     """
 
     prefix: str
@@ -70,6 +72,7 @@ class Interface:
     accumulate: int = 1
     seed: int = 0
     rate: LearningRate | None = None
+    scaling: LossScaling | None = None
     inside: bool = True
 
     @property
@@ -91,7 +94,7 @@ COMMON = (
     "create", "destroy", "run", "error", "cpu", "threads", "parameters", "parameter_index", "parameter_name",
     "parameter_rank", "parameter_shape", "parameter_size", "get_parameter", "set_parameter",
 )  # fmt: skip
-TRAINING = ("step", "learning_rate", "update_now", "steps", "set_steps", "set_seed")
+TRAINING = ("step", "learning_rate", "update_now", "steps", "set_steps", "set_seed", "loss_scale", "skipped_steps")
 
 
 def is_state(parameter: Parameter) -> bool:
@@ -145,5 +148,12 @@ def interface_of(
         accumulate=accumulate,
         seed=seed,
         rate=rate,
+        scaling=_scaling(graph),
         inside=inside,
     )
+
+
+def _scaling(graph: Graph) -> LossScaling | None:
+    """How the loss is scaled before it is differentiated."""
+    rules = [node.op for node in graph.nodes_of(MoveScale) if isinstance(node.op, MoveScale)]
+    return LossScaling(graph.parameters[LOSS_SCALE].initial.value, rules[0].is_dynamic) if rules else None

@@ -51,6 +51,7 @@ struct MODEL {
     int64_t steps, seed;
     int64_t waiting_batches, waiting_rows; /* of the update that is under way */
     int update_now;
+    int idle; /* updates that were skipped in a row, at a loss scale that cannot fall any further */
 #endif
 };
 
@@ -138,6 +139,13 @@ static unsigned char *allocate(int64_t size, void **allocated) {
 static float *place_of(const MODEL *model, struct place place) {
     if (place.region == IN_INPUT) return (float *)((unsigned char *)(intptr_t)model->context[WORD_INPUT] + place.offset);
     return (float *)((place.region == IN_PERSISTENT ? model->persistent : model->arena) + place.offset);
+}
+
+/* All numbers of a parameter at once. */
+static void spread(MODEL *model, int index, float value) {
+    const struct place place = model->tier->parameters[index];
+    float *stored = place_of(model, place);
+    EACH_ELEMENT(&place.layout, i, j, stored[i] = j < 0 ? 0.0f : value);
 }
 
 /* Threads */
@@ -250,6 +258,8 @@ static int fill(MODEL *model, const char *weights) {
         const struct constant *constant = &tier->constants[i];
         memcpy(model->persistent + constant->offset, convc_data + constant->data, (size_t)constant->bytes);
     }
+    for (int i = 0; i < PARAMETERS; i++)
+        if (parameters[i].first != 0) spread(model, i, parameters[i].first);
     if (weights != NULL) return load_weights(model, weights);
     for (int i = 0; i < PARAMETERS; i++) {
         if (parameters[i].data < 0) continue;

@@ -13,7 +13,7 @@ from pathlib import Path
 from convc.ir.diagnostic import CompileError, Diagnostic, Note, fail
 
 COMPILER_VARIABLE = "CC"
-_SOURCES = ("layouts.c", "runtime.c", "safetensors.c", "schedule.c", "training.c")
+_SOURCES = ("layouts.c", "runtime.c", "safetensors.c", "scaled_steps.c", "schedule.c", "training.c")
 _FLAGS = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-pthread", "-ffp-contract=off")
 # `now` and `relro`: every symbol is resolved when the library is loaded, and the tables are read-only from then on.
 _LINK = ("-shared", "-Wl,--no-undefined", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,--as-needed")

@@ -20,6 +20,7 @@ from convc.codegen.llvm.spmd import CONTROL_BLOCK
 from convc.codegen.standalone.interface import Duration, Interface, LearningRate, is_state
 from convc.ir.graph import Parameter, Value
 from convc.ir.ops.constant import Constant
+from convc.ir.ops.loss_scaling import LEAST_SCALE
 from convc.ir.rounding import stored
 from convc.ir.types import DType
 from convc.lazy import dataclass
@@ -27,7 +28,8 @@ from convc.passes.fusion import is_immediate, resolve
 from convc.passes.layout import ImageLayout, Layout, PlanarLayout, ScalarLayout, VectorLayout, WeightLayout, pack
 from convc.passes.machine import Tier
 from convc.passes.plan import Plan
-from convc.passes.sections import BATCH, EVERYTHING, Section
+from convc.passes.sections import ACCUMULATOR, BATCH, EVERYTHING, Section
+from convc.passes.training import LOSS_SCALE, PATIENCE, SKIPPED_UPDATES
 
 _WORDS = (
     "CONTROL", "SECTIONS", "ROWS", "ARENA", "PERSISTENT", "INPUT", "LABELS", "SEED", "STEP", "RATE", "FIRST", "LAST",
@@ -61,6 +63,8 @@ struct parameter {
     const int64_t *shape;
     int64_t size, data;
     int type; /* of the numbers in the library */
+    float first; /* what a state begins with */
+    int accumulates;
 };
 struct tier {
     const char *name;
@@ -162,6 +166,16 @@ def _definitions(interface: Interface) -> list[str]:
             "LABEL_SIZE": math.prod(interface.labels),
             "LABELS_ARE_CLASSES": int(not interface.targets),
             "ACCUMULATE": interface.accumulate,
+            "SCALED": int(interface.scaling is not None),
+        }
+    if interface.scaling is not None:
+        names = list(interface.parameters)
+        numbers |= {
+            "LOSS_SCALE": names.index(LOSS_SCALE),
+            "SKIPPED_UPDATES": names.index(SKIPPED_UPDATES),
+            "SCALE_IS_DYNAMIC": int(interface.scaling.dynamic),
+            "LEAST_SCALE": c_float(LEAST_SCALE),
+            "PATIENCE": PATIENCE,
         }
     return [
         "/* Generated: the tables of a standalone model. */",
@@ -242,8 +256,9 @@ def _parameters(
         lines.append(f"static const int64_t shape_{number}[] = {{{', '.join(map(str, shape or (1,)))}}};")
         needed, place = int(not is_state(parameter)), inside.get(name, -1)
         kind = f"TYPE_{halves.get(name, DType.F32).name}"
+        first = c_float(parameter.initial.value if is_state(parameter) else 0.0)
         fields = f"{c_text(name)}, {len(shape)}, {needed}, shape_{number}, {math.prod(shape)}, {place}, {kind}"
-        rows.append(f"    {{{fields}}},")
+        rows.append(f"    {{{fields}, {first}, {int(parameter.role == ACCUMULATOR)}}},")
     # One more, so that a model without parameters has a table.
     return [*lines, "static const struct parameter parameters[] = {", *rows, "    {0}};"]
 

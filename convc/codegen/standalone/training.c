@@ -1,6 +1,9 @@
 /* Training steps of a standalone model: the part of runtime.c for --mode train. */
 
 #include "schedule.c"
+#if SCALED
+#include "scaled_steps.c"
+#endif
 
 static float number_of(const MODEL *model, struct number number) {
     return number.constant ? number.value : *place_of(model, number.place);
@@ -31,9 +34,17 @@ int API(step)(MODEL *model, const float *images, const LABEL *labels, int n, flo
     model->context[WORD_STEP] = model->steps + 1;
     model->context[WORD_SEEN] = model->waiting_rows;
     memcpy(&model->context[WORD_RATE], &learning_rate, sizeof learning_rate);
+#if SCALED
+    const float skipped = state_of(model, SKIPPED_UPDATES); /* somebody may have set it */
+#endif
     code = launch(model, complete ? SECTIONS_EVERYTHING : SECTIONS_BATCH, images, n);
     if (code == 0) {
+#if SCALED
+        model->steps += complete && took_place(model, skipped);
+        if (complete) code = check_scale(model);
+#else
         model->steps += complete;
+#endif
         model->waiting_batches = complete ? 0 : model->waiting_batches + 1;
         model->waiting_rows = complete ? 0 : model->waiting_rows + n;
         model->update_now = 0;
@@ -60,9 +71,33 @@ int API(set_steps)(MODEL *model, int64_t steps) {
     pthread_mutex_lock(&model->lock);
     model->steps = steps;
     model->waiting_batches = model->waiting_rows = 0;
-    model->update_now = 0;
+    model->update_now = model->idle = 0;
     pthread_mutex_unlock(&model->lock);
     return 0;
+}
+
+float API(loss_scale)(MODEL *model) {
+    if (model == NULL) return (float)failed("no model was given");
+#if SCALED
+    pthread_mutex_lock(&model->lock);
+    const float scale = state_of(model, LOSS_SCALE);
+    pthread_mutex_unlock(&model->lock);
+    return scale;
+#else
+    return 1;
+#endif
+}
+
+int64_t API(skipped_steps)(MODEL *model) {
+    if (model == NULL) return failed("no model was given");
+#if SCALED
+    pthread_mutex_lock(&model->lock);
+    const int64_t skipped = (int64_t)state_of(model, SKIPPED_UPDATES);
+    pthread_mutex_unlock(&model->lock);
+    return skipped;
+#else
+    return 0;
+#endif
 }
 
 int API(set_seed)(MODEL *model, int64_t seed) {

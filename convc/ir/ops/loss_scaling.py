@@ -99,6 +99,11 @@ class MoveScale(Op):
     def result_count(self) -> int:
         return 3
 
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether the scale ever falls."""
+        return self.backoff != 1
+
     def infer(self, scale: TensorType, good: TensorType, skipped: TensorType, ok: TensorType) -> tuple[TensorType, ...]:
         for operand in (scale, good, skipped, ok):
             require(operand.rank == 0 and operand.dtype.is_float, "scale and counts are scalars, not {}", operand)

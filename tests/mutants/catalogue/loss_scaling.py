@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 _OPS = ("tests/codegen/test_ops.py", "tests/ir/test_ops.py")
+_LIBRARIES = ("tests/codegen/test_standalone_scaling.py",)
 _STEPS = ("tests/codegen/test_scaled_steps.py", "tests/runtime/test_loss_scaling.py")
 
 MUTANTS = (
@@ -63,6 +64,14 @@ MUTANTS = (
         "            if False:\n",
         "a state that holds an infinite mean gradient cannot be saved",
         _STEPS,
+    ),
+    Mutant(
+        "libraries-begin-without-a-scale",
+        "codegen/standalone/tables.py",
+        "first = c_float(parameter.initial.value if is_state(parameter) else 0.0)",
+        "first = c_float(0.0)",
+        "a loss times zero has no gradient",
+        _LIBRARIES,
     ),
     Mutant(
         "merged-gradients-of-a-scaled-loss",
