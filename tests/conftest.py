@@ -49,6 +49,8 @@ _SLOW_MODULES = (
     "codegen/algorithms/test_winograd.py",
     "codegen/test_feature_order.py",
     "codegen/test_gemm.py",
+    "codegen/test_whole_numbers.py",
+    "runtime/test_calibration.py",
     "codegen/test_half_nets.py",
     "codegen/test_in_place.py",
     "codegen/test_moments.py",

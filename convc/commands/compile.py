@@ -11,20 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convc.commands.options import (
+    INT8,
     add_algorithms,
     add_batch,
     add_fp32,
     add_html,
+    add_inference_precision,
     add_json,
     add_memory,
     add_net_options,
     add_passes,
-    add_precision,
     add_target,
     add_threads,
     add_verify_numerics,
     algorithm_arguments,
     check_memory,
+    measured_ranges,
     open_net,
     patterns,
     write_html,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from convc.frontend.net import Net
     from convc.passes.manager import PassReport
     from convc.passes.plan import Plan
+    from convc.passes.quantization import Ranges
     from convc.runtime.fitting_batch import FittingBatch
     from convc.runtime.program import Program
 
@@ -51,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", type=OneOf("train", "infer"), default="infer", help="train or infer (the default)")
     add_batch(parser, "the file's, else 64")
     add_memory(parser)
-    add_precision(parser)
+    add_inference_precision(parser)
     add_fp32(parser)
     add_target(parser)
     add_threads(parser)
@@ -85,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.html:
         refuse_input(arguments.file, arguments.html)
     net = open_net(arguments)
+    ranges = _ranges(arguments, net)
     if arguments.verify_numerics or arguments.bisect:
         from convc.runtime.algorithms import AlgorithmOptions
         from convc.runtime.numerics import verify_passes
@@ -97,13 +101,14 @@ def run(arguments: argparse.Namespace) -> int:
             target=arguments.target,
             precision=arguments.precision,
             fp32=patterns(arguments.fp32),
+            ranges=ranges,
             threads=arguments.threads,
             algorithms=AlgorithmOptions(**algorithm_arguments(arguments)),
         ):
             print(line, file=sys.stderr)
-    fitting = _fitting(arguments, net)
+    fitting = _fitting(arguments, net, ranges)
     if arguments.header:
-        return write_library(arguments, net, fitting.batch if fitting is not None else arguments.batch)
+        return write_library(arguments, net, fitting.batch if fitting is not None else arguments.batch, ranges)
     # What a program takes is told before it takes it.
     early = "memory" in arguments.report and not arguments.json and arguments.target == "cpu"
     started = time.perf_counter()
@@ -117,6 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
             target=arguments.target,
             precision=arguments.precision,
             fp32=patterns(arguments.fp32),
+            ranges=ranges,
             threads=arguments.threads,
             passes=arguments.passes,
             dump_dir=dump,
@@ -142,15 +148,22 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _fitting(arguments: argparse.Namespace, net: Net) -> FittingBatch | None:
+def _ranges(arguments: argparse.Namespace, net: Net) -> Ranges | None:
+    """Those that int8 needs."""
+    if arguments.precision == INT8 and arguments.mode == "train":
+        raise UsageError("int8 is for inference", "--mode infer, or --precision bf16")
+    return measured_ranges(arguments, net, arguments.weights, patterns(arguments.fp32))
+
+
+def _fitting(arguments: argparse.Namespace, net: Net, ranges: Ranges | None) -> FittingBatch | None:
     """The batch that `--fit` asks for."""
     if arguments.fit is None:
         return None
     from convc.runtime.algorithms import AlgorithmOptions
-    from convc.runtime.configuration import choose_precision, half_precision
+    from convc.runtime.configuration import element_types
     from convc.runtime.fitting_batch import fitting_batch
 
-    precision = choose_precision(arguments.precision, net.settings, arguments.mode)
+    fp32 = patterns(arguments.fp32)
     found = fitting_batch(
         net,
         arguments.fit,
@@ -158,7 +171,7 @@ def _fitting(arguments: argparse.Namespace, net: Net) -> FittingBatch | None:
         threads=arguments.threads,
         passes=arguments.passes,
         algorithms=AlgorithmOptions(**algorithm_arguments(arguments)),
-        half=half_precision(precision, net.layers, patterns(arguments.fp32)),
+        half=element_types(arguments.precision, net.settings, arguments.mode, net.layers, fp32, ranges),
     )
     if not arguments.json:
         print(f"batch {found.batch}: {found}")

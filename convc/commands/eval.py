@@ -15,6 +15,7 @@ from convc.commands.options import (
     add_threads,
     assignments,
     limits_of,
+    measured_ranges,
     patterns,
 )
 from convc.commands.output import format_count, print_json
@@ -44,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     trained = open_trained(arguments.source, arguments.weights, net=arguments.net, set=settings, limits=limits)
     dataset, part, split = evaluation_data(trained.net, arguments.data)
     precisions, fp32 = list(dict.fromkeys(arguments.precision)), patterns(arguments.fp32)
+    ranges = measured_ranges(arguments, trained.net, trained.checkpoint.weights, fp32 or trained.fp32)
     heading = f"{format_count(len(split))} {part} images of {dataset.name}, weights {trained.checkpoint.path}"
     if len(precisions) > 1:
         from convc.runtime.precisions import compare_trained
@@ -56,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
             target=arguments.target,
             threads=arguments.threads,
             fp32=fp32,
+            ranges=ranges,
         )
         if arguments.json:
             print_json({"count": len(split), **precision_content(found)})
@@ -69,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         precision=precisions[0] if precisions else None,
         fp32=fp32,
+        ranges=ranges,
     ) as program:
         result = evaluate(program, split)
     if arguments.json:

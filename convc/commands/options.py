@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,15 @@ from convc.commands.parser import OneOf, UsageError, fraction, positive, size, t
 if TYPE_CHECKING:
     from convc.frontend.limits import Limits
     from convc.frontend.net import Net
+    from convc.passes.quantization import Ranges
+    from convc.runtime.calibration import Weights
     from convc.runtime.program import Program
 
 TARGETS = ("cpu", "reference")
 # All words of the language: what this version does not have is refused by name (`unavailable-precision`).
 PRECISIONS = ("fp32", "fp16", "bf16")
+INT8 = "int8"
+INFERENCE_PRECISIONS = (*PRECISIONS, INT8)
 
 
 def add_net_options(parser: argparse.ArgumentParser, strict: bool = True) -> None:
@@ -81,11 +85,46 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", type=OneOf(*PRECISIONS), metavar="P", help=what)
 
 
+def add_inference_precision(parser: argparse.ArgumentParser) -> None:
+    """`--precision` where inference may be asked for, and `--calibrate`."""
+    what = "fp32, bf16, fp16 or, for inference, int8; default: what the file says, else fp32"
+    parser.add_argument("--precision", type=OneOf(*INFERENCE_PRECISIONS), metavar="P", help=what)
+    add_calibrate(parser)
+
+
 def add_precisions(parser: argparse.ArgumentParser) -> None:
-    """`--precision` with several words."""
-    kinds = OneOf(*PRECISIONS, several=True)
-    what = f"of {', '.join(PRECISIONS)}; several are compared (default: that of the run or file, else fp32)"
+    """`--precision` with several words, and `--calibrate`."""
+    kinds = OneOf(*INFERENCE_PRECISIONS, several=True)
+    what = f"of {', '.join(INFERENCE_PRECISIONS)}; several are compared (default: that of the run or file, else fp32)"
     parser.add_argument("--precision", type=kinds, metavar="P,…", default=[], help=what)
+    add_calibrate(parser)
+
+
+def add_calibrate(parser: argparse.ArgumentParser) -> None:
+    what = (
+        "where the ranges for int8 are measured: training images of mnist, 'folder \"photos/\"' (default: the file's)"
+    )
+    parser.add_argument("--calibrate", metavar="SPEC", help=what)
+
+
+def measured_ranges(
+    arguments: argparse.Namespace, net: Net, weights: Weights | None = None, fp32: Sequence[str] = ()
+) -> Ranges | None:
+    """What `--precision int8` needs, None for others; says what it was measured on. Errors: those of
+    `convc.runtime.calibration.measured_ranges`; a usage error for `--calibrate` without int8."""
+    asked = arguments.precision
+    if INT8 not in (asked if isinstance(asked, list) else [asked]):
+        if arguments.calibrate is not None:
+            raise UsageError("--calibrate measures ranges for int8", "--precision int8")
+        return None
+    from convc.runtime.calibration import measured_ranges as measure
+
+    found = measure(
+        net, arguments.calibrate, weights=weights, fp32=fp32, threads=arguments.threads, target=arguments.target
+    )
+    if not arguments.json:
+        print(f"ranges for int8: {found.images}")
+    return found.ranges
 
 
 def add_fp32(parser: argparse.ArgumentParser) -> None:

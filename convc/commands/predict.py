@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from convc.commands.options import (
     add_fp32,
+    add_inference_precision,
     add_json,
     add_net_options,
-    add_precision,
     add_target,
     add_threads,
     assignments,
     limits_of,
+    measured_ranges,
     patterns,
 )
 from convc.commands.output import print_json
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
     parser.add_argument("--weights", type=Path, metavar="W", help="safetensors file (default: the best of the run)")
     add_net_options(parser, strict=False)
-    add_precision(parser)
+    add_inference_precision(parser)
     add_fp32(parser)
     add_target(parser)
     add_threads(parser)
@@ -46,13 +47,15 @@ def run(arguments: argparse.Namespace) -> int:
     settings = assignments(arguments.set)
     limits = limits_of(arguments)
     trained = open_trained(arguments.source, arguments.weights, net=arguments.net, set=settings, limits=limits)
-    batch = min(_MOST, len(arguments.images))
+    batch, fp32 = min(_MOST, len(arguments.images)), patterns(arguments.fp32)
+    ranges = measured_ranges(arguments, trained.net, trained.checkpoint.weights, fp32 or trained.fp32)
     with trained.program(
         batch=batch,
         target=arguments.target,
         threads=arguments.threads,
         precision=arguments.precision,
-        fp32=patterns(arguments.fp32),
+        fp32=fp32,
+        ranges=ranges,
     ) as program:
         predictions = predict(program, arguments.images, trained.classes, trained.image_size)
     if arguments.json:

@@ -15,6 +15,7 @@ from convc.commands.precision_table import precision_content, precision_text
 
 if TYPE_CHECKING:
     from convc.frontend.net import Net
+    from convc.passes.quantization import Ranges
     from convc.runtime.data import Split
     from convc.runtime.precisions import Comparison
 
@@ -81,7 +82,7 @@ def check_standalone(arguments: argparse.Namespace) -> None:
             refuse_input(arguments.weights, path)
 
 
-def write_library(arguments: argparse.Namespace, net: Net, batch: int | None) -> int:
+def write_library(arguments: argparse.Namespace, net: Net, batch: int | None, ranges: Ranges | None) -> int:
     """Write the library and say what it is."""
     from convc.runtime.algorithms import AlgorithmOptions
     from convc.runtime.standalone import write_standalone
@@ -94,6 +95,7 @@ def write_library(arguments: argparse.Namespace, net: Net, batch: int | None) ->
         net,
         mode=arguments.mode,
         batch=batch,
+        ranges=ranges,
         prefix=arguments.prefix,
         weights=arguments.weights,
         algorithms=AlgorithmOptions(**algorithm_arguments(arguments)),

@@ -10,6 +10,11 @@ Tier = Literal["avx512", "avx2", "baseline"]
 TIERS: tuple[Tier, ...] = get_args(Tier)
 
 
+# What a library has code for: a tier, or those of its processors that have an instruction for sums of products, too.
+Variant = Tier | Literal["avx512vnni", "avx512bf16"]
+VARIANTS: tuple[Variant, ...] = ("avx512vnni", "avx512bf16")
+
+
 @dataclass(frozen=True)
 class Machine:
     """`lanes` float32 values per vector, `registers` vector registers, caches in bytes.

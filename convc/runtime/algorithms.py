@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from convc.ir.diagnostic import fail
 from convc.lazy import dataclass
 from convc.passes.choose_algorithms import Choice, ChooseAlgorithms, parse_wishes
-from convc.passes.machine import Tier
 from convc.passes.manager import PassReport
+
+if TYPE_CHECKING:
+    from convc.codegen.llvm.target import CpuTarget
 
 Tune = float | Literal["full"]
 
@@ -42,14 +44,14 @@ class AlgorithmOptions:
         fits = self.tune in (None, "full") or 0 < float(self.tune) < math.inf
         _require(fits, "tune", self.tune, "a number of seconds above 0, or 'full'")
 
-    def chooser(self, target: str, threads: int | None, tier: Tier | None = None) -> ChooseAlgorithms | None:
-        """The pass that chooses for a tier (by default this processor's); None for a target that computes by the
+    def chooser(self, target: str, threads: int | None, cpu: CpuTarget | None = None) -> ChooseAlgorithms | None:
+        """The pass that chooses for a processor (by default this one); None for a target that computes by the
         definition."""
         if target != "cpu":
             return None
         from convc.codegen.llvm.target import DOT_BF16, DOT_INT8, host_target
 
-        host = host_target()
+        processor = cpu or host_target()
         timer = None
         if self.tune is not None:
             from convc.runtime.tuning import Tuner
@@ -62,10 +64,9 @@ class AlgorithmOptions:
             constants = require_constants()
         limits: dict[str, Any] = {} if self.max_error is None else {"error": self.max_error}
         return ChooseAlgorithms(
-            tier=tier or host.tier,
-            # A tier that is asked for stands for all its processors.
-            dot_bf16=tier is None and host.has(DOT_BF16),
-            dot_int8=tier is None and host.has(DOT_INT8),
+            tier=processor.tier,
+            dot_bf16=processor.has(DOT_BF16),
+            dot_int8=processor.has(DOT_INT8),
             wishes=self.algo,
             scratch=self.scratch or 0,
             constants=constants,

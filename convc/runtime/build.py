@@ -21,7 +21,6 @@ from convc.passes.algorithms.table import BY_NAME
 from convc.passes.base import Mode, Pass, PlanPass
 from convc.passes.choose_algorithms import AUTO, ChooseAlgorithms
 from convc.passes.dump import Dump
-from convc.passes.half_precision import HalfPrecision
 from convc.passes.manager import PassManager, PassReport
 from convc.passes.memory import PlanMemory
 from convc.passes.pipeline import Recipe, pipeline
@@ -97,7 +96,7 @@ def build_net(
     require_memory(forward, batch, net.limits.memory_bytes)
     if mode == "train":
         refuse_unsupported(settings, net.sources, STEP_WORDS)
-        recipe = make_recipe(settings, forward, types if isinstance(types, HalfPrecision) else None)
+        recipe = make_recipe(settings, forward, types)
         if recipe.optimizer is not None and rate is None:
             # Nobody knows yet how many steps an epoch will have; it matters only where epochs and steps are mixed.
             rate = make_rate(settings.schedule, 1, settings.epochs)

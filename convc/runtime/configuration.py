@@ -15,7 +15,7 @@ from convc.ir.diagnostic import CompileError, fail, similar
 from convc.ir.graph import Graph
 from convc.ir.ops.loss import SoftmaxCrossEntropy
 from convc.ir.ops.update import AdagradUpdate, AdamUpdate, AdamWUpdate, RmspropUpdate, SgdUpdate, Update
-from convc.passes.base import Mode
+from convc.passes.base import Mode, Pass
 from convc.passes.half_precision import HALVES, HalfPrecision, Precision
 from convc.passes.pipeline import Recipe
 from convc.passes.quantization import QuantizeProducts, Ranges
@@ -139,11 +139,12 @@ def _whole(value: object, what: str, least: int) -> int:
     return number
 
 
-def make_recipe(settings: TrainSettings, forward: Graph, half: HalfPrecision | None = None) -> Recipe:
-    """What the settings say about a training step of `forward`, and what follows from what is in 16 bits.
+def make_recipe(settings: TrainSettings, forward: Graph, types: Pass | None = None) -> Recipe:
+    """What the settings say about a training step of `forward`, and what follows from what `types` has in 16 bits.
 
     Errors: those of `make_update` and of `loss_scaling`, `value-class-weights`.
     """
+    half = types if isinstance(types, HalfPrecision) else None
     return Recipe(
         make_update(settings),
         settings.decay.bias,

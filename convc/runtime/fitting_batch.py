@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from convc.ir.diagnostic import fail
 from convc.ir.sizes import format_bytes
 from convc.lazy import dataclass
-from convc.passes.base import Mode
-from convc.passes.half_precision import HalfPrecision
+from convc.passes.base import Mode, Pass
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import Recipe
 from convc.runtime.algorithms import AlgorithmOptions
@@ -50,7 +49,7 @@ def fitting_batch(
     threads: int | None = None,
     passes: Sequence[str] | None = None,
     algorithms: AlgorithmOptions | None = None,
-    half: HalfPrecision | None = None,
+    half: Pass | None = None,
 ) -> FittingBatch:
     """The largest batch of at most `most` images for which a program of the net takes at most `limit` bytes.
 

@@ -30,6 +30,7 @@ from convc.passes.half_precision import HalfPrecision
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import pipeline
 from convc.passes.planning import PLANNING
+from convc.passes.quantization import QuantizeProducts
 from convc.passes.specialize import Specialize
 from convc.passes.training import Training
 from convc.runtime.algorithms import AlgorithmOptions, choices_of
@@ -52,6 +53,7 @@ NUMERIC_TOLERANCE = 1e-5
 _NUMERIC_FLOOR = 1e-4
 # Half a unit in the last place.
 _ROUNDING = {"fp16": 2.0**-11, "bf16": 2.0**-8}
+_STEP = 1 / 255
 
 
 @dataclass(frozen=True)
@@ -126,9 +128,12 @@ def gradcheck(
         )
 
 
-def rounding_error(half: HalfPrecision | None) -> float:
-    """The largest relative error of rounding to the types of a program that has 16 bits in places."""
-    return max((_ROUNDING[kind] for kind in half.kinds), default=0.0) if half is not None else 0.0
+def rounding_error(types: HalfPrecision | QuantizeProducts | None) -> float:
+    """The largest relative error of rounding to the types of a program that has 8 or 16 bits in places; of 8 bits
+    relative to the end of a range."""
+    if isinstance(types, QuantizeProducts):
+        return _STEP
+    return max((_ROUNDING[kind] for kind in types.kinds), default=0.0) if types is not None else 0.0
 
 
 def _after_passes(

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from convc.codegen.llvm.target import CPU_VARIABLE, host_target
+from convc.codegen.llvm.target import CPU_VARIABLE, host_target, tier_targets
 from convc.ir.diagnostic import CompileError, fail
 from convc.ir.op import Op
 from convc.passes.base import Mode
-from convc.passes.machine import Tier
+from convc.passes.machine import VARIANTS, Variant
 from convc.runtime.cores import choose_threads
 from convc.runtime.standalone import Standalone
 
@@ -74,15 +74,17 @@ class LoadedLibrary:
             self._library = self._model = None
 
 
-def runnable_tier(tiers: Iterable[Tier]) -> Tier:
+def runnable_tier(tiers: Iterable[Variant]) -> Variant:
     """The first that this processor can run and the environment does not rule out, as a library chooses.
 
     Error: `value-cpu-tier`.
     """
     tiers, forced = tuple(tiers), os.environ.get(CPU_VARIABLE, "").strip()
+    known = tier_targets(VARIANTS)
     for tier in tiers:
         with suppress(CompileError):
-            if forced in ("", tier):
-                return host_target(tier).tier
+            wanted = known[tier]
+            if forced in ("", tier, wanted.tier) and host_target(wanted.tier).flags >= wanted.flags:
+                return tier
     message = f"this processor runs none of the library's tiers, {', '.join(tiers)}, so it cannot be measured here"
     fail("value-cpu-tier", message, hint="without --data it is made all the same")

@@ -23,10 +23,11 @@ from convc.passes.base import Entry, Mode, OutOfFuel, Pass, PassLog
 from convc.passes.half_precision import HalfPrecision
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import Recipe
+from convc.passes.quantization import QuantizeProducts, Ranges
 from convc.passes.training import GRADIENT
 from convc.runtime.algorithms import AlgorithmOptions, choices_of
 from convc.runtime.build import choose_passes, require_decided
-from convc.runtime.configuration import choose_precision, half_precision, make_recipe
+from convc.runtime.configuration import element_types, make_recipe
 from convc.runtime.gradcheck import rounding_error
 from convc.runtime.kernel_numerics import check_kernels
 from convc.runtime.random_point import random_point
@@ -91,13 +92,14 @@ def verify_passes(
     target: str = "cpu",
     precision: str | None = None,
     fp32: Sequence[str] = (),
+    ranges: Ranges | None = None,
     threads: int | None = None,
     algorithms: AlgorithmOptions | None = None,
 ) -> list[str]:
     """Run the passes of a program (those of `convc.compile`) on a small batch, comparing; a line for each of them, and
     where kernels are made, one for those. Errors: `value-numerics`, those of `convc.compile`."""
     forward = net.graph(_ROWS)
-    half = half_precision(choose_precision(precision, net.settings, mode), net.layers, fp32)
+    half = element_types(precision, net.settings, mode, net.layers, fp32, ranges)
     recipe = make_recipe(net.settings, forward, half) if mode == "train" else Recipe()
     check = NumericsCheck(bisect=bisect)
     algorithms = algorithms or AlgorithmOptions()
@@ -121,8 +123,9 @@ def verify_passes(
     return lines
 
 
-def _types(half: HalfPrecision | None) -> str:
-    return " and ".join(("float32", *(half.kinds if half is not None else ())))
+def _types(half: HalfPrecision | QuantizeProducts | None) -> str:
+    kinds = half.kinds if isinstance(half, HalfPrecision) else ("int8",) if half is not None else ()
+    return " and ".join(("float32", *kinds))
 
 
 def describe(found: Comparison) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from convc.ir.graph import Value
 from convc.lazy import dataclass
 from convc.passes.memory import MemoryPlan
 from convc.runtime.benchmark.contestant import work
 from convc.runtime.benchmark.machine import busy_cores
 from convc.runtime.benchmark.results import average_busy, is_quiet
 from convc.runtime.build import main_loss
-from convc.runtime.configuration import choose_precision, half_precision
 from convc.runtime.data import Split
 from convc.runtime.evaluate import Classifier, evaluate
 from convc.runtime.loaded_library import LoadedLibrary, runnable_tier
@@ -36,6 +36,7 @@ from convc.runtime.trained import Trained
 
 if TYPE_CHECKING:
     from convc.frontend.net import Net
+    from convc.passes.quantization import Ranges
 
 # What the others are compared with, where it is among them; else that is the first.
 BASE = "fp32"
@@ -102,15 +103,17 @@ def compare_trained(
     target: str = "cpu",
     threads: int | None = None,
     fp32: Sequence[str] = (),
+    ranges: Ranges | None = None,
 ) -> Comparison:
-    """A trained net in each of `precisions`, by programs of `Trained.program`, which compute from the float32 weights.
+    """A trained net in each of `precisions` (int8 with these `ranges`), by programs of `Trained.program`, which compute
+    from the float32 weights.
 
     Errors: those of `Trained.program` and `evaluate`.
     """
 
     def make(precision: str) -> Contestant:
         return contestant(
-            trained.program(batch=batch, target=target, threads=threads, precision=precision, fp32=fp32),
+            trained.program(batch=batch, target=target, threads=threads, precision=precision, fp32=fp32, ranges=ranges),
             trained.checkpoint.weights,
         )
 
@@ -140,23 +143,29 @@ def compare_library(
     The first is called `mixed` where only layers have other precisions. Errors: those of `write` and `evaluate`,
     `value-cpu-tier`.
     """
-    chosen = choose_precision(precision, net.settings, "infer")
-    halves = half_precision(chosen, net.layers, fp32) is not None
-    name = "mixed" if halves and chosen == BASE else chosen
-    tier, loss = runnable_tier(made.plans), main_loss(net.graph(1))
+    chosen = precision or net.settings.precision.kind
+    narrow = any(value.type.dtype.is_half or value.type.dtype.is_whole for value in _values(made))
+    name = "mixed" if narrow and chosen == BASE else chosen
+    loss, tier = main_loss(net.graph(1)), made.plans[runnable_tier(made.plans)].machine.name
 
     def load(library: Standalone) -> Contestant:
-        return Contestant(LoadedLibrary(library, loss, threads), library.weight_bytes, library.plans[tier].memory)
+        memory = library.plans[runnable_tier(library.plans)].memory
+        return Contestant(LoadedLibrary(library, loss, threads), library.weight_bytes, memory)
 
     with tempfile.TemporaryDirectory(prefix="convc-") as folder:
         whole, header = Path(folder) / "whole.so", Path(folder) / "whole.h"
         beside = None if made.interface.inside else Path(folder) / "whole.safetensors"
         others = ("*",) if net.layers else ()
         makers = {name: partial(load, made)}
-        if halves:
+        if narrow:
             write_whole = partial(write, whole, header, precision=BASE, fp32=others, cpu=[tier], beside=beside)
             makers = {BASE: lambda: load(write_whole()), **makers}
         return compare(makers, split)
+
+
+def _values(made: Standalone) -> Iterator[Value]:
+    """What the nodes of a library compute."""
+    return (value for plan in made.plans.values() for node in plan.graph.nodes for value in node.results)
 
 
 def compare(makers: Mapping[str, Callable[[], Contestant]], split: Split) -> Comparison:

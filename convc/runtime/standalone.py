@@ -24,24 +24,24 @@ from convc.codegen.standalone.shared_library import build_library, c_compiler
 from convc.codegen.standalone.tables import model_source, step_name
 from convc.ir.diagnostic import fail, with_sources
 from convc.ir.graph import Graph, Value
-from convc.ir.ops import Cast, Relayout, ScaleWeights
+from convc.ir.ops import Cast, QuantizeWeights, Relayout, ScaleWeights
 from convc.ir.rounding import rounded
 from convc.ir.types import DType
 from convc.lazy import dataclass
-from convc.passes.base import Mode
+from convc.passes.base import Mode, Pass
 from convc.passes.half_precision import HalfPrecision
-from convc.passes.machine import TIERS, Tier
+from convc.passes.machine import TIERS, Variant
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import Recipe
 from convc.passes.plan import Plan
+from convc.passes.quantization import QuantizeProducts, Ranges
 from convc.runtime.algorithms import AlgorithmOptions
 from convc.runtime.atomic import replaced
 from convc.runtime.build import build_net, choose_passes, require_decided, require_loss
 from convc.runtime.checkpoint import match, read_checkpoint, require_match, text_list, write_checkpoint
 from convc.runtime.configuration import (
     STEP_WORDS,
-    choose_precision,
-    half_precision,
+    element_types,
     make_recipe,
     positive,
     refuse_unsupported,
@@ -68,7 +68,7 @@ class Standalone:
     interface: Interface
     files: tuple[Path, ...]
     origin: str
-    plans: Mapping[Tier, Plan]
+    plans: Mapping[Variant, Plan]
     weight_bytes: int
 
 
@@ -81,6 +81,7 @@ def write_standalone(
     batch: int | None = None,
     precision: str | None = None,
     fp32: Sequence[str] = (),
+    ranges: Ranges | None = None,
     cpu: Sequence[str] = (),
     prefix: str | None = None,
     weights: Path | None = None,
@@ -95,7 +96,8 @@ def write_standalone(
     `cpu` are the tiers whose code goes in (all unless it says); `weights` is a safetensors file or a run folder,
     without which the model has the first weights that the seed of the file draws (in a training, those of `init`).
     `beside` is the safetensors file that gets the weights, which then are not inside. In half precision an inference
-    library has weights in 16 bits, inside or beside. The other arguments are those of `convc.compile`; `threads` is
+    library has weights in 16 bits, inside or beside; for int8, which needs `ranges` measured with these weights, those
+    inside have 8. The other arguments are those of `convc.compile`; `threads` is
     what algorithms are measured with, the library takes any number. Files appear when all of them are made.
 
     Errors: those of `convc.compile`, `missing-compiler`, `failed-compiler`, `value-prefix`, `value-cpu-tier`,
@@ -105,9 +107,12 @@ def write_standalone(
     if mode not in ("infer", "train"):
         fail("value-mode", f"mode={mode!r} is neither 'infer' nor 'train'")
     kind: Mode = "train" if mode == "train" else "infer"
-    chosen = _targets(cpu)
+    types = element_types(precision, net.settings, kind, net.layers, fp32, ranges)
+    chosen = _targets(cpu, _products(types))
     algorithms = algorithms or AlgorithmOptions()
-    if (algorithms.tune is not None or algorithms.constants == "measured") and set(chosen) != {host_target().tier}:
+    if (algorithms.tune is not None or algorithms.constants == "measured") and {
+        target.tier for target in chosen.values()
+    } != {host_target().tier}:
         message = f"measurements hold for this processor, and the library is for {', '.join(chosen)}"
         fail("value-cpu-tier", message, hint=f"--cpu {host_target().tier}")
     name = public_prefix(net.name, prefix)
@@ -117,20 +122,22 @@ def write_standalone(
     if beside is None and size > _MOST_INSIDE:
         message = f"{size:,} bytes of weights are more than a library can hold"
         fail("budget-size", message, hint="keep them beside it: --weights-beside FILE.safetensors")
-    recipe, half = Recipe(), half_precision(choose_precision(precision, net.settings, kind), net.layers, fp32)
+    recipe = Recipe()
     if kind == "train":
         refuse_unsupported(net.settings, net.sources, STEP_WORDS)
-        recipe = make_recipe(net.settings, net.graph(batch), half)
+        recipe = make_recipe(net.settings, net.graph(batch), types)
         if recipe.optimizer is None:
             message = f"a training step needs an optimiser, and the file of {net.name} names none"
             fail("value-optimizer", message, hint="write `optim sgd lr=0.1 momentum=0.9` into its train item")
     require_memory(net.graph(batch), batch, net.limits.memory_bytes)
     with with_sources(net.sources):
-        plans: dict[Tier, Plan] = {
-            tier: _plan(net, kind, batch, target, recipe, algorithms, threads, passes, memory, half)
+        plans: dict[Variant, Plan] = {
+            tier: _plan(net, kind, batch, target, recipe, algorithms, threads, passes, memory, types)
             for tier, target in chosen.items()
         }
     halves = stored_types((plan.graph for plan in plans.values()), arrays) if kind == "infer" else {}
+    if beside is not None:  # what other programs read has one number for each weight, and no steps
+        halves = {name: dtype for name, dtype in halves.items() if dtype.is_half}
     interface = interface_of(
         next(iter(plans.values())).graph,
         prefix=name,
@@ -180,12 +187,13 @@ def write_standalone(
 
 def stored_bytes(arrays: Mapping[str, np.ndarray], types: Mapping[str, DType]) -> int:
     """What parameters take in a library, as float32 where `types` does not say otherwise."""
-    return sum(array.size * types.get(name, DType.F32).bytes for name, array in arrays.items())
+    steps = sum(4 * len(arrays[name]) for name, dtype in types.items() if dtype is DType.QW8)
+    return steps + sum(array.size * types.get(name, DType.F32).bytes for name, array in arrays.items())
 
 
 def stored_types(graphs: Iterable[Graph], arrays: Mapping[str, np.ndarray]) -> dict[str, DType]:
-    """The weights that inference reads in 16 bits only, which a library with these graphs keeps so: with norms folded
-    into them they are rounded twice. One that is too large for the type is kept whole."""
+    """The weights that inference reads in 16 or in 8 bits only, which a library with these graphs keeps so: with norms
+    folded into them those of 16 are rounded twice. One that is too large for the type is kept as float32."""
     found: dict[str, DType] = {}
     for graph in graphs:
         for name, parameter in graph.parameters.items():
@@ -195,7 +203,8 @@ def stored_types(graphs: Iterable[Graph], arrays: Mapping[str, np.ndarray]) -> d
     return {
         name: kind
         for name, kind in found.items()
-        if kind.is_half and np.isfinite(rounded(np.asarray(arrays[name], np.float32), kind)).all()
+        if kind is DType.QW8
+        or (kind.is_half and np.isfinite(rounded(np.asarray(arrays[name], np.float32), kind)).all())
     }
 
 
@@ -203,10 +212,16 @@ def _read_as(value: Value) -> set[DType]:
     """The types in which a weight enters the sums that it is for, whatever is done to it before."""
     found: set[DType] = set()
     for user, _ in value.users:
-        if isinstance(user.op, Cast):
+        if isinstance(user.op, (Cast, QuantizeWeights)):
             found.add(user.result.type.dtype)
+        elif isinstance(user.op, (Relayout, ScaleWeights)):
+            behind = _read_as(user.result)
+            # Scaled along its inputs, an output has other whole numbers than before.
+            if DType.QW8 in behind and isinstance(user.op, ScaleWeights) and user.op.axis != 0:
+                behind = {DType.F32}
+            found |= behind
         else:
-            found |= _read_as(user.result) if isinstance(user.op, (Relayout, ScaleWeights)) else {value.type.dtype}
+            found.add(value.type.dtype)
     return found
 
 
@@ -240,16 +255,26 @@ def _make_folder(folder: Path) -> None:
         fail("file-write", f"cannot create {folder}: {error.strerror}")
 
 
-def _targets(cpu: Sequence[str]) -> dict[Tier, CpuTarget]:
-    """The targets of the tiers that `cpu`, or else the environment, asks for, best first. Error: `value-cpu-tier`."""
-    known, forced = tier_targets(), os.environ.get(CPU_VARIABLE, "").strip()
+def _targets(cpu: Sequence[str], products: Sequence[Variant]) -> dict[Variant, CpuTarget]:
+    """The targets of the tiers that `cpu`, or else the environment, asks for, best first, with variants for `products`.
+
+    Error: `value-cpu-tier`.
+    """
+    known, forced = tier_targets(products), os.environ.get(CPU_VARIABLE, "").strip()
     cpu = cpu or ((forced,) if forced else ())
     for word in cpu:
         if word not in TIERS:
             fail("value-cpu-tier", f"unknown CPU tier '{word}'", hint=f"one of {', '.join(TIERS)}")
         if word not in known:
             fail("value-cpu-tier", f"processors of this architecture have no CPU tier '{word}'", hint=", ".join(known))
-    return {tier: target for tier, target in known.items() if not cpu or tier in cpu}
+    return {name: target for name, target in known.items() if not cpu or target.tier in cpu}
+
+
+def _products(types: HalfPrecision | QuantizeProducts | None) -> tuple[Variant, ...]:
+    """The instructions for sums of products that the types of a program have a use for."""
+    if isinstance(types, QuantizeProducts):
+        return ("avx512vnni",)
+    return ("avx512bf16",) if types is not None and "bf16" in types.kinds else ()
 
 
 def _weights(net: Net, mode: Mode, given: Path | None) -> tuple[dict[str, np.ndarray], tuple[str, ...], str]:
@@ -283,13 +308,13 @@ def _plan(
     threads: int | None,
     passes: Sequence[str] | None,
     memory: int | None,
-    half: HalfPrecision | None,
+    half: Pass | None,
 ) -> Plan:
     """The program of one tier as far as its plan: what `convc.compile` would make on such a processor."""
     graph = net.graph(batch)
     if mode == "train":
         require_loss(graph)
-    chooser = algorithms.chooser("cpu", threads, target.tier)
+    chooser = algorithms.chooser("cpu", threads, target)
     order = choose_passes(mode, recipe, passes, "cpu", chooser, memory, target, half)
     PassManager(order.graph).run(graph)
     require_decided(graph, "cpu")

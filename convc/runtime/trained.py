@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from convc.frontend.limits import Limits
     from convc.frontend.net import Net
     from convc.ir.span import Span
+    from convc.passes.quantization import Ranges
 
 MODEL = "model.cnn"
 # In the order of preference.
@@ -53,11 +54,12 @@ class Trained:
         threads: int | None = None,
         precision: str | None = None,
         fp32: Sequence[str] = (),
+        ranges: Ranges | None = None,
     ) -> Program:
         """An inference program with the weights: in the precision of the run or file unless `precision` says another,
-        with the run's layers in float32 unless `fp32` names others.
+        with the run's layers in float32 unless `fp32` names others. int8 needs `ranges`, measured with the weights.
 
-        Errors: `checkpoint-mismatch`, `unavailable-precision`, `name-layer`.
+        Errors: `checkpoint-mismatch`, `unavailable-precision`, `missing-ranges`, `name-layer`.
         """
         program = build_net(
             self.net,
@@ -66,6 +68,7 @@ class Trained:
             target=target,
             precision=precision,
             fp32=fp32 or self.fp32,
+            ranges=ranges,
             threads=threads,
         )
         try:

@@ -16,18 +16,18 @@ import pytest
 
 import convc
 from convc.cli import main
-from convc.codegen.llvm.target import DOT_BF16, WITHOUT_VARIABLE
 from convc.codegen.standalone.interface import public_prefix
 from convc.codegen.standalone.tables import c_float, c_text, layout_fields, schedule_table
 from convc.frontend.net import Net
 from convc.ir.diagnostic import CompileError
+from convc.ir.ops.quantize import QuantizeWeights
 from convc.ir.rounding import widened
 from convc.ir.types import DType
 from convc.passes.layout import ImageLayout, Layout, PlanarLayout, ScalarLayout, VectorLayout, WeightLayout, pack
 from convc.passes.machine import TIERS
 from convc.runtime.checkpoint import read_checkpoint, write_checkpoint
 from convc.runtime.configuration import make_rate
-from convc.runtime.standalone import learning_rate, write_standalone
+from convc.runtime.standalone import learning_rate, stored_bytes, stored_types, write_standalone
 from tests.codegen.test_ops import available_tiers
 
 pytestmark = [
@@ -130,12 +130,41 @@ def test_inference_has_the_bits_of_our_own(made: Path, tier: str, monkeypatch: p
         assert said == f"{tier} {threads}\n"
 
 
+def test_whole_numbers(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bits of our own, on every tier the same, with weights of which the library keeps whole numbers and steps."""
+    net = convc.load(made / "net.cnn")
+    x = images(BATCH)
+    whole = read_checkpoint(made / "w.safetensors").tensors
+    ranges = convc.calibrate(net, x, weights=whole, fp32=["fc2"])
+    library = write_standalone(
+        net, tmp_path / "libnet.so", tmp_path / "net.h", prefix="net", weights=made / "w.safetensors",
+        precision="int8", ranges=ranges, fp32=["fc2"], threads=1, batch=BATCH,
+    )  # fmt: skip
+    assert tuple(library.plans)[:2] == ("avx512vnni", "avx512") or "avx512" not in library.plans
+    compiled(C / "infer.c", tmp_path)
+    expected = None
+    for tier in available_tiers():
+        monkeypatch.setenv("CONVC_CPU", tier)
+        with convc.compile(net, batch=BATCH, threads=1, precision="int8", ranges=ranges, fp32=["fc2"]) as program:
+            kept = {name for name, array in stored_types([program.graph], whole).items() if array is DType.QW8}
+            assert kept
+            for name, array in whole.items():
+                program.params[name] = QuantizeWeights().reference(array) if name in kept else array
+            logits = program(x)
+            # Sums of products are exact; what follows is float32 in the same order, but for fc2 and products of tiers
+            # without a fused multiply-add.
+            expected = logits if expected is None else expected
+            np.testing.assert_allclose(logits, expected, atol=0.02 * np.abs(expected).max())
+        got, _ = run(tmp_path / "infer", "2", "-", "5", data=x.tobytes(), tier=tier)
+        assert got == logits.tobytes()
+    assert library.weight_bytes == stored_bytes(whole, dict.fromkeys(kept, DType.QW8))
+    assert library.weight_bytes < sum(array.nbytes for array in whole.values()) / 2
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision(made: Path, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bits of our own with the rounded weights, which take half the space, inside and beside."""
     net = convc.load(made / "net.cnn")
-    # Libraries are for all processors of a tier, so their code has no instructions that some of them lack.
-    monkeypatch.setenv(WITHOUT_VARIABLE, DOT_BF16)
     sizes: dict[str, int] = {}
     for where in ("inside", "beside"):
         folder = tmp_path / where
@@ -480,7 +509,9 @@ def test_first_weights_come_from_the_seed(tmp_path: Path, capsys: pytest.Capture
     net = load(tmp_path, text)
     words = ["compile", str(tmp_path / "net.cnn"), "-o", str(tmp_path / "libnet.so"), "--prefix", "net"]
     assert main([*words, "--header", str(tmp_path / "net.h"), "--cpu", "baseline"]) == 0
-    assert "weights inside: the first weights, as seed 5 draws them" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "weights inside (108 B" in said
+    assert "the first weights, as seed 5 draws them" in said
     header = (tmp_path / "net.h").read_text()
     assert "#define NET_OUTPUT_HEIGHT 6" in header
     assert "#define NET_OUTPUT_SIZE 90 " in header
@@ -650,7 +681,6 @@ HALF = MOMENTUM.replace("train {", "train {\n  precision bf16", 1)
 
 @pytest.mark.parametrize("text", [MOMENTUM, CLIPPED, NUMBERS, HALF], ids=["momentum", "accumulated", "numbers", "bf16"])
 def test_training_has_the_bits_of_our_own(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(WITHOUT_VARIABLE, DOT_BF16)
     net = load(tmp_path, text)
     tiers = available_tiers() if text is MOMENTUM else available_tiers()[:1]
     write_standalone(

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import convc
-from convc.codegen.llvm.target import DOT_BF16, WITHOUT_VARIABLE
 from convc.ir.diagnostic import CompileError
 from convc.passes.training import PATIENCE
 from convc.runtime.checkpoint import write_checkpoint
@@ -148,7 +147,6 @@ CASES = {
 def test_training_has_the_bits_of_our_own(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After every step: loss, counts, scale, and all parameters and states."""
     text, spoilt = CASES[case]
-    monkeypatch.setenv(WITHOUT_VARIABLE, DOT_BF16)
     tiers = available_tiers() if case == "dynamic" else available_tiers()[:1]
     library = Library(tmp_path, text, tiers)
     steps = batches(30, spoilt, pixel=3e38)

@@ -27,9 +27,9 @@ WITHOUT_GRADIENT = {
     "max_pool_backward", "softmax_cross_entropy_backward", "hinge_backward", "mse_backward", "count_correct",
     "channel_sum", "sum", "sgd_update", "adagrad_update", "rmsprop_update", "adam_update",
     "adamw_update", "accumulate", "gradient_norm", "max_norm", "drop_connect", "constant",
-    "unscale", "all_finite", "move_scale", "round_to",
+    "unscale", "all_finite", "move_scale", "round_to", "quantize_weights",
 }  # fmt: skip
-FLAT = {"greater", "sign", "running_average", "step"}  # None, or not what differences show
+FLAT = {"greater", "sign", "running_average", "step", "quantize"}  # None, or not what differences show
 
 
 def first_result(case: OpCase, operands: list[np.ndarray]) -> np.ndarray:

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 from convc.ir.diagnostic import fail
 from convc.lazy import dataclass
-from convc.passes.machine import TIERS, Tier
+from convc.passes.machine import TIERS, Tier, Variant
 
 CPU_VARIABLE = "CONVC_CPU"
 WITHOUT_VARIABLE = "CONVC_WITHOUT"
@@ -101,8 +101,12 @@ def host_target(force: str | None = None) -> CpuTarget:
     origin = "asked for" if force else f"{CPU_VARIABLE}={wanted}"
     if wanted is not None and wanted not in TIERS:
         fail("value-cpu-tier", f"unknown CPU tier '{wanted}'", hint=f"one of {', '.join(TIERS)}")
-    without = os.environ.get(WITHOUT_VARIABLE, "").replace(" ", "")
-    return _host_target(wanted, origin if wanted else "", frozenset(filter(None, without.split(","))))
+    return _host_target(wanted, origin if wanted else "", _without())
+
+
+def _without() -> frozenset[str]:
+    """The features that the environment asks to do without."""
+    return frozenset(filter(None, os.environ.get(WITHOUT_VARIABLE, "").replace(" ", "").split(",")))
 
 
 @with_llvm
@@ -149,16 +153,24 @@ def choose_target(triple: str, host: Mapping[str, bool], wanted: Tier | None = N
 
 
 @with_llvm
-def tier_targets() -> dict[Tier, CpuTarget]:
-    """The tiers of this architecture, best first, each as what all processors of the tier have.
+def tier_targets(products: Sequence[Variant] = ()) -> dict[Variant, CpuTarget]:
+    """The tiers of this architecture, best first, each as what all processors of the tier have; before them those of
+    the best tier that have an instruction of `products`, too, if the architecture knows it.
 
     This processor need not run them: code is generated for others, too.
     """
     triple = str(_llvm().get_process_triple())
     if not triple.startswith(("x86_64", "amd64")):
         return {"baseline": choose_target(triple, {})}
+    without = _without()
+    wanted: list[tuple[Variant, Tier, tuple[str, ...]]] = [
+        (name, "avx512", (*_V4, name)) for name in products if name not in without
+    ]
+    for tier in TIERS:
+        wanted.append((tier, tier, _V4))
     return {
-        tier: choose_target(triple, dict.fromkeys(_V4, True), tier, "every processor of the tier") for tier in TIERS
+        name: choose_target(triple, dict.fromkeys(flags, True), tier, "every processor of the tier")
+        for name, tier, flags in wanted
     }
 
 

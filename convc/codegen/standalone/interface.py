@@ -10,7 +10,7 @@ from convc.ir.graph import Graph, Parameter
 from convc.ir.ops.loss_scaling import MoveScale
 from convc.lazy import dataclass
 from convc.passes.base import Mode
-from convc.passes.machine import Tier
+from convc.passes.machine import Variant
 from convc.passes.sections import ACCUMULATOR
 from convc.passes.training import LOSS_SCALE, LossScaling
 
@@ -64,7 +64,7 @@ class Interface:
     output: tuple[int, ...]
     classes: tuple[str, ...]
     parameters: Mapping[str, Parameter]
-    tiers: tuple[Tier, ...]
+    tiers: tuple[Variant, ...]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     labels: tuple[int, ...] | None = None
@@ -118,7 +118,7 @@ def interface_of(
     prefix: str,
     mode: Mode,
     batch: int,
-    tiers: Sequence[Tier],
+    tiers: Sequence[Variant],
     classes: Sequence[str] = (),
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,

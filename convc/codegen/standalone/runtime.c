@@ -90,7 +90,9 @@ static int processor_runs(int level) {
     if (!__get_cpuid(1, &a, &b, &c, &d) || (c & first) != first) return 0;
     if ((enabled_states() & 0x06) != 0x06) return 0; /* registers that the system saves: xmm, ymm */
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & seventh) != seventh) return 0;
-    if (level == 2 && ((b & avx512) != avx512 || (enabled_states() & 0xe6) != 0xe6)) return 0; /* zmm, masks */
+    if (level >= 2 && ((b & avx512) != avx512 || (enabled_states() & 0xe6) != 0xe6)) return 0; /* zmm, masks */
+    if (level == 3 && !(c & 1u << 11)) return 0; /* AVX512-VNNI */
+    if (level == 4 && (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & 1u << 5))) return 0; /* AVX512-BF16 */
     return __get_cpuid(0x80000001, &a, &b, &c, &d) && (c & lzcnt) == lzcnt;
 }
 #else
@@ -102,13 +104,16 @@ static const struct tier *choose_tier(void) {
     const char *wanted = getenv("CONVC_CPU");
     const int count = (int)(sizeof tiers / sizeof tiers[0]);
     if (wanted && *wanted) {
+        int known = 0;
         for (int i = 0; i < count; i++) {
-            if (strcmp(tiers[i].name, wanted) != 0) continue;
+            if (strcmp(tiers[i].name, wanted) != 0 && strcmp(tiers[i].tier, wanted) != 0) continue;
             if (processor_runs(tiers[i].level)) return &tiers[i];
-            failed("this processor cannot run the CPU tier '%s' that CONVC_CPU asks for", tiers[i].name);
-            return NULL;
+            known = 1;
         }
-        failed("CONVC_CPU=%.40s: the library has code for %s", wanted, TIER_NAMES);
+        if (known)
+            failed("this processor cannot run the CPU tier '%.40s' that CONVC_CPU asks for", wanted);
+        else
+            failed("CONVC_CPU=%.40s: the library has code for %s", wanted, TIER_NAMES);
         return NULL;
     }
     for (int i = 0; i < count; i++)
@@ -249,6 +254,17 @@ static void widen(const void *numbers, float *values, int type, int64_t size) {
     }
 }
 
+/* Weights of 8 bits as floats: the step of each output comes first, then their whole numbers. */
+static void widen_whole(const unsigned char *numbers, float *values, int64_t outputs, int64_t size) {
+    const signed char *whole = (const signed char *)(numbers + outputs * (int64_t)sizeof(float));
+    const int64_t each = outputs > 0 ? size / outputs : 0;
+    for (int64_t i = 0; i < outputs; i++) {
+        float step;
+        memcpy(&step, numbers + i * (int64_t)sizeof step, sizeof step);
+        for (int64_t j = 0; j < each; j++) values[i * each + j] = (float)whole[i * each + j] * step;
+    }
+}
+
 #include "safetensors.c"
 
 /* Weights of a file, or those inside; constants; first values of what training keeps. */
@@ -270,7 +286,10 @@ static int fill(MODEL *model, const char *weights) {
         }
         float *values = malloc((size_t)parameters[i].size * sizeof(float));
         if (values == NULL) return failed("out of memory");
-        widen(numbers, values, parameters[i].type, parameters[i].size);
+        if (parameters[i].type == TYPE_QW8)
+            widen_whole(numbers, values, parameters[i].shape[0], parameters[i].size);
+        else
+            widen(numbers, values, parameters[i].type, parameters[i].size);
         pack(&tier->parameters[i].layout, values, place_of(model, tier->parameters[i]));
         free(values);
     }

@@ -1,6 +1,6 @@
 """The generated half of a standalone model in C: numbers, layouts and places, and the file of numbers that goes inside.
 
-    static const struct tier tiers[] = {{"avx2", 1, step_avx2, 51200, 1724736, …}, {"baseline", 0, step_baseline, …}};
+    static const struct tier tiers[] = {{"avx2", "avx2", 1, step_avx2, …}, {"baseline", "baseline", 0, …}};
 
 Tiers plan for themselves: layouts, places and even algorithms differ. What they share are the parameters in their
 logical order, which runtime.c packs for the tier that it has chosen.
@@ -21,12 +21,13 @@ from convc.codegen.standalone.interface import Duration, Interface, LearningRate
 from convc.ir.graph import Parameter, Value
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.loss_scaling import LEAST_SCALE
+from convc.ir.ops.quantize import stored_weights
 from convc.ir.rounding import stored
 from convc.ir.types import DType
 from convc.lazy import dataclass
 from convc.passes.fusion import is_immediate, resolve
 from convc.passes.layout import ImageLayout, Layout, PlanarLayout, ScalarLayout, VectorLayout, WeightLayout, pack
-from convc.passes.machine import Tier
+from convc.passes.machine import Variant
 from convc.passes.plan import Plan
 from convc.passes.sections import ACCUMULATOR, BATCH, EVERYTHING, Section
 from convc.passes.training import LOSS_SCALE, PATIENCE, SKIPPED_UPDATES
@@ -36,13 +37,13 @@ _WORDS = (
     "SEEN",
 )  # fmt: skip
 # The numbers of the tiers in `processor_runs`.
-LEVELS: Mapping[Tier, int] = {"baseline": 0, "avx2": 1, "avx512": 2}
+LEVELS: Mapping[Variant, int] = {"baseline": 0, "avx2": 1, "avx512": 2, "avx512vnni": 3, "avx512bf16": 4}
 _REGIONS = {"persistent": "IN_PERSISTENT", "arena": "IN_ARENA", "input": "IN_INPUT"}
 
 _TYPES = """typedef void step_function(void *context, int64_t rank, int64_t parties);
 
 #include "layouts.c"
-enum { TYPE_F32, TYPE_F16, TYPE_BF16 };
+enum { TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_QW8 };
 enum region { IN_PERSISTENT, IN_ARENA, IN_INPUT };
 struct place {
     enum region region;
@@ -67,7 +68,7 @@ struct parameter {
     int accumulates;
 };
 struct tier {
-    const char *name;
+    const char *name, *tier; /* a variant of a tier has a name of its own */
     int level;
     step_function *step;
     int64_t arena_bytes, persistent_bytes;
@@ -89,7 +90,7 @@ class _Data:
 
     def add(self, array: np.ndarray, dtype: DType = DType.F32) -> int:
         """Append numbers of a type; returns where they begin."""
-        content = stored(array, dtype).tobytes()
+        content = stored_weights(array) if dtype is DType.QW8 else stored(array, dtype).tobytes()
         content += bytes(-len(content) % 64)
         self.parts.append(content)
         self.size += len(content)
@@ -98,13 +99,13 @@ class _Data:
 
 def model_source(
     interface: Interface,
-    plans: Mapping[Tier, Plan],
+    plans: Mapping[Variant, Plan],
     weights: Mapping[str, np.ndarray],
     header: str,
     halves: Mapping[str, DType] = MappingProxyType({}),
 ) -> tuple[str, bytes]:
     """The text of model.c, and the content of its data.bin. `header` is the name under which it includes its header,
-    `halves` the types of the weights that the library holds in 16 bits."""
+    `halves` the types of the weights that the library holds in 16 or 8 bits."""
     data = _Data()
     inside = (
         {name: data.add(array, halves.get(name, DType.F32)) for name, array in weights.items()}
@@ -137,7 +138,7 @@ _DATA = """__asm__(".section .rodata\\n.balign 64\\nconvc_data: .incbin \\"data.
 extern const unsigned char convc_data[] __attribute__((visibility("hidden")));"""
 
 
-def step_name(tier: Tier) -> str:
+def step_name(tier: Variant) -> str:
     """The symbol of a tier's step."""
     return f"convc_step_{tier}"
 
@@ -263,7 +264,7 @@ def _parameters(
     return [*lines, "static const struct parameter parameters[] = {", *rows, "    {0}};"]
 
 
-def _places(interface: Interface, tier: Tier, plan: Plan, data: _Data) -> list[str]:
+def _places(interface: Interface, tier: Variant, plan: Plan, data: _Data) -> list[str]:
     """The places of parameters and constants, and the values of these, in their layout."""
     places = [f"    {_place(plan, plan.graph.parameters[name].value)}," for name in interface.parameters]
     constants: list[str] = []
@@ -286,12 +287,13 @@ def _places(interface: Interface, tier: Tier, plan: Plan, data: _Data) -> list[s
     ]
 
 
-def _tier(tier: Tier, plan: Plan) -> str:
+def _tier(tier: Variant, plan: Plan) -> str:
     memory, outputs = plan.memory, plan.graph.outputs
     prepares = any(kernel.section is Section.PREPARE for kernel in plan.kernels)
     constants = sum(not is_immediate(node.result) for node in plan.graph.nodes_of(Constant))
     fields = [
         c_text(tier),
+        c_text(plan.machine.name),
         LEVELS[tier],
         step_name(tier),
         memory.arena_bytes,

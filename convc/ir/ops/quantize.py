@@ -95,6 +95,16 @@ class QuantizeWeights(Op):
         return Cost(4 * operands[0].size, traffic(*operands, *self.result_types(*operands)))
 
 
+def stored_weights(w: Array) -> bytes:
+    """float32 weights (K, …) as bytes: the step of each output, float32, then the whole numbers, one byte each.
+
+    What they are multiples of is quantised to the same whole numbers again, also when outputs are scaled before.
+    """
+    rows = np.asarray(w, np.float32).reshape(len(w), -1)
+    step, inverse = weight_steps(rows)
+    return step.astype("<f4").tobytes() + np.rint(rows * inverse[:, None]).astype(np.int8).tobytes()
+
+
 def weight_steps(rows: Array) -> tuple[Array, Array]:
     """(K, D) float32 -> for each output its step, and what weights are multiplied by to count steps (K, both)."""
     most = np.abs(rows).max(1, initial=np.float32(0))
