@@ -13,6 +13,7 @@ from convc.ir.ops import (
     BatchNorm,
     BatchNormBackward,
     BatchNormTraining,
+    Binarize,
     Conv2d,
     Conv2dBackwardData,
     DropConnectTraining,
@@ -62,6 +63,7 @@ _BATCHED: dict[type[Op], tuple[int, ...]] = {
     MaxNorm: (),
     ScaleWeights: (),
     SumWeights: (),
+    Binarize: (),
 }
 _SCALARS = ("lr", "step", "seed", "rows", "seen")
 
