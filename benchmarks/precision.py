@@ -1,11 +1,14 @@
 """Loss curves in fp32, fp16 and bf16: does training in 16 bits go another way than seeds do anyway?
 
 *Pure* precisions (bf16-nearest, bf16-stochastic, fp16-nearest, fp16-stochastic) keep no parameters in float32: every
-update rounds them to 16 bits, to the nearest number or at random (`rounding=stochastic`).
+update rounds them to 16 bits, to the nearest number or at random (`rounding=stochastic`). In *fp32-bits* all
+convolutions but the first, and but those that `skip auto` inserts, have weights of one bit (`bits=1`); in
+*fp32-bits-fc* all fully connected layers but the last as well.
 
     python -m benchmarks.precision --data 'mnist "FOLDER"'      LeNet, deep_convnet, a small ResNet; three seeds
     python -m benchmarks.precision --nets lenet --epochs 2 --seeds 5 --plot out.png --json out.json
     python -m benchmarks.precision --precisions fp32 bf16 bf16-nearest bf16-stochastic
+    python -m benchmarks.precision --precisions fp32 fp32-bits fp32-bits-fc --epochs 5
 
 Every net is trained with the settings of its file but for epochs, in every precision from the same seeds: these draw
 the first weights, the order of the images, and masks. A point of a curve is the mean loss of 100 steps. *Apart* is the
@@ -16,6 +19,7 @@ in fp32, which is the noise. A precision is *within noise* where its curves are 
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import sys
 import time
@@ -61,6 +65,9 @@ NETS = ("lenet", "deep_convnet", "small_resnet")
 PRECISIONS = ("fp32", "bf16", "fp16")
 # Parameters, too, are numbers of 16 bits, rounded so after every update: to the nearest, or at random.
 PURE = ("bf16-nearest", "bf16-stochastic", "fp16-nearest", "fp16-stochastic")
+# Weights of one bit.
+ONE_BIT = ("fp32-bits", "fp32-bits-fc")
+ALL = (*PRECISIONS, *PURE, *ONE_BIT)
 _STEPS = 100  # of a point
 
 
@@ -76,12 +83,23 @@ class Curve:
     seconds: float
 
 
-def open_net(name: str, seed: int, epochs: int) -> Net:
-    """A net of the examples, or the small ResNet, with that seed and so many epochs."""
-    settings = {"train.seed": seed, "train.epochs": epochs}
-    if name == "small_resnet":
-        return loads(RESNET, set=settings)
-    return convc.load(EXAMPLES / f"{name}.cnn", set=settings)
+def open_net(name: str, seed: int, epochs: int, precision: str = "fp32") -> Net:
+    """A net of the examples, or the small ResNet, with that seed and so many epochs; its weights have one bit where the
+    precision says so."""
+    text = RESNET if name == "small_resnet" else (EXAMPLES / f"{name}.cnn").read_text(encoding="utf-8")
+    if precision in ONE_BIT:
+        text = with_one_bit(text, also_fc=precision == "fp32-bits-fc")
+    return loads(text, set={"train.seed": seed, "train.epochs": epochs})
+
+
+def with_one_bit(text: str, also_fc: bool) -> str:
+    """`bits=1` in all convolutions but the first behind `input`; with `also_fc` in all `fc` but the last."""
+    blocks, word, body = text.partition("  input ")
+    start, layer, rest = re.split(r"(\bconv \w+ k=\d+)", body, maxsplit=1)
+    blocks, rest = (re.sub(r"\bconv \w+ k=\d+", r"\g<0> bits=1", part) for part in (blocks, rest))
+    if also_fc:
+        rest = re.sub(r"\bfc \w+(?=.*\bfc )", r"\g<0> bits=1", rest, flags=re.DOTALL)
+    return blocks + word + start + layer + rest
 
 
 def read_data(item: str, net: Net) -> DataSet:
@@ -119,7 +137,7 @@ def train(net: Net, name: str, data: DataSet, precision: str, seed: int) -> Curv
     rate = make_rate(net.settings.schedule, batches, epochs)
     losses: list[float] = []
     started = time.perf_counter()
-    kind, _, rounding = precision.partition("-")
+    kind, _, rounding = precision.partition("-") if precision not in ONE_BIT else ("fp32", "", "")
     with training_program(net, kind, rounding) as program:
         for epoch in range(epochs):
             with BatchLoader(data.train, batch, seed=seed, epoch=epoch) as loader:
@@ -198,9 +216,9 @@ def main() -> int:
         "--precisions",
         nargs="*",
         default=PRECISIONS,
-        choices=(*PRECISIONS, *PURE),
+        choices=ALL,
         metavar="P",
-        help=f"of {', '.join((*PRECISIONS, *PURE))}",
+        help=f"of {', '.join(ALL)}",
     )
     parser.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
     parser.add_argument("--epochs", type=int, default=1)
@@ -209,13 +227,15 @@ def main() -> int:
     arguments = parser.parse_args()
     curves: list[Curve] = []
     for name in arguments.nets:
-        open_net(name, 1, arguments.epochs)  # mistakes in the last net show before the first is trained
+        for precision in arguments.precisions:
+            open_net(name, 1, arguments.epochs, precision)  # mistakes in the last net show before the first is trained
     try:
         for name in arguments.nets:
             data = read_data(arguments.data, open_net(name, 0, 1))
             for seed in range(1, arguments.seeds + 1):
                 for precision in arguments.precisions:
-                    curves.append(train(open_net(name, seed, arguments.epochs), name, data, precision, seed))
+                    net = open_net(name, seed, arguments.epochs, precision)
+                    curves.append(train(net, name, data, precision, seed))
                     print(f"{name} {precision} seed {seed}: {curves[-1].accuracy:.2%}", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         print("interrupted: these are the trainings until then", file=sys.stderr)

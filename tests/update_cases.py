@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from convc.ir.ops.binarize import Binarize
 from convc.ir.ops.dropconnect import DropConnect, DropConnectTraining
 from convc.ir.ops.loss_scaling import AllFinite, MoveScale, ScaleLoss, Unscale
 from convc.ir.ops.round_to import RoundTo
@@ -179,4 +180,29 @@ def _units() -> list[OpCase]:
     return cases
 
 
-UPDATE_CASES: tuple[OpCase, ...] = (*_updates(), *_means(), *_norms(), *_loss_scaling(), *_masks(), *_units())
+def _one_bit() -> list[OpCase]:
+    cases = [
+        OpCase(f"binarize/{name}", Binarize(), (normal(*shape),), (), name == "wide")
+        for name, shape in [
+            ("filters", (5, 3, 3, 3)),
+            ("depthwise", (7, 1, 3, 5)),
+            ("matrix", (7, 17)),
+            ("one", (1, 1)),
+            ("wide", (50, 33)),
+            ("deep", (19, 65, 3, 3)),
+        ]
+    ]
+    # Zeros of either sign count as above zero; the second output is nothing but zeros.
+    signs = np.array([[0.0, -0.0, -2.0, 1e-30], [0.0, -0.0, 0.0, 0.0], [-1.0, -1e-30, 1e-30, 3e38]])
+    return [*cases, OpCase("binarize/zeros", Binarize(), (signs,))]
+
+
+UPDATE_CASES: tuple[OpCase, ...] = (
+    *_updates(),
+    *_means(),
+    *_norms(),
+    *_loss_scaling(),
+    *_masks(),
+    *_units(),
+    *_one_bit(),
+)

@@ -186,9 +186,10 @@ def _keys(cursor: Cursor, parameters: Iterable[Parameter]) -> Iterator[Proposal]
 
 
 def _choices(parameter: Parameter) -> Iterator[Proposal]:
-    words = ("yes", "no") if parameter.kind is BOOLEAN else parameter.kind.words
+    kind = parameter.kind
+    words = ("yes", "no") if kind is BOOLEAN else (*kind.words, *map(str, kind.numbers))
     yield from (Proposal(word, "choice", f"for {parameter.key}: {parameter.doc}") for word in words)
-    yield from (Proposal(word, "choice", parameter.kind.description, word + "(") for word in parameter.kind.calls)
+    yield from (Proposal(word, "choice", kind.description, word + "(") for word in kind.calls)
 
 
 def argument_text(parameter: Parameter) -> str:

@@ -221,6 +221,7 @@ LAYER_NOTES: dict[str, tuple[str, ...]] = {
         "Output size: floor((H + padding above and below - dil*(k-1) - 1)/s) + 1.",
         "`pad=same` keeps H/s, rounded up. `groups=in` is depthwise.",
         "`algo` is a family or one algorithm, for all directions; where it is impossible the choice is free.",
+        "`bits=1` takes the signs of a filter's weights times their mean size. Experimental: it is not faster yet.",
     ),
     "deconv": ("Output size: (H-1)*s - pads + dil*(k-1) + 1 + out_pad; `pad=same` gives H*s.",),
     "pool max": ("`round=ceil` adds a last window that begins inside the image but ends outside.",),
@@ -228,7 +229,7 @@ LAYER_NOTES: dict[str, tuple[str, ...]] = {
     "bn": ("A bias before it would be undone: write `bias=no`. Running statistics follow PyTorch's conventions.",),
     "dropout": ("Does nothing at inference.",),
     "noise": ("Does nothing at inference.",),
-    "fc": ("Flattens what has rows and columns.",),
+    "fc": ("Flattens what has rows and columns.", "`bits=1` is that of `conv`."),
     "softmax": ("`loss softmax` contains the soft-max: none is needed before it.",),
     "loss softmax": ("Losses are means over the batch. A loss ends the net: there is no current value behind it.",),
 }

@@ -10,6 +10,7 @@ from convc.ir.diagnostic import Diagnostic, fail
 from convc.ir.graph import Initializer, Value
 from convc.ir.op import Op
 from convc.ir.ops.activation import Elu, LeakyRelu, Maxout, Prelu, Relu, Relu6, Sigmoid, Softmax, Step, Tanh
+from convc.ir.ops.binarize import Binarize
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
 from convc.ir.ops.distance import Hinge, MeanSquaredError
 from convc.ir.ops.dropconnect import DropConnect
@@ -132,7 +133,12 @@ def conv(site: Site) -> Value:
     initial = site.initializer(fan_in, filters * area)
     weight = site.parameter("weight", (filters, channels // groups, *kernel), initial)
     bias = site.parameter("bias", (filters,), ZEROS) if site.get("bias", bool) else None
-    return site.emit(op, x, weight, bias)
+    return site.emit(op, x, _used(site, weight), bias)
+
+
+def _used(site: Site, weight: Value) -> Value:
+    """The weights that a layer computes with."""
+    return site.emit(Binarize(), weight) if site.get("bits", int) == 1 else weight
 
 
 def deconv(site: Site) -> Value:
@@ -220,7 +226,7 @@ def fc(site: Site) -> Value:
     features, outputs = x.shape[1], site.get("outputs", int)
     weight = site.parameter("weight", (outputs, features), site.initializer(features, outputs))
     bias = site.parameter("bias", (outputs,), ZEROS) if site.get("bias", bool) else None
-    rate = site.number("dropconnect")
+    weight, rate = _used(site, weight), site.number("dropconnect")
     if rate:
         weight = site.emit(DropConnect(rate, _stream(site, "dropconnect")), weight)
     return site.emit(Linear(), x, weight, bias)

@@ -26,7 +26,7 @@ class Kind:
     """`description` completes "takes …". `words` win over constants, `calls` are functions of this argument only.
 
     `convert` raises ValueError for a value that does not fit; it is given words as strings. `identifier`: any bare word
-    is taken as it is.
+    is taken as it is. `numbers`: the only ones that fit, where they are few.
     """
 
     description: str
@@ -36,6 +36,7 @@ class Kind:
         default_factory=dict[str, "Callable[[tuple[Constant, ...]], Plain]"]
     )
     identifier: bool = False
+    numbers: tuple[int, ...] = ()
 
 
 class TooLarge(ValueError):
@@ -126,6 +127,18 @@ def choice(*words: str) -> Kind:
         return value
 
     return Kind(_alternatives(words), convert, words)
+
+
+def one_of(*numbers: int) -> Kind:
+    """One of a few whole numbers."""
+
+    def convert(value: Constant) -> int:
+        number = _whole(value, min(numbers), max(numbers))
+        if number not in numbers:
+            raise ValueError
+        return number
+
+    return Kind(_alternatives(tuple(map(str, numbers))), convert, numbers=numbers)
 
 
 def number_or(kind: Kind, *words: str) -> Kind:

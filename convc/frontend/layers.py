@@ -16,6 +16,7 @@ from convc.frontend.kinds import (
     InitialValue,
     choice,
     number_or,
+    one_of,
     pair,
     real,
     whole,
@@ -69,6 +70,7 @@ def _first(key: str, kind: kinds.Kind, doc: str, default: object = ...) -> Param
 _HE = InitialValue("he")
 _BIAS = Parameter("bias", BOOLEAN, True, "whether a bias is added")
 _INIT = Parameter("init", INITIAL, _HE, "initialiser of the weights")
+_BITS = Parameter("bits", one_of(1, 32), 32, "1: weights are signs times one number per output (experimental)")
 _SLIDING = (
     Parameter("k", pair(), doc="the kernel size", long="kernel"),
     Parameter("s", pair(), (1, 1), "stride", long="stride"),
@@ -102,7 +104,9 @@ LAYERS: tuple[LayerKind, ...] = (
         "images; pixels arrive as value/255",
         emitters.input_layer,
     ),
-    LayerKind("conv", (_first("filters", whole(), "the number of filters"), *_SLIDING), "convolution", emitters.conv),
+    LayerKind(
+        "conv", (_first("filters", whole(), "the number of filters"), *_SLIDING, _BITS), "convolution", emitters.conv
+    ),
     LayerKind(
         "deconv",
         (
@@ -124,6 +128,7 @@ LAYERS: tuple[LayerKind, ...] = (
             Parameter(
                 "dropconnect", real(0.0, 1.0, below=True), 0.0, "probability that a weight is left out in training"
             ),
+            _BITS,
         ),
         "fully connected; flattens images first",
         emitters.fc,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from convc.ir.graph import Graph, Node, Value
+from convc.ir.ops.binarize import Binarize
 from convc.ir.ops.dropconnect import DropConnectTraining
 from convc.ir.ops.round_to import RoundTo
 from convc.ir.ops.sweep import MaxNorm, Sweep
@@ -58,4 +59,5 @@ class Families:
 
 def _keeps_places(node: Node) -> bool:
     """Whether results are computed number by number from operands of the same shape."""
-    return is_elementwise(node) or isinstance(node.op, (Sweep, MaxNorm, RoundTo, DropConnectTraining, ScaleWeights))
+    kinds = (Sweep, MaxNorm, RoundTo, DropConnectTraining, ScaleWeights, Binarize)
+    return is_elementwise(node) or isinstance(node.op, kinds)

@@ -18,6 +18,7 @@ from convc.ir.graph import Graph, Node, Value
 from convc.ir.interpreter import Arrays
 from convc.ir.op import Op
 from convc.ir.ops.activation import Elu, LeakyRelu, Maxout, Prelu, Relu, Relu6, Step
+from convc.ir.ops.binarize import Binarize
 from convc.ir.ops.distance import Hinge
 from convc.ir.ops.elementwise import Absolute, Greater, Maximum, Minimum, Sign, spread
 from convc.ir.ops.pool import MaxPool
@@ -101,13 +102,14 @@ class LossProbe:
 
 
 def straight_through(graph: Graph) -> dict[str, Node]:
-    """Parameters that reach the loss through a `step`, whose gradient is an estimate and no derivative."""
+    """Parameters that reach the loss through a `step`, or as weights of one bit, with the node: their gradient is an
+    estimate and no derivative."""
     found: dict[str, Node] = {}
-    for step in graph.nodes_of(Step):
-        nodes = graph.ancestors([step.result])
+    for estimate in graph.nodes_of(Step, Binarize):
+        nodes = graph.ancestors([estimate.result])
         for name, parameter in graph.parameters.items():
             if any(user in nodes for user, _ in parameter.value.users):
-                found.setdefault(name, step)
+                found.setdefault(name, estimate)
     return found
 
 
@@ -154,6 +156,7 @@ KINKS: dict[type[Op], Callable[..., np.ndarray]] = {
     Elu: _positive,
     Relu6: _between,
     Step: _positive,
+    Binarize: _sign,
     Absolute: _sign,
     Sign: _sign,
     Maximum: _larger,

@@ -226,7 +226,9 @@ def check_gradients(
     checks: list[ParameterCheck] = []
     for number, (name, gradient) in enumerate(gradients.items()):
         if name in estimated:
-            numeric = _Numeric(why=f"{estimated[name].label or 'step'} passes an estimate on, not a derivative")
+            numeric = _Numeric(
+                why=f"{estimated[name].label or estimated[name].op.name} passes an estimate on, not a derivative"
+            )
         else:
             random = np.random.default_rng([seed, number])
             numeric = _compare_numeric(name, gradient, probe, samples, random, _NUMERIC_FLOOR * largest)

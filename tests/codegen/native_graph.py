@@ -13,6 +13,7 @@ from convc.ir.ops import (
     BatchNorm,
     BatchNormBackward,
     BatchNormTraining,
+    Binarize,
     Cast,
     Conv2d,
     Conv2dBackwardData,
@@ -63,6 +64,7 @@ _BATCHED: dict[type[Op], tuple[int, ...]] = {
     MaxNorm: (),
     ScaleWeights: (),
     SumWeights: (),
+    Binarize: (),
 }
 _SCALARS = ("lr", "step", "seed", "rows", "seen")
 

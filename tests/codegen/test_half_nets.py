@@ -52,6 +52,14 @@ def test_a_net_with_everything(kind: Precision, mode: Mode, rows: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["infer", "train"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_one_bit(kind: Precision, mode: Mode) -> None:
+    layers = "conv 20 k=3 pad=1 bits=1 -> relu -> conv 20 k=3 groups=5 bits=1 -> bn -> relu -> fc 35 bits=1 -> relu"
+    net = loads(f"net n {{ input 3x9x7 -> {layers} -> fc 5 -> loss softmax }}")
+    assert_close(half(net.graph(3), mode, kind), kind, 3)
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
 @pytest.mark.parametrize("algorithm", ["im2col", "winograd_f2x3", "winograd_f4x3", "fft_8", "strassen"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_algorithms(kind: Precision, algorithm: str, mode: Mode) -> None:

@@ -49,6 +49,7 @@ BODIES = {
     "ceil_avg_no": "pool avg 3 s=2 pad=(0,1) round=ceil count_pad=no",
     "global": "as a -> pool avg global as b\n from a -> pool max global\n add b -> flatten",
     "fc": "fc 7 -> bn -> relu -> fc 5 bias=no dropconnect=0.5",
+    "bits": "conv 4 k=3 bits=1 -> conv 6 k=3 groups=2 bits=1 bias=no -> bn -> fc 5 bits=1",
     "bn": "conv 4 k=3 bias=no -> bn -> bn affine=no eps=0.1",
     "lrn": "conv 9 k=1 -> lrn 5 alpha=0.5 -> lrn 3 k=2 beta=0.5",
     "lrn_even": "conv 9 k=1 -> lrn 4 alpha=0.5 -> lrn 2 alpha=0.1 k=0.5",
@@ -113,7 +114,7 @@ def test_layers(name: str) -> None:
 
 
 @pytest.mark.parametrize("opset", IR_VERSIONS)
-@pytest.mark.parametrize("name", ["conv", "ceil_avg_pad", "lrn_even", "maxout", "upsample", "squeeze", "step"])
+@pytest.mark.parametrize("name", ["conv", "ceil_avg_pad", "lrn_even", "maxout", "upsample", "squeeze", "step", "bits"])
 def test_every_opset(name: str, opset: int) -> None:
     model = compare(net(BODIES[name]), opset)
     assert model.opset_import[0].version == opset

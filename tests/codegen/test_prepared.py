@@ -75,6 +75,11 @@ NETS: dict[str, tuple[str, int]] = {
         2,
     ),
     "dropped": ("net n { input 3x6x6 -> conv 5 k=3 -> dropout 0.5 -> bn -> relu -> noise 0.1 -> fc 4 }", 1),
+    "one_bit": (
+        """net n { input 3x9x7 mean=0.5 std=0.25 -> conv 6 k=3 pad=1 bias=no bits=1 -> bn -> relu
+        conv 12 k=3 groups=2 bits=1 -> bn -> relu -> conv in k=3 groups=in bits=1 -> fc 4 bits=1 }""",
+        4,
+    ),
     "without_scale": ("net n { input 3x6x6 -> conv 5 k=3 -> bn affine=no -> relu -> fc 4 }", 1),
 }
 

@@ -192,6 +192,27 @@ def test_half_precision(made: Path, tmp_path: Path, precision: str, monkeypatch:
             assert got == expected
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weights_of_one_bit(tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are made of all digits of those that a library holds, in 16 bits, too."""
+    net = load(tmp_path, NET.replace("k=3", "k=3 bits=1").replace("fc 19", "fc 19 bits=1"))
+    weights = trained_weights(net, tmp_path / "w.safetensors")
+    write_standalone(
+        net, tmp_path / "libnet.so", tmp_path / "net.h", prefix="net", weights=weights, precision=precision,
+        beside=tmp_path / "beside.safetensors", threads=1, batch=BATCH,
+    )  # fmt: skip
+    compiled(C / "infer.c", tmp_path)
+    whole, kept = (read_checkpoint(path).tensors for path in (weights, tmp_path / "beside.safetensors"))
+    rounded = {name for name, array in kept.items() if (array != whole[name]).any()}
+    assert rounded == ({"fc2.weight"} if precision == "bf16" else set())
+    x = images(BATCH)
+    with convc.compile(net, batch=BATCH, threads=1, precision=precision) as program:
+        program.load_params(tmp_path / "beside.safetensors")
+        expected = program(x).tobytes()
+    got, _ = run(tmp_path / "infer", "2", str(tmp_path / "beside.safetensors"), "5", data=x.tobytes())
+    assert got == expected
+
+
 def test_weights_that_are_too_large_for_16_bits_stay_whole(made: Path, tmp_path: Path) -> None:
     net = convc.load(made / "net.cnn")
     tensors = read_checkpoint(made / "w.safetensors").tensors
@@ -677,9 +698,12 @@ def own_training(
 
 
 HALF = MOMENTUM.replace("train {", "train {\n  precision bf16", 1)
+ONE_BIT = MOMENTUM.replace("k=3", "k=3 bits=1").replace("fc classes", "fc classes bits=1")
 
 
-@pytest.mark.parametrize("text", [MOMENTUM, CLIPPED, NUMBERS, HALF], ids=["momentum", "accumulated", "numbers", "bf16"])
+@pytest.mark.parametrize(
+    "text", [MOMENTUM, CLIPPED, NUMBERS, HALF, ONE_BIT], ids=["momentum", "accumulated", "numbers", "bf16", "one_bit"]
+)
 def test_training_has_the_bits_of_our_own(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = load(tmp_path, text)
     tiers = available_tiers() if text is MOMENTUM else available_tiers()[:1]

@@ -52,6 +52,14 @@ NETS = {
         reuse head -> fc 5
         loss hinge
     """,
+    "one_bit": """
+        input 3x6x5
+        conv 5 k=3 pad=1 bits=1 -> relu -> conv 10 k=3 pad=1 bits=1 -> bn -> relu -> conv 10 k=1 groups=5 bits=1
+        conv in k=3 groups=in pad=1 bits=1 bias=no lr=0.5 -> shared s { conv 10 k=1 bits=1 } -> reuse s -> pool max 2
+        fc 37 bits=1 dropconnect=0.25 -> relu
+        fc 7 bits=1
+        loss softmax
+    """,
     "pixels": """
         input 2x6x7
         conv 6 k=3 pad=1 groups=2 decay=2 -> bn -> relu as fine
@@ -169,7 +177,9 @@ def test_inference_uses_the_weights_as_they_are(name: str) -> None:
 def test_gradients_are_right(name: str) -> None:
     report = check_gradients(training_graph(forward(name)), samples=12, seed=2)
     assert report.passed, report
-    assert {check.verdict for check in report.parameters} <= {"ok"}, report
+    untested = {check.name for check in report.parameters if check.verdict == "untested"}
+    # Signs have no derivative: see tests/codegen/test_binarize.py.
+    assert untested == {check.name for check in report.parameters if name == "one_bit" and "weight" in check.name}
 
 
 def test_the_mask_of_weights_is_one_for_all_rows_and_another_at_every_update() -> None:

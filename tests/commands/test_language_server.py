@@ -161,6 +161,7 @@ def test_hover_over_settings(editor: LanguageClient) -> None:
         ("conv 8 k=3 pad=", {"same", "width"}, {"bias", "identity"}),
         ("conv 8 k=3 bias=", {"yes", "no"}, {"bias"}),
         ("conv 8 init=", {"he", "gauss"}, {"yes"}),
+        ("conv 8 k=3 bits=", {"1", "32"}, {"yes", "bits"}),
         ("relu -> pool ", {"max", "avg"}, {"conv"}),
         ("pool max ", {"global", "s"}, {"avg"}),
         ("basic ", {"c", "s", "width"}, {"k", "stem"}),

@@ -79,6 +79,8 @@ LAYERS = [
     "fc 10 init=gauss(0.01)",
     "fc 10 dropconnect=0.5 -> fc 3 dropconnect=0.25 bias=no name=last",
     "shared s { fc 784 dropconnect=0.5 } -> reuse s",
+    "conv 4 k=3 bits=1 -> conv in k=3 groups=in bits=1 bias=no freeze=yes -> fc 10 bits=1 name=last",
+    "fc 10 bits=1 dropconnect=0.5 -> shared s { fc 10 bits=1 } -> reuse s",
     "fc 10 -> flatten -> flatten -> relu -> fc 2",
     "bn eps=0.001 momentum=0.25 -> bn affine=no -> bn freeze=yes",
     "lrn 5 alpha=0.0005 beta=0.5 k=2",

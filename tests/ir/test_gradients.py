@@ -11,6 +11,7 @@ from convc.ir.interpreter import run_reference
 from convc.ir.op import InferError
 from convc.ir.ops import OPS
 from convc.ir.ops.activation import Step
+from convc.ir.ops.binarize import Binarize
 from convc.ir.ops.norm import BatchNormTraining
 from convc.ir.verify import verify
 from tests.op_cases import CASES, OpCase, cases_of, make_operands, operand_types
@@ -29,7 +30,7 @@ WITHOUT_GRADIENT = {
     "adamw_update", "accumulate", "gradient_norm", "max_norm", "drop_connect", "constant",
     "unscale", "all_finite", "move_scale", "round_to", "quantize_weights",
 }  # fmt: skip
-FLAT = {"greater", "sign", "running_average", "step", "quantize"}  # None, or not what differences show
+FLAT = {"greater", "sign", "running_average", "step", "binarize", "quantize"}  # None, or not what differences show
 
 
 def first_result(case: OpCase, operands: list[np.ndarray]) -> np.ndarray:
@@ -118,6 +119,16 @@ def test_step_has_the_straight_through_gradient() -> None:
     dy = np.arange(1.0, 8.0)
     gradient = analytic(case, list(make_operands(case, np.float64)), dy)[0]
     np.testing.assert_array_equal(gradient, np.where(np.abs(x) <= 1, dy, 0))
+
+
+def test_binarize_has_the_straight_through_gradient() -> None:
+    """What comes back goes on as it is, with no factor, where |w| <= 1."""
+    w = np.array([[-1.5, -1.0, -0.25, 0.0], [0.25, 1.0, 1.0 + 2.0**-20, -3.0]])
+    case = OpCase("binarize/straight_through", Binarize(), (w,), (0,))
+    dy = np.arange(1.0, 9.0).reshape(2, 4)
+    expected = [[0, 2, 3, 4], [5, 6, 0, 0]]
+    np.testing.assert_array_equal(analytic(case, [w], dy)[0], expected)
+    np.testing.assert_array_equal(analytic(case, [w.astype(np.float32)], dy.astype(np.float32))[0], expected)
 
 
 @pytest.mark.parametrize("name", ["max", "min"])

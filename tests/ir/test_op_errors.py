@@ -9,6 +9,7 @@ import pytest
 from convc.ir.op import InferError, Op, operand_counts
 from convc.ir.ops import OPS
 from convc.ir.ops.activation import Maxout, MaxoutBackward, Prelu, Relu, Softmax, SoftmaxBackward
+from convc.ir.ops.binarize import Binarize
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
 from convc.ir.ops.distance import Hinge, HingeBackward, MeanSquaredError, MeanSquaredErrorBackward
@@ -163,6 +164,7 @@ ERRORS: list[tuple[Op, tuple[TensorType, ...], list[str]]] = [
     (ScaleWeights(), (f32(3, 2), f32(2)), ["3 units", "f32[2]"]),
     (ScaleWeights(1, 3), (f32(3, 2), f32(2)), ["6 units", "f32[2]"]),
     (SumWeights(1, 2), (f32(3, 2),), ["2 groups", "f32[3,2]"]),
+    (Binarize(), (f32(3),), ["two or more dimensions", "f32[3]"]),
     (DropConnect(1.0), (f32(3, 2),), ["[0, 1)", "1.0"]),
     (DropConnectTraining(-0.5), (f32(3, 2), i32(), i32()), ["[0, 1)", "-0.5"]),
     (DropConnectTraining(), (f32(3, 2), i32(2), i32()), ["scalars", "i32[2]"]),

@@ -24,6 +24,7 @@ from convc.passes.fold_constants import FoldConstants
 from convc.passes.fold_input_scale import FoldInputScale
 from convc.passes.half_precision import HalfPrecision, Precision
 from convc.passes.manager import PassManager
+from convc.passes.quantization import RANGE, Observe, QuantizeProducts
 from convc.passes.recompute import Recompute
 from convc.passes.registry import PASSES
 from convc.passes.separate_moments import SeparateMoments
@@ -83,7 +84,7 @@ def assert_same(actual: Graph, expected: Graph, rows: int) -> None:
 def test_every_pass_takes_part() -> None:
     """`recompute` has tests of its own, with budgets to keep, and so has the rounding of `half-precision`."""
     used = {type(step) for step in (*ANYTIME, *FORWARD)} | {Specialize, Training, Recompute, HalfPrecision}
-    assert used == set(PASSES.values())
+    assert used | {Observe, QuantizeProducts} == set(PASSES.values())
 
 
 @settings(max_examples=40)
@@ -122,6 +123,31 @@ def test_any_order_makes_the_same_step(graph: Graph, drawn: tuple[Training, Orde
 @given(graph=detoured(), order=inference_orders())
 def test_any_order_makes_the_same_inference(graph: Graph, order: Order) -> None:
     assert_same(after(graph, order), after(graph, (Specialize("infer"),)), graph.inputs["x"].shape[0])
+
+
+def quantised(graph: Graph, order: Order) -> Graph:
+    """An order for inference, then products of whole numbers, all with one range, and the order again."""
+    bare = after(graph, order)
+    names = [name for name in after(bare, (Observe(),)).outputs if name.startswith(RANGE)]
+    return after(bare, (QuantizeProducts({name.removeprefix(RANGE): (-2.0, 6.0) for name in names}), *ANYTIME))
+
+
+@settings(max_examples=40)
+@given(graph=detoured(), order=inference_orders())
+def test_whole_numbers_change_nothing_where_nothing_is_rounded(graph: Graph, order: Order) -> None:
+    assert_same(quantised(graph, order), after(graph, (Specialize("infer"),)), graph.inputs["x"].shape[0])
+
+
+@pytest.mark.slow
+@settings(max_examples=8)
+@given(graph=graphs(max_layers=6), order=inference_orders(), batch=st.integers(1, 9))
+def test_whole_numbers_compile_to_what_they_are(graph: Graph, order: Order, batch: int) -> None:
+    """Sums that the interpreter rounds otherwise may end on the other side of half a step, here and there."""
+    graph = quantised(with_batch(graph, batch), tuple(s for s in order if not isinstance(s, ChooseAlgorithms)))
+    arrays = arrays_for(graph, batch)
+    expected, found = run_reference(graph.copy(), arrays), run_natively(graph, arrays)
+    scale = max(1.0, float(np.abs(expected["logits"]).max()))
+    assert np.abs(found["logits"] - expected["logits"]).max() < 0.05 * scale
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from convc.codegen.llvm.algorithms.table import CONVOLUTION, DIRECTIONS, KINDS
 from convc.codegen.llvm.algorithms.transform_convolution import lower_transform_filters
+from convc.codegen.llvm.binarize import lower_binarize
 from convc.codegen.llvm.channel_layout import lower_concat, lower_insert_channels, lower_slice_channels
 from convc.codegen.llvm.classification import (
     lower_count_correct,
@@ -129,6 +130,7 @@ LOWERINGS: dict[type[Op], Lowering] = {
     ops.QuantizeWeights: Lowering(lower_quantize_weights),
     ops.ScaleWeights: Lowering(lower_scale_weights),
     ops.SumWeights: Lowering(lower_sum_weights),
+    ops.Binarize: Lowering(lower_binarize),
     ops.SgdUpdate: Lowering(lower_update),
     ops.AdagradUpdate: Lowering(lower_update),
     ops.RmspropUpdate: Lowering(lower_update),

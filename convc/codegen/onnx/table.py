@@ -12,6 +12,7 @@ from convc.ir.graph import Node
 from convc.ir.op import Op
 from convc.ir.ops import (
     activation,
+    binarize,
     conv,
     dropconnect,
     elementwise,
@@ -179,6 +180,15 @@ def _reduced(w: Writer, op: str, name: str, label: str, axes: list[int], keepdim
     return w.node(op, [name, w.tensor(f"{label}.axes", np.asarray(axes, np.int64))], label, keepdims=keepdims)
 
 
+def _binarize(w: Writer, node: Node) -> str:
+    """ONNX's Sign is 0 at 0, so that the sign is chosen."""
+    weight, label = w.value(node.operands[0]), node.label
+    sizes = w.node("Abs", [weight], label)
+    means = _reduced(w, "ReduceMean", sizes, label, list(range(1, node.result.type.rank)), keepdims=1)
+    below = w.node("Less", [weight, _scalar(w, label, 0.0)], label)
+    return w.node("Where", [below, w.node("Neg", [means], label), means], label)
+
+
 def _concat(w: Writer, node: Node) -> str:
     return w.node("Concat", [w.value(operand) for operand in node.operands], node.label, axis=1)
 
@@ -275,6 +285,7 @@ TABLE: dict[type[Op], Export] = {
     random.Dropout: _nothing,
     random.Noise: _nothing,
     dropconnect.DropConnect: _nothing,
+    binarize.Binarize: _binarize,
     shape.Flatten: _flatten,
     shape.Unflatten: _unflatten,
     rearrange.Rearrange: _rearrange,

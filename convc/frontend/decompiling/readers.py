@@ -14,6 +14,7 @@ from convc.ir.equivalence import effective_initial
 from convc.ir.graph import Initializer, Node, Parameter, Value
 from convc.ir.op import Op
 from convc.ir.ops.activation import Elu, LeakyRelu, Maxout, Prelu, Relu, Relu6, Sigmoid, Softmax, Step, Tanh
+from convc.ir.ops.binarize import Binarize
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
 from convc.ir.ops.distance import Hinge, MeanSquaredError
@@ -54,11 +55,24 @@ def parameters_of(node: Node, parameters: Parameters, roles: tuple[str, ...]) ->
     """The parameters that the operands behind the first one are, which must have these roles."""
     found: list[Parameter] = []
     for value, role in zip(node.operands[1:], roles, strict=False):
-        parameter = parameters.get(value)
+        parameter = parameters.get(trained_weights(value))
         if parameter is None or parameter.role != role:
             raise NoSyntax(f"its {role} is not a parameter" + (f" of role {role}" if parameter else ""))
         found.append(parameter)
     return found
+
+
+def trained_weights(value: Value) -> Value:
+    """What the weights of a layer are made of: `dropconnect` leaves out some of them, `bits=1` takes their signs."""
+    for kind in (DropConnect, Binarize):
+        if value.producer is not None and isinstance(value.producer.op, kind):
+            value = value.producer.operands[0]
+    return value
+
+
+def _bits(weight: Value) -> Arguments:
+    """`bits=1` where it is said."""
+    return {"bits": 1} if weight.producer is not None and isinstance(weight.producer.op, Binarize) else {}
 
 
 # Windows
@@ -123,6 +137,7 @@ def _conv(node: Node, parameters: Parameters) -> Reading:
         "filters": filters, "k": kernel, "s": op.stride, "dil": op.dilation, "groups": _groups(op.groups, x.shape[1]),
         "pad": _padding(op.padding, _size(x), kernel, op.stride, op.dilation),
         "bias": _bias(found), "init": _weight(found[0], depth * area, filters * area), "algo": op.algorithm,
+        **_bits(w),
     }  # fmt: skip
 
 
@@ -180,9 +195,9 @@ def _fc(node: Node, parameters: Parameters) -> Reading:
     weight = node.operands[1]
     if weight.producer is not None and isinstance(weight.producer.op, DropConnect):
         arguments["dropconnect"] = weight.producer.op.rate
-        parameters = {**parameters, weight: parameters.get(weight.producer.operands[0])}  # type: ignore[dict-item]
+        weight = weight.producer.operands[0]
     found = parameters_of(node, parameters, ("weight", "bias"))
-    return "fc", arguments | {"bias": _bias(found), "init": _weight(found[0], features, outputs)}
+    return "fc", arguments | _bits(weight) | {"bias": _bias(found), "init": _weight(found[0], features, outputs)}
 
 
 def _bn(node: Node, parameters: Parameters) -> Reading:

@@ -6,14 +6,15 @@ from dataclasses import field
 
 import numpy as np
 
-from convc.frontend.decompiling.readers import NoSyntax, check_start, read
+from convc.frontend.decompiling.readers import NoSyntax, check_start, read, trained_weights
 from convc.frontend.decompiling.steps import JOINS, Step, texts
 from convc.frontend.emission import Modifiers
 from convc.ir.diagnostic import CompileError, Diagnostic
 from convc.ir.graph import Graph, Node, Parameter, Value
 from convc.ir.op import Op
+from convc.ir.ops.binarize import Binarize
 from convc.ir.ops.constant import Constant
-from convc.ir.ops.conv import Conv2dBackwardData
+from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
 from convc.ir.ops.distance import Hinge, MeanSquaredError
 from convc.ir.ops.dropconnect import DropConnect
 from convc.ir.ops.elementwise import Add, Divide, Multiply, Subtract
@@ -30,6 +31,8 @@ from convc.lazy import dataclass
 _LOSSES = (SoftmaxCrossEntropy, Hinge, MeanSquaredError)
 _JOINS: dict[type[Op], str] = {Add: "add", Multiply: "mul", ScaleMaps: "mul", Concat: "concat"}
 _BUFFERS = ("mean", "var")
+# What makes weights of weights, and the layers (and what else) that say so by an argument.
+_WEIGHT_MAKERS: dict[type[Op], tuple[type[Op], ...]] = {DropConnect: (Linear,), Binarize: (Conv2d, Linear, DropConnect)}
 
 
 @dataclass
@@ -181,7 +184,8 @@ class _Recogniser:
     def _node(self, node: Node) -> None:
         if isinstance(node.op, Constant) and node.result.users:
             return  # whoever reads it is reported
-        if isinstance(node.op, DropConnect) and all(isinstance(user.op, Linear) for user, _ in node.result.users):
+        sayers = _WEIGHT_MAKERS.get(type(node.op))
+        if sayers is not None and all(isinstance(user.op, sayers) for user, _ in node.result.users):
             self.done.add(node)
             return
         flattens = isinstance(node.op, Flatten) and self._belongs_to_its_user(node)
@@ -236,7 +240,7 @@ class _Recogniser:
         x = self.implicit.get(x, x)
         self._reads((x,))
         result: Value | None = node.result
-        owned = [self.parameters[value] for value in map(_undropped, node.operands) if value in self.parameters]
+        owned = [self.parameters[value] for value in map(trained_weights, node.operands) if value in self.parameters]
         if isinstance(node.op, _LOSSES):
             if node not in self.weights:
                 raise NoSyntax("it is no part of the output loss")
@@ -315,12 +319,6 @@ class _Recogniser:
                 if not same:
                     self._problem(f"it shares {name} with {first.node.label}, but is another layer", step.node)
                     break
-
-
-def _undropped(value: Value) -> Value:
-    """The weights that DropConnect leaves out some of."""
-    producer = value.producer
-    return producer.operands[0] if producer is not None and isinstance(producer.op, DropConnect) else value
 
 
 def shortest(value: float) -> float:

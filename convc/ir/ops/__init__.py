@@ -17,6 +17,7 @@ from convc.ir.ops.activation import (
     Step,
     Tanh,
 )
+from convc.ir.ops.binarize import Binarize
 from convc.ir.ops.cast import Cast
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
@@ -81,7 +82,7 @@ _ALL: tuple[type[Op], ...] = (
     ChannelSum, Sum,
     SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward, CountCorrect,
     Hinge, HingeBackward, MeanSquaredError, MeanSquaredErrorBackward,
-    Accumulate, GradientNorm, MaxNorm, RoundTo, ScaleWeights, SumWeights, QuantizeWeights,
+    Accumulate, GradientNorm, MaxNorm, RoundTo, ScaleWeights, SumWeights, Binarize, QuantizeWeights,
     ScaleLoss, Unscale, AllFinite, MoveScale,
     SgdUpdate, AdagradUpdate, RmspropUpdate, AdamUpdate, AdamWUpdate,
 )  # fmt: skip

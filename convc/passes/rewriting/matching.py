@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 
 from convc.ir.diagnostic import Note, fail, similar
 from convc.ir.graph import Graph, Node
+from convc.ir.ops.binarize import Binarize
 from convc.ir.ops.conv import Conv2d
 from convc.ir.ops.linear import Linear
 from convc.ir.span import Span
@@ -111,7 +112,9 @@ def _obstacle(
     if path not in editable:
         return "`skip auto` inserted it: a `skip { }` of your own has statements to replace"
     if node.operands[1].name != f"{path}.weight":
-        return "its weights go through `dropconnect`"
+        source = node.operands[1].producer
+        binary = source is not None and isinstance(source.op, Binarize)
+        return "its weights have one bit" if binary else "its weights go through `dropconnect`"
     layer = Layer.of(node)
     return request.rule.refusal(layer, weights(path, layer))
 
