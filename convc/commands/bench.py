@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convc.commands.options import add_json, add_net_options, add_precision, assignments, open_net
+from convc.commands.options import add_inference_precision, add_json, add_net_options, assignments, open_net
 from convc.commands.output import format_bytes, format_count, format_table, print_json
 from convc.commands.parser import OneOf, UsageError, fraction, positive, positives
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against", type=_PEERS, metavar="A,B,…", help=f"{_PEERS.metavar}: {text}")
     parser.add_argument("--compile", action="store_true", help="also torch.compile, which takes up to a minute a net")
     parser.add_argument("--mode", type=OneOf("train", "infer"), default="infer", help="train or infer (the default)")
-    add_precision(parser)
+    add_inference_precision(parser, calibrate=False)
     parser.add_argument("--batch", type=positives, metavar="N,…", help="images at a time (default: of the file)")
     parser.add_argument("--threads", type=positives, metavar="N,…", help="threads (default: all that may be used)")
     parser.add_argument("--rounds", type=positive, metavar="N", default=7, help="turns of each contestant (default: 7)")

@@ -85,11 +85,12 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", type=OneOf(*PRECISIONS), metavar="P", help=what)
 
 
-def add_inference_precision(parser: argparse.ArgumentParser) -> None:
+def add_inference_precision(parser: argparse.ArgumentParser, calibrate: bool = True) -> None:
     """`--precision` where inference may be asked for, and `--calibrate`."""
     what = "fp32, bf16, fp16 or, for inference, int8; default: what the file says, else fp32"
     parser.add_argument("--precision", type=OneOf(*INFERENCE_PRECISIONS), metavar="P", help=what)
-    add_calibrate(parser)
+    if calibrate:
+        add_calibrate(parser)
 
 
 def add_precisions(parser: argparse.ArgumentParser) -> None:

@@ -204,6 +204,20 @@ def test_onnxruntime_takes_our_export(capsys: Capture, monkeypatch: pytest.Monke
     assert content["results"][0]["best_peer"] == "onnxruntime"
 
 
+def test_whole_numbers_beside_a_quantised_model(capsys: Capture, monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    """ONNX Runtime's tool quantises our export, and both come to nearly the same."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    monkeypatch.setitem(peers.PEERS, "onnxruntime", KNOWN["onnxruntime"])
+    file.write_text(NET.replace("1x6x6", "3x6x6"))
+    content = answer(capsys, "--precision", "int8", "--against", "onnxruntime")
+    assert content["precision"] == "int8"
+    found = entries(content["results"][0])
+    assert found["convc"]["error"] is None
+    assert found["onnxruntime"]["error"] is None
+    assert 0 < found["onnxruntime"]["deviation"] < 0.1
+
+
 def test_alone(capsys: Capture) -> None:
     assert main(["bench", "n.cnn", *QUICK, "--against", "none", "--batch", "1,3"]) == 0
     text = capsys.readouterr().out

@@ -14,7 +14,7 @@ from convc.runtime.benchmark import machine
 from convc.runtime.benchmark.arithmetic import KernelFloor, flops_per_image, kernel_floors, profile_case
 from convc.runtime.benchmark.case import Case, draws, write_material
 from convc.runtime.benchmark.checking import compare
-from convc.runtime.benchmark.peers import OURS, Field
+from convc.runtime.benchmark.peers import INT8, OURS, Field
 from convc.runtime.benchmark.results import CaseResult, Report, best_of, entry_of, ratio_spread
 from convc.runtime.benchmark.rounds import Contestant, Pace, await_ready, launch, take_turns
 from convc.runtime.benchmark.task import TRAIN, Task
@@ -169,6 +169,8 @@ def with_precision(cases: Sequence[Case], asked: str | None) -> list[Case]:
 
 
 def _precision_of(case: Case, asked: str | None) -> str:
+    if asked == INT8 and case.mode != TRAIN:
+        return INT8
     return choose_precision(asked, case.open().settings, "train" if case.mode == TRAIN else "infer")
 
 

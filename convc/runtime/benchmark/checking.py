@@ -10,7 +10,7 @@ from convc.runtime.benchmark.task import TRAIN
 # Float32 arithmetic in other orders and by other algorithms differs by some 1e-6; another net by far more than this.
 TOLERANCE = 1e-3
 # With 8 or 11 bits of precision every layer rounds, and libraries do so at other places.
-_TOLERANCES = {"fp32": TOLERANCE, "fp16": 0.02, "bf16": 0.1}
+_TOLERANCES = {"fp32": TOLERANCE, "fp16": 0.02, "bf16": 0.1, "int8": 0.3}
 # Of the fall of the loss over the steps: what a missing momentum or another learning rate changes by half.
 _FALL_TOLERANCE = 0.05
 # A fall that is smaller, relative to the loss, is lost in rounding.

@@ -7,20 +7,23 @@ from __future__ import annotations
 import numpy as np
 
 from convc.ir.diagnostic import fail
+from convc.runtime.benchmark.peers import INT8
 from convc.runtime.benchmark.prepared import Prepared
+from convc.runtime.benchmark.quantized_model import quantized_model
 from convc.runtime.benchmark.task import Task
 
 # Its names of precisions.
-_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", INT8: "f32"}
 
 
 def prepare(task: Task) -> Prepared:
     """Latency hint, the batch fixed, and the precision: where the processor has bfloat16, OpenVINO would take that by
-    itself. Error: `unavailable-peer` where it computes in another."""
+    itself. For int8 it reads the model that ONNX Runtime's tool has quantised, the rest of which is float32. Error:
+    `unavailable-peer` where it computes in another."""
     import openvino
 
     core = openvino.Core()
-    model = core.read_model(task.model())
+    model = core.read_model(quantized_model(task) if task.precision == INT8 else task.model())
     model.reshape([task.batch, *task.image])
     settings = {
         "PERFORMANCE_HINT": "LATENCY",

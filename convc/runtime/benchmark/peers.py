@@ -11,6 +11,7 @@ from convc.lazy import dataclass
 from convc.runtime.benchmark.task import INFER, TRAIN
 from convc.runtime.configuration import PRECISIONS
 
+INT8 = "int8"
 _ROOM = "convc.runtime.benchmark"
 OURS = "convc"
 
@@ -56,7 +57,7 @@ PEERS: dict[str, Peer] = {
         (INFER,),
         {"onnxruntime": f"{_ROOM}.onnxruntime_peer:prepare"},
         reads_model=True,
-        precisions=("fp32",),
+        precisions=("fp32", INT8),
     ),
     "openvino": Peer(
         ("openvino", "onnx"),
@@ -64,6 +65,7 @@ PEERS: dict[str, Peer] = {
         (INFER,),
         {"openvino": f"{_ROOM}.openvino_peer:prepare"},
         reads_model=True,
+        precisions=(*PRECISIONS, INT8),
     ),
 }
 

@@ -38,11 +38,11 @@ def test_who_is_not_installed_is_named() -> None:
 def test_a_peer_without_the_mode_or_without_a_name() -> None:
     with pytest.raises(CompileError, match=r"value-peer.*onnxruntime is compared at inference only"):
         choose(["onnxruntime"], "train")
-    with pytest.raises(CompileError, match=r"value-peer.*onnxruntime computes in fp32 only"):
+    with pytest.raises(CompileError, match=r"value-peer.*onnxruntime computes in fp32 and int8 only"):
         choose(["onnxruntime"], "infer", precision="bf16")
     found = choose(None, "infer", precision="bf16")
     assert "onnxruntime" not in found.contestants
-    assert "onnxruntime computes in fp32 only" in found.left_out
+    assert "onnxruntime computes in fp32 and int8 only" in found.left_out
     with pytest.raises(CompileError, match="name-peer"):
         choose(["tensorflow"], "train")
 
