@@ -92,6 +92,7 @@ def test_a_value_is_quantised_once(tmp_path: Path) -> None:
         ("input 4x6x6\n  conv 8 k=3 algo=winograd", "`winograd` is asked for"),
         ("input 4x6x6\n  conv 8 k=3 precision=bf16", "`precision=bf16` is asked for"),
         ("input 1x5x5\n  fc 8", "25 features are no multiple of four"),
+        ("input 70000x1x1\n  fc 8", "a sum of 70,000 products may not fit 32 bits"),
     ],
 )
 def test_what_stays_float32_says_why(text: str, why: str, tmp_path: Path) -> None:

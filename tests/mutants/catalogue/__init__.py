@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from tests.mutants.catalogue import algorithms, clean_ups, gradients, graphs, loss_scaling, plans, training
+from tests.mutants.catalogue import (
+    algorithms,
+    clean_ups,
+    gradients,
+    graphs,
+    loss_scaling,
+    plans,
+    quantization,
+    training,
+)
 from tests.mutants.mutant import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -10,6 +19,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *gradients.MUTANTS,
     *training.MUTANTS,
     *loss_scaling.MUTANTS,
+    *quantization.MUTANTS,
     *clean_ups.MUTANTS,
     *plans.MUTANTS,
     *algorithms.MUTANTS,

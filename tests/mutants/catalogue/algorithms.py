@@ -52,8 +52,8 @@ MUTANTS = (
     Mutant(
         "pairs-as-slow",
         "passes/algorithms/direct.py",
-        "        at_once = 2 if multiplies_pairs(problem, machine) else 1\n",
-        "        at_once = 1\n",
+        "    return 2 if multiplies_pairs(problem, machine) else 1\n",
+        "    return 1\n",
         "the choice does not know that pairs of products take half the time",
         ("tests/passes/test_choose_algorithms.py",),
     ),

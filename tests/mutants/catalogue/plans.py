@@ -56,8 +56,8 @@ MUTANTS = (
     Mutant(
         "shared-weights-fit-last-reader",
         "passes/arrange.py",
-        "        self.chosen.setdefault(self.families.of(weights), layout)\n",
-        "        self.chosen[self.families.of(weights)] = layout\n",
+        "        self.chosen.setdefault(self._family(weights), layout)\n",
+        "        self.chosen[self._family(weights)] = layout\n",
         "weights that several layers read are packed for the last of them",
         (*_ARRANGE, "tests/codegen/test_training_step.py"),
     ),
