@@ -149,6 +149,7 @@ def to_library(
     prefix: str | None = None,
     precision: str | None = None,
     fp32: Sequence[str] = (),
+    ranges: Ranges | None = None,
     algo: str = "auto",
     memory: int | None = None,
 ) -> None:
@@ -157,8 +158,8 @@ def to_library(
     `weights` is a safetensors file or a run folder; without it the library has the weights that a fresh program of the
     net has. `beside` is a safetensors file that gets them instead of the library. `cpu` names the tiers whose code goes
     in ("avx512", "avx2", "baseline"; none means all); public names begin with `prefix`, by default the net's name.
-    `mode`, `batch`, `precision`, `fp32`, `algo` and `memory` are those of `compile`; an inference library in half
-    precision has weights of 16 bits.
+    `mode`, `batch`, `precision`, `fp32`, `ranges`, `algo` and `memory` are those of `compile`; an inference library in
+    half precision has weights of 16 bits, in int8 of 8, and its `ranges` are to be measured with these weights.
 
     Errors: those of `compile`, `missing-compiler`, `failed-compiler`, `value-prefix`, `value-cpu-tier`, `budget-size`,
     `checkpoint-…`, `file-…`, `value-optimizer` for a training step of a file without an optimiser.
@@ -176,6 +177,7 @@ def to_library(
         prefix=prefix,
         precision=precision,
         fp32=fp32,
+        ranges=ranges,
         weights=None if weights is None else Path(weights),
         beside=None if beside is None else Path(beside),
         algorithms=AlgorithmOptions(algo),
