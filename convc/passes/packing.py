@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
+from operator import add
 
 from convc.lazy import dataclass
 
@@ -151,18 +152,19 @@ def _repaired(items: Sequence[Interval], meets: _Meetings, order: _Order, enough
 
 def _best_fit(items: Sequence[Interval], meets: _Meetings, order: _Order) -> _Packing:
     """Each into the tightest gap among those placed that are needed at the same time."""
+    sizes = [item.bytes for item in items]
     offsets = [-1] * len(items)
     for number in order:
-        size = items[number].bytes
+        size = sizes[number]
         position, best, tightest = 0, -1, 0
-        for offset, end in sorted((offsets[i], offsets[i] + items[i].bytes) for i in meets[number] if offsets[i] >= 0):
+        for offset, end in sorted([(offsets[i], offsets[i] + sizes[i]) for i in meets[number] if offsets[i] >= 0]):
             gap = offset - position
             if gap >= size and (best < 0 or gap < tightest):
                 best, tightest = position, gap
             if end > position:
                 position = end
         offsets[number] = position if best < 0 else best
-    return _Packing(tuple(offsets), max(offset + item.bytes for offset, item in zip(offsets, items, strict=True)))
+    return _Packing(tuple(offsets), max(map(add, offsets, sizes)))
 
 
 def _in_time_order(items: Sequence[Interval]) -> _Packing:
