@@ -8,8 +8,8 @@
 Values of a step live from the kernel that writes them to the last one that reads them (`lifetimes.py`); results take
 the place of operands where they may (`in_place.py`), and what remains is packed (`packing.py`). Parameters, optimiser
 states, buffers and constants are laid out one after the other, and those of one optimiser sweep in the same order in
-each of their blocks, so that a sweep is a single loop over memory. The gradients of a sweep are a block, too, which lies
-in the arena where it may.
+each of their blocks, so that a sweep is a single loop over memory. The gradients of a sweep are a block, too, and it
+lies in the arena where it may.
 """
 
 from __future__ import annotations
