@@ -55,11 +55,18 @@ class FirstStep:
     compile: float
 
 
+def environment(cache: str | None = None) -> dict[str, str]:
+    """Of a fresh process. Byte code is kept in a folder of its own, whatever the environment says of it: it is written
+    once per installation, and an environment that forbids that would have all sources compiled at every start."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    kept["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir()) / "convc-first-step-bytecode")
+    return kept | ({"CONVC_CACHE_DIR": cache} if cache else {})
+
+
 def run_fresh(program: str, *arguments: str, cache: str | None = None) -> str:
     """What the program prints, run in a fresh interpreter; `cache` is the folder of its object cache."""
-    environment = {**os.environ, **({"CONVC_CACHE_DIR": cache} if cache else {})}
     command = [sys.executable, "-c", program, *arguments]
-    finished = subprocess.run(command, cwd=FOLDER.parent, env=environment, stdout=subprocess.PIPE, text=True)
+    finished = subprocess.run(command, cwd=FOLDER.parent, env=environment(cache), stdout=subprocess.PIPE, text=True)
     if finished.returncode:
         raise SystemExit(f"a fresh process for {' '.join(arguments)} failed")
     return finished.stdout
@@ -86,7 +93,7 @@ def train_seconds(path: Path, batch: int, cache: str) -> float:
         with subprocess.Popen(
             command,
             cwd=FOLDER.parent,
-            env={**os.environ, "CONVC_CACHE_DIR": cache},
+            env=environment(cache),
             stdout=subprocess.PIPE,
             text=True,
         ) as process:
@@ -113,7 +120,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     path, batch = net_path(arguments.net), net_batch(arguments.net)
-    import_seconds()  # byte code is compiled once per installation, not per start
+    with tempfile.TemporaryDirectory() as folder:
+        first_step(path, "train", batch, folder)  # byte code is compiled once per installation, not per start
     imports = [import_seconds() for _ in range(arguments.repeats)]
     reads_mnist = convc.load(path).graph(1).inputs["x"].shape == (1, 1, 28, 28)
     cold: list[float] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from dataclasses import FrozenInstanceError, field, fields, is_dataclass, replace
+from dataclasses import dataclass as standard_dataclass
 
 import pytest
 
@@ -137,3 +138,103 @@ def test_threads_that_come_at_once_find_one_class() -> None:
         for thread in threads:
             thread.join()
         assert found == [pair(1)] * 4
+
+
+def test_frozen_instances_refuse_all_that_sets_or_deletes() -> None:
+    one = _pair()(1)
+    for change in (lambda: setattr(one, "other", 1), lambda: delattr(one, "first")):
+        with pytest.raises(FrozenInstanceError, match=r"cannot (assign to|delete) field"):
+            change()
+
+    class Open(_pair()):  # type: ignore[misc]
+        pass
+
+    loose = Open(1)
+    loose.other = 1  # no field, and of a class that is not frozen itself
+    with pytest.raises(FrozenInstanceError):
+        loose.first = 2
+    del loose.other
+    with pytest.raises(FrozenInstanceError):
+        del loose.first
+
+
+def test_frozen_and_others_do_not_mix() -> None:
+    pair = _pair()
+
+    @dataclass
+    class Soft(pair):  # type: ignore[misc,valid-type]
+        third: int = 3
+
+    with pytest.raises(TypeError, match="cannot inherit non-frozen dataclass from a frozen one"):
+        Soft(1)
+    assert standard_dataclass(frozen=True)(type("Kind", (_pair(),), {}))(1).second == 2
+    with pytest.raises(TypeError, match="cannot inherit non-frozen dataclass from a frozen one"):
+        standard_dataclass(type("Kind", (pair,), {}))
+
+
+def test_compares_and_hashes_what_the_fields_say() -> None:
+    @dataclass(frozen=True)
+    class Nothing:
+        pass
+
+    @dataclass(frozen=True)
+    class One:
+        name: str
+        note: str = field(default="", compare=False, repr=False)
+
+    @dataclass(frozen=True, eq=False)
+    class Same:
+        name: str
+
+    @dataclass
+    class Changing:
+        name: str
+
+    assert Nothing() == Nothing()
+    assert hash(Nothing()) == hash(Nothing())
+    assert One("a", "b") == One("a", "c") != One("b", "b")
+    assert hash(One("a", "b")) == hash(One("a", "c"))
+    assert repr(One("a", "b")).endswith("One(name='a')")
+    assert One("a") != Same("a") != Same("a")
+    assert Changing("a") == Changing("a")
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(Changing("a"))
+
+
+def test_own_methods_stay() -> None:
+    @dataclass(frozen=True)
+    class Own:
+        name: str
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __hash__(self) -> int:
+            return 7
+
+        def __repr__(self) -> str:
+            return "own"
+
+    assert Own("a") == Own("b")
+    assert (hash(Own("a")), repr(Own("a"))) == (7, "own")
+
+
+def test_other_options_are_those_of_dataclass() -> None:
+    @dataclass(frozen=True, order=True)
+    class Place:
+        line: int
+        column: int = 0
+
+    assert Place(1, 5) < Place(2)
+    with pytest.raises(FrozenInstanceError):
+        Place(1).line = 2  # type: ignore[misc]
+
+
+def test_shows_what_holds_itself() -> None:
+    @dataclass
+    class Link:
+        to: list[object] = field(default_factory=list)
+
+    link = Link()
+    link.to.append(link)
+    assert repr(link).endswith("Link(to=[...])")

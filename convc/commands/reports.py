@@ -81,7 +81,7 @@ def memory_text(plan: Plan, passes: Iterable[PassReport]) -> str:
     report = memory_report(plan, passes)
     lines = [
         f"arena {format_bytes(report.arena_bytes)}, of which {format_bytes(report.bound_bytes)} live at the peak",
-        f"parameters, gradients and states {format_bytes(report.persistent_bytes)}",
+        f"parameters, states, and gradients outside of the arena {format_bytes(report.persistent_bytes)}",
     ]
     if report.in_place:
         lines.append(f"{len(report.in_place)} results lie in the place of an operand (--report passes lists them)")

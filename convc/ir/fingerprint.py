@@ -34,8 +34,8 @@ def fingerprint(graph: Graph) -> Fingerprint:
     """The present state of a graph; of a broken one, too."""
     numbers: dict[Value, int] = {}
 
-    def number(values: Iterable[Value]) -> tuple[int, ...]:
-        return tuple(numbers.get(value, -1) for value in values)
+    def number(values: Iterable[Value]) -> tuple[int | None, ...]:
+        return tuple(map(numbers.get, values))
 
     for value in (*graph.inputs.values(), *(parameter.value for parameter in graph.parameters.values())):
         numbers.setdefault(value, len(numbers))
@@ -62,7 +62,7 @@ def _same_op(one: Op, other: Op) -> bool:
 
 
 def _types(values: Iterable[Value]) -> tuple[object, ...]:
-    return tuple(value.type for value in values)
+    return tuple([value.type for value in values])
 
 
 def _facts(parameter: Parameter) -> tuple[object, ...]:

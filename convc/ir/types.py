@@ -38,7 +38,7 @@ class DType(Enum):
 
     @property
     def bytes(self) -> int:
-        return _BYTES.get(self) or self.numpy.itemsize
+        return _BYTES[self]
 
     @property
     def is_float(self) -> bool:
@@ -77,8 +77,8 @@ _NUMPY = {
     DType.QW8: "float32",
     DType.BOOL: "bool",
 }
-# Of those whose numpy twin is wider than they are.
-_BYTES = {DType.BF16: 2, DType.Q8: 1, DType.QW8: 1}
+# Some are narrower than their numpy twin.
+_BYTES = {dtype: dtype.numpy.itemsize for dtype in DType} | {DType.BF16: 2, DType.Q8: 1, DType.QW8: 1}
 
 
 @dataclass(frozen=True)

@@ -264,7 +264,7 @@ class Activations:
             if value not in choice.saved and self.can_repeat(value, products):
                 gain, members = self._closure(value, chosen, lives, moment, products)
                 if gain > 0 and not choice.saved & {*members}:
-                    work = sum(_work(member) for member in members)
+                    work = sum(work_of(member) for member in members)
                     found.append((-gain / max(1, work), self.birth[value], gain, members))
         return [(gain, members) for _, _, gain, members in sorted(found, key=lambda entry: entry[:2])]
 
@@ -318,7 +318,7 @@ def _peaks(live: list[int]) -> list[int]:
     return sorted(tops, key=lambda i: -live[i])[:_MOST_PEAKS]
 
 
-def _work(value: Value) -> int:
+def work_of(value: Value) -> int:
     """Operations, and as many more as could be done while the operands are read and the result is written."""
     op, operands = again(_producer(value))
     cost = op.cost(*(operand.type for operand in operands))

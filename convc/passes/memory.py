@@ -6,9 +6,10 @@
     kernel 3: %4 = relu(%3)                           %4 @arena+0          (in the place of %3, which dies)
 
 Values of a step live from the kernel that writes them to the last one that reads them (`lifetimes.py`); results take
-the place of operands where they may (`in_place.py`), and what remains is packed (`packing.py`). Parameters, gradients,
-optimiser states, buffers and constants are laid out one after the other, and those of one optimiser sweep in the same
-order in each of their blocks, so that a sweep is a single loop over memory.
+the place of operands where they may (`in_place.py`), and what remains is packed (`packing.py`). Parameters, optimiser
+states, buffers and constants are laid out one after the other, and those of one optimiser sweep in the same order in
+each of their blocks, so that a sweep is a single loop over memory. The gradients of a sweep are a block, too, and it
+lies in the arena where it may.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from convc.passes.base import PassLog, PlanPass
 from convc.passes.fusion import Kernel, is_immediate, resolve
 from convc.passes.in_place import in_place_pairs, report_in_place
 from convc.passes.lifetimes import Buffer, Needs, find_buffers, live_bytes
-from convc.passes.packing import Interval, aligned, pack_intervals
+from convc.passes.packing import ALIGNMENT, Interval, aligned, pack_intervals
 from convc.passes.sections import Section
 from convc.passes.training import GRADIENT
 
@@ -143,9 +144,11 @@ def arena_needs(plan: Plan, in_place: bool = True) -> list[Needs]:
     def inside(values: Iterable[Value]) -> tuple[Value, ...]:
         return tuple(value for value in values if value not in outside)
 
+    apart = outside.union(*gradient_blocks(plan))
+
     def pairs(kernel: Kernel) -> tuple[tuple[Value, Value], ...]:
         found = in_place_pairs(kernel, plan.lies_like) if in_place else ()
-        return tuple((written, read) for written, read in found if not {written, read} & outside)
+        return tuple((written, read) for written, read in found if not {written, read} & apart)
 
     return [
         Needs(inside(kernel.reads), inside(kernel.writes), pairs(kernel), aligned(plan.scratch_bytes(kernel, plan)))
@@ -167,7 +170,10 @@ def plan_memory(plan: Plan, in_place: bool = True) -> MemoryPlan:
     needs = arena_needs(plan, in_place)
     sizes = {value: aligned(plan.bytes_of(value)) for kernel in needs for value in kernel.writes}
     buffers = find_buffers(needs, sizes, kept_values(plan.graph))
-    intervals = [Interval(buffer, buffer.bytes, buffer.first, buffer.last) for buffer in buffers]
+    swept = _offsets_of_blocks(plan)
+    intervals = [
+        Interval(buffer, buffer.bytes, buffer.first, buffer.last, swept.get(buffer.values[0])) for buffer in buffers
+    ]
     intervals += [Interval(i, kernel.scratch, i, i) for i, kernel in enumerate(needs) if kernel.scratch]
     offsets, total = pack_intervals(intervals)
     for buffer in buffers:
@@ -195,16 +201,54 @@ def on_demand_values(plan: Plan) -> list[Value]:
     return [kernel.anchor.result for kernel in plan.kernels if kernel.update is not None]
 
 
+def gradient_blocks(plan: Plan) -> list[list[Value]]:
+    """The gradients that lie within the arena: for each sweep those that it reads, in its order.
+
+    Their places are of use to others until they are computed, which is after most of the step. Between neighbours there
+    must be no gaps, in which sweeps expect zeros. Gradients that are divided by the scale of a loss, where they lie,
+    and those that only some runs store outlive a step.
+    """
+    graph = plan.graph
+    scaled = [value for node in graph.nodes_of(Unscale) for value in (resolve(node.operands[0]), node.result)]
+    kept = {*scaled, *on_demand_values(plan)}
+    made = {value for kernel in plan.kernels if kernel.section is Section.GRADIENT for value in kernel.writes}
+    free = {resolve(value) for name, value in graph.outputs.items() if name.startswith(GRADIENT)} & made - kept
+    blocks: list[list[Value]] = []
+    for kernel in plan.kernels:
+        if not isinstance(kernel.anchor.op, Sweep):
+            continue
+        for position in range(kernel.anchor.op.tensors):
+            block = [resolve(node.operands[position]) for node in (kernel.anchor, *kernel.riders)]
+            fits = free.issuperset(block) and len({*block}) == len(block)
+            if fits and all(plan.bytes_of(value) % ALIGNMENT == 0 for value in block[:-1]):
+                blocks.append(block)
+                free.difference_update(block)
+    return blocks
+
+
+def _offsets_of_blocks(plan: Plan) -> dict[Value, int]:
+    """Where gradients lie, as parts of one block of the arena: each of theirs apart from the next."""
+    offsets: dict[Value, int] = {}
+    offset = 0
+    for block in gradient_blocks(plan):
+        for value in block:
+            offsets[value] = offset
+            offset += aligned(plan.bytes_of(value))
+        offset += ALIGNMENT
+    return offsets
+
+
 def lasting_slots(plan: Plan) -> tuple[dict[Value, Slot], int]:
     """The slots of what outlives a step, those of gradients on demand last, and their size."""
     graph, kernels, size_of = plan.graph, plan.kernels, plan.bytes_of
+    within = set[Value]().union(*gradient_blocks(plan))
     slots: dict[Value, Slot] = {}
     offset = 0
 
     def place(value: Value) -> None:
         nonlocal offset
         value = resolve(value)
-        if value not in slots and not is_immediate(value):
+        if value not in slots and value not in within and not is_immediate(value):
             slots[value] = Slot("persistent", offset, size_of(value))
             offset += aligned(size_of(value))
 

@@ -4,6 +4,9 @@ To find the smallest memory is NP-hard (dynamic storage allocation). Greedy orde
 best depends on the net, so several are tried until one takes hardly more than what lives at once. An order that fails
 is repaired: the intervals that came to lie beyond that move to the front (squeaky wheel optimisation, Joslin &
 Clements 1999).
+
+Some intervals may be parts of a block, whose places in it are given. The block lies on top, so that what is given back
+last, lowest, leaves room in one piece below the parts that are needed first.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
+from operator import add
 
 from convc.lazy import dataclass
 
@@ -19,12 +23,16 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class Interval:
-    """A need for `bytes` from kernel `first` to kernel `last`, inclusive."""
+    """A need for `bytes` from kernel `first` to kernel `last`, inclusive.
+
+    `part` is where it lies within the block, for what belongs there.
+    """
 
     key: object
     bytes: int
     first: int
     last: int
+    part: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,11 @@ _Meetings = Sequence[Sequence[int]]
 # How much work is worth it: a try looks at all pairs of intervals that meet in time, some millions per second.
 _MOST_PAIRS = 1_500_000
 _MOST_REPAIRS = 60
-# What is this close to what lives at once is not worth another try.
+# What is this close to what lives at once is not worth another try. Tries with a block are not repaired.
 _CLOSE = 1.005
+_CLOSE_WITH_BLOCK = 1.01
+# How far above what lives at once a block may end, to leave some room below.
+_ROOM_BELOW_BLOCK = (0.0, 0.004)
 
 
 def aligned(size: int) -> int:
@@ -55,11 +66,39 @@ def pack_intervals(intervals: Iterable[Interval]) -> tuple[dict[object, int], in
     in which they begin, which takes time n·log n; fewer are worth more tries.
     """
     items = sorted(
-        (Interval(i.key, aligned(i.bytes), i.first, i.last) for i in intervals),
+        (Interval(i.key, aligned(i.bytes), i.first, i.last, i.part) for i in intervals),
         key=lambda i: (i.first, i.first - i.last, -i.bytes),
     )
     if not items:
         return {}, 0
+    best = _packed(items) if all(item.part is None for item in items) else _packed_with_block(items)
+    return {item.key: offset for item, offset in zip(items, best.offsets, strict=True)}, best.total
+
+
+def _packed_with_block(items: Sequence[Interval]) -> _Packing:
+    """What is good enough, or the best of several tries; as little as if the block shared no space in any case."""
+    live = _live(items)
+    height = max(item.part + item.bytes for item in items if item.part is not None)
+    best: _Packing | None = None
+    if _count_pairs(items) < _MOST_PAIRS:
+        meets = _meetings(items)
+        for room in _ROOM_BELOW_BLOCK:
+            base = aligned(max(int((1 + room) * max(live)) - height, 0))
+            for order in (_by_pressure, _by_area, _by_size, _by_lifetime):
+                packing = _best_fit(items, meets, order(items, live), base)
+                if packing.total <= _CLOSE_WITH_BLOCK * max(live):
+                    return packing
+                best = packing if best is None else min(best, packing, key=lambda packing: packing.total)
+    others = _packed([item for item in items if item.part is None])
+    placed = iter(others.offsets)
+    offsets = tuple(next(placed) if item.part is None else others.total + item.part for item in items)
+    apart = _Packing(offsets, others.total + height)
+    return apart if best is None else min(best, apart, key=lambda packing: packing.total)
+
+
+def _packed(items: Sequence[Interval]) -> _Packing:
+    if not items:
+        return _Packing((), 0)
     live = _live(items)
     enough = int(_CLOSE * max(live))
     best = _in_time_order(items)
@@ -72,7 +111,7 @@ def pack_intervals(intervals: Iterable[Interval]) -> tuple[dict[object, int], in
             best = min(best, packing, key=lambda packing: packing.total)
             if best.total <= enough:
                 break
-    return {item.key: offset for item, offset in zip(items, best.offsets, strict=True)}, best.total
+    return best
 
 
 def _live(items: Sequence[Interval]) -> list[int]:
@@ -149,20 +188,23 @@ def _repaired(items: Sequence[Interval], meets: _Meetings, order: _Order, enough
     return best
 
 
-def _best_fit(items: Sequence[Interval], meets: _Meetings, order: _Order) -> _Packing:
-    """Each into the tightest gap among those placed that are needed at the same time."""
-    offsets = [-1] * len(items)
+def _best_fit(items: Sequence[Interval], meets: _Meetings, order: _Order, base: int = 0) -> _Packing:
+    """Each into the tightest gap among those placed that are needed at the same time; the block begins at `base`."""
+    sizes = [item.bytes for item in items]
+    offsets = [-1 if item.part is None else base + item.part for item in items]
     for number in order:
-        size = items[number].bytes
+        if offsets[number] >= 0:
+            continue
+        size = sizes[number]
         position, best, tightest = 0, -1, 0
-        for offset, end in sorted((offsets[i], offsets[i] + items[i].bytes) for i in meets[number] if offsets[i] >= 0):
+        for offset, end in sorted([(offsets[i], offsets[i] + sizes[i]) for i in meets[number] if offsets[i] >= 0]):
             gap = offset - position
             if gap >= size and (best < 0 or gap < tightest):
                 best, tightest = position, gap
             if end > position:
                 position = end
         offsets[number] = position if best < 0 else best
-    return _Packing(tuple(offsets), max(offset + item.bytes for offset, item in zip(offsets, items, strict=True)))
+    return _Packing(tuple(offsets), max(map(add, offsets, sizes)))
 
 
 def _in_time_order(items: Sequence[Interval]) -> _Packing:

@@ -21,13 +21,14 @@ from convc.ir.diagnostic import fail
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.sizes import format_bytes
 from convc.lazy import dataclass
-from convc.passes.activations import PRODUCTS, TRANSPARENT, Activations, Choice, again
+from convc.passes.activations import PRODUCTS, TRANSPARENT, Activations, Choice, again, work_of
 from convc.passes.algorithms.problem import CONVOLUTIONS, Problem
 from convc.passes.algorithms.table import BY_NAME
 from convc.passes.base import Pass, PassLog
 from convc.passes.live_bytes import parameter_bytes
 from convc.passes.machine import MACHINES, Machine, Tier
 from convc.passes.memory import SMALLER_BATCH
+from convc.passes.sections import backward_start
 from convc.passes.training import GRADIENT
 
 _TRIES = 8
@@ -56,7 +57,10 @@ class Recomputation:
 
 @dataclass(frozen=True)
 class Recompute(Pass):
-    """Brings a training step down to `memory` bytes (0: nothing to do).
+    """Brings a training step down to `memory` bytes (0: no bound).
+
+    Without a bound it does what is cheap, in steps that make more than `large` bytes: it spends up to `spare` of the
+    work of all convolutions (0: none).
 
     `products` says whether convolutions are done again, too: where nothing else suffices, always, or never. `tier` is
     the processor that the step is for, `measure` tells what a graph takes.
@@ -75,19 +79,33 @@ class Recompute(Pass):
         "reference": "the interpreter plans no memory",
     }
     memory: int = 0
+    spare: float = 0.0
+    large: int = 512 << 20
     products: Literal["needed", "always", "never"] = "needed"
     tier: Tier = "avx512"
     measure: Callable[[Graph], int] = estimate
 
     def run(self, graph: Graph, log: PassLog) -> None:
         if not self.memory:
+            if self.spare and _made_bytes(graph) > self.large:
+                activations = self._activations(graph)
+                chosen = _cheapest(activations, self.spare)
+                self._repeat(graph, activations, chosen, log)
             return
         before = after = self.measure(graph.copy())
-        activations = Activations(graph, lambda node: _scratch(node, MACHINES[self.tier]))
-        chosen: list[Value] = []
+        activations = self._activations(graph)
+        chosen: Sequence[Value] = ()
         if before > self.memory:
             chosen, after = self._fit(graph, activations, before)
         self._report_kept(activations, chosen, log)
+        self._repeat(graph, activations, chosen, log)
+        log.metrics |= {"bytes_before": before, "bytes": after}
+
+    def _activations(self, graph: Graph) -> Activations:
+        return Activations(graph, lambda node: _scratch(node, MACHINES[self.tier]))
+
+    def _repeat(self, graph: Graph, activations: Activations, chosen: Sequence[Value], log: PassLog) -> None:
+        """Have the values computed again."""
         flops = 0
         for node, copy in repeat(graph, activations.start, _places(activations, chosen)):
             found = _describe(node)
@@ -95,7 +113,7 @@ class Recompute(Pass):
             log.findings.append(found)
             why = f"{format_bytes(found.bytes)} less to keep, for {found.flops:,} operations"
             log.changed("recompute", (node,), (copy,), why)
-        log.metrics |= {"bytes_before": before, "bytes": after, "values": len(log.findings), "flops": flops}
+        log.metrics |= {"values": len(log.findings), "flops": flops}
 
     def _fit(self, graph: Graph, activations: Activations, before: int) -> tuple[list[Value], int]:
         """The values to compute again, and what the step takes then."""
@@ -157,22 +175,45 @@ _STAGES = {"needed": (False, True), "always": (True,), "never": (False,)}
 
 def _choices(activations: Activations, stages: Sequence[bool]) -> Iterator[Sequence[Value]]:
     """Values to compute again, for lower and lower peaks of the model; the same whatever the budget is."""
-    choice, lowest = Choice(), activations.lives(()).peak
+    choice = Choice()
     for products in stages:
-        found, idle = list[Choice](), 0
-        while idle < _PATIENCE:
-            following = activations.choose(choice, products)
-            if following is None:
-                break
-            choice = following
-            peak = activations.lives(choice.values).peak
-            idle += 1
-            if peak < lowest:
-                lowest, idle = peak, 0
-                found.append(choice)
+        found = list(_lower(activations, choice, products))
+        choice = found[-1] if found else choice
         # Plans take time: some of the choices have to do, the last of them always.
         step = max(1, -(-len(found) // _TRIES))
         yield from (choice.values for choice in found[(len(found) - 1) % step :: step])
+
+
+def _made_bytes(graph: Graph) -> int:
+    """What all nodes before the backward pass make: hardly less than what lives at the peak."""
+    ahead = graph.nodes[: backward_start(graph)]
+    return sum(value.type.bytes for node in ahead if not isinstance(node.op, TRANSPARENT) for value in node.results)
+
+
+def _cheapest(activations: Activations, share: float) -> Sequence[Value]:
+    """The values, convolutions left out, that lower the peak of the model most for that share of the work of all
+    convolutions."""
+    room = share * sum(work_of(node.result) for node in activations.nodes if isinstance(node.op, CONVOLUTIONS))
+    best: Sequence[Value] = ()
+    for choice in _lower(activations, Choice(), products=False):
+        if sum(map(work_of, choice.values)) > room:
+            break
+        best = choice.values
+    return best
+
+
+def _lower(activations: Activations, choice: Choice, products: bool) -> Iterator[Choice]:
+    """Choices after this one, each with a lower peak of the model."""
+    lowest, idle = activations.lives(choice.values).peak, 0
+    while idle < _PATIENCE:
+        following = activations.choose(choice, products)
+        if following is None:
+            return
+        choice, idle = following, idle + 1
+        peak = activations.lives(choice.values).peak
+        if peak < lowest:
+            lowest, idle = peak, 0
+            yield choice
 
 
 def _scratch(node: Node, machine: Machine) -> int:

@@ -78,6 +78,11 @@ class MemoryChecker:
 
     def __init__(self, plan: Plan, findings: Findings) -> None:
         self.plan, self.graph, self.memory, self.report = plan, plan.graph, plan.memory, findings.add
+        # Kernels with the numbers of their sections, since flags compare slowly, and with what they read from memory.
+        self._kernels = [
+            (kernel, int(kernel.section), [value for value in kernel.reads if not _in_context(plan, value)])
+            for kernel in plan.kernels
+        ]
 
     def places(self) -> None:
         """Every value has one, of its size and within its region; what a kernel touches at once lies apart."""
@@ -122,12 +127,12 @@ class MemoryChecker:
         self._stale()
 
     def _run(self, model: MemoryModel, sections: Section) -> None:
-        slots = self.memory.slots
-        for kernel in self.plan.kernels:
-            if not kernel.section & sections:
+        slots, asked = self.memory.slots, int(sections)
+        for kernel, section, reads in self._kernels:
+            if not section & asked:
                 continue
-            for value in kernel.reads:
-                if not _in_context(self.plan, value) and not model.holds(slots[value], value):
+            for value in reads:
+                if not model.holds(slots[value], value):
                     self._missing(model, slots[value], f"reads {name_of(value)}", sections, kernel)
             if kernel in self.memory.scratch:
                 model.erase(self.memory.scratch[kernel])

@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 Planned = Callable[[Plan, list[PassReport]], None]
 _PLAIN = Recipe()
 _AUTOMATIC = AlgorithmOptions()
+# Of the work of a large training step, to compute again what is cheap rather than keep it.
+_SPARE = 0.01
 
 
 def build_net(
@@ -225,8 +227,11 @@ def choose_passes(
             hint = f"`convc opt FILE.ir -p {step.name}` runs it on a graph" if isinstance(step, Pass) else None
             fail("unavailable-pass", f"the pass `{step.name}` cannot be used here: {why}", hint=hint)
     order = over_graph or usual
-    if memory is not None and mode == "train" and not any(isinstance(step, Recompute) for step in order):
-        order = (*order, Recompute(memory))
+    if mode == "train" and not any(isinstance(step, Recompute) for step in order):
+        if memory is not None:
+            order = (*order, Recompute(memory))
+        elif target == "cpu" and not over_graph:
+            order = (*order, Recompute(spare=_SPARE))
     plan = tuple(given.get(step.name, step) for step in PLANNING)
     order = tuple(_measuring(step, plan, cpu) if isinstance(step, Recompute) else step for step in order)
     return Order(order, tuple(_limited(step, memory) if isinstance(step, PlanMemory) else step for step in plan))

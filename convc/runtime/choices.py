@@ -92,7 +92,7 @@ def explain_memory(report: MemoryReport) -> Choice:
     total = format_bytes(report.arena_bytes + report.persistent_bytes)
     why = f"{format_bytes(report.arena_bytes)} within a step, the most "
     why += f"for {report.peak_kernel.name} of {report.peak_kernel.layer}; " if report.peak_kernel else "; "
-    why += f"{format_bytes(report.persistent_bytes)} for parameters, gradients and states"
+    why += f"{format_bytes(report.persistent_bytes)} for parameters, states and other gradients"
     if report.recomputed:
         why += f"; {len(report.recomputed)} values are computed again, not kept"
     return Choice("memory", total, why)

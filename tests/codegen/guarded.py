@@ -32,7 +32,7 @@ from convc.ir.graph import Graph
 from convc.ir.ops.sweep import Sweep
 from convc.passes.base import PassLog
 from convc.passes.fusion import resolve
-from convc.passes.memory import PlanMemory, Region, Slot
+from convc.passes.memory import PlanMemory, Region, Slot, gradient_blocks
 from convc.passes.packing import ALIGNMENT, aligned
 from convc.passes.plan import Plan
 from convc.passes.planning import PLANNING
@@ -74,13 +74,17 @@ class SpreadMemory(PlanMemory):
     def run(self, plan: Plan, log: PassLog) -> None:
         super().run(plan, log)
         memory = plan.memory
-        # The arena: one place for each buffer and each scratch space.
-        sizes = [buffer.bytes for buffer in memory.buffers] + [slot.bytes for slot in memory.scratch.values()]
-        offsets, memory.arena_bytes = _spread(sizes, self.side)
-        for buffer, offset in zip(memory.buffers, offsets, strict=False):
-            for value in buffer.values:
-                memory.slots[value] = replace(memory.slots[value], offset=offset)
-        for kernel, offset in zip(memory.scratch, offsets[len(memory.buffers) :], strict=True):
+        # The arena: one place for each buffer and each scratch space, and for gradients that one loop sweeps over.
+        swept = gradient_blocks(plan)
+        places = [buffer.values for buffer in memory.buffers if not any(buffer.values[0] in block for block in swept)]
+        sizes = [_extent([memory.slots[value] for value in values]) for values in (*places, *swept)]
+        offsets, memory.arena_bytes = _spread([*sizes, *(slot.bytes for slot in memory.scratch.values())], self.side)
+        for values, offset in zip((*places, *swept), offsets, strict=False):
+            start = memory.slots[values[0]].offset
+            for value in values:
+                slot = memory.slots[value]
+                memory.slots[value] = replace(slot, offset=offset + slot.offset - start)
+        for kernel, offset in zip(memory.scratch, offsets[len(sizes) :], strict=True):
             memory.scratch[kernel] = replace(memory.scratch[kernel], offset=offset)
         # What outlives a run: one place for each block that a single loop sweeps over.
         blocks = _blocks(plan)

@@ -18,11 +18,13 @@ from convc.passes.arrange import Arrange
 from convc.passes.base import PassLog
 from convc.passes.fusion import fuse
 from convc.passes.machine import Machine
+from convc.passes.memory import gradient_blocks
 from convc.passes.pipeline import Recipe
 from convc.passes.plan import Plan
 from convc.passes.sections import Section
 from convc.passes.summary import summarize
 from convc.runtime.gradcheck import check_gradients, training_graph
+from tests.codegen.guarded import Side
 from tests.codegen.test_ops import available_tiers
 from tests.codegen.whole_net import (
     arrays_for,
@@ -193,6 +195,35 @@ def test_the_mask_of_weights_is_one_for_all_rows_and_another_at_every_update() -
     ones = run_natively(graph, arrays | {"fc1.weight": np.ones((20, 9), np.float32)})["logits"][0] / 2
     assert ones.tolist() == np.round(ones).tolist()
     assert 0.35 < ones.sum() / 180 < 0.65
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(SgdUpdate(momentum=0.9, l2=0.01)),
+        Recipe(AdamUpdate(), clip=0.5),
+        Recipe(SgdUpdate(momentum=0.9), accumulate=2),
+    ],
+    ids=["momentum", "clip", "accumulate"],
+)
+@pytest.mark.parametrize("guards", [None, "after"])
+def test_gradients_within_the_arena(recipe: Recipe, guards: Side | None) -> None:
+    """Where all parameters are whole cache lines their gradients take places that others have used before."""
+    text = """net wide {
+        input 3x9x9
+        conv 32 k=3 pad=1 -> bn -> relu
+        conv 32 k=3 pad=1 -> relu -> conv 48 k=3 -> relu -> pool max 2
+        fc 16
+        loss softmax
+    }"""
+    graph = lowered(loads(text).graph(BATCH), "train", recipe)
+    arrays = arrays_for(graph, BATCH)
+    with executor_for(graph, arrays, threads=2, guards=guards) as executor:
+        slots = executor.plan.memory.slots
+        inside = [slots[value] for block in gradient_blocks(executor.plan) for value in block]
+        assert len(inside) >= 3
+        assert {slot.region for slot in inside} == {"arena"}
+    assert_agrees(graph, arrays, run_natively(graph, arrays, threads=2, guards=guards))
 
 
 def test_one_sweep_per_equal_settings() -> None:

@@ -16,11 +16,12 @@ from convc.ir.ops.elementwise import Add
 from convc.ir.ops.update import AdamUpdate, SgdUpdate, Update
 from convc.passes.fusion import resolve
 from convc.passes.machine import Machine
-from convc.passes.memory import Slot
+from convc.passes.memory import Slot, gradient_blocks
 from convc.passes.packing import ALIGNMENT
+from convc.passes.pipeline import Recipe
 from convc.passes.plan import Plan
 from convc.passes.planning import make_plan
-from convc.passes.training import GRADIENT
+from convc.passes.training import GRADIENT, LossScaling
 from tests.codegen.whole_net import lowered, with_batch
 from tests.passes.nets import Net, lenet
 from tests.strategies import graphs
@@ -144,6 +145,41 @@ def test_gradients_on_demand_lie_behind_everything_else() -> None:
     assert all(slot.offset >= border for slot in on_demand)
     assert all(slot.offset + slot.bytes <= border for slot in others)
     assert memory.total_bytes == memory.arena_bytes + border
+
+
+def wide() -> Graph:
+    """Parameters of whole cache lines, as nets of many channels have them."""
+    net = Net(3, 12, 12, batch=2)
+    for _ in range(4):
+        net.conv(32, 3, pad=1).relu()
+    return net.fc(16).build()
+
+
+def test_gradients_of_whole_cache_lines_lie_within_the_arena() -> None:
+    """In one piece and in the order of the parameters; until they are computed, others use their places."""
+    plan = plan_of(wide(), SgdUpdate(momentum=0.9))
+    assert_sound(plan)
+    graph, slots = plan.graph, plan.memory.slots
+    (block,) = gradient_blocks(plan)
+    assert {slots[value].region for value in block} == {"arena"}
+    assert plan.memory.lasting_bytes == sum(slots[p.value].bytes for p in graph.parameters.values())
+    trained = [name for name, parameter in graph.parameters.items() if parameter.trainable]
+    names = [name for name in trained if resolve(graph.outputs[GRADIENT + name]) in block]
+    assert len(names) == len(block) == 9  # all but the weights of fc1, which are updated as their gradient is computed
+    for name in names:
+        distance = slots[resolve(graph.outputs[GRADIENT + name])].offset - slots[block[0]].offset
+        assert distance == slots[graph.parameters[name].value].offset - slots[graph.parameters[names[0]].value].offset
+    others = [slots[value] for buffer in plan.memory.buffers for value in buffer.values if value not in block]
+    assert any(overlap(slots[value], other) for value in block for other in others)
+    size = slots[block[-1]].offset + slots[block[-1]].bytes - slots[block[0]].offset
+    apart = plan_of(wide()).memory  # without an optimiser gradients outlive a step
+    assert plan.memory.arena_bytes < apart.arena_bytes + size
+
+
+def test_gradients_with_gaps_and_gradients_of_a_scaled_loss_outlive_a_step() -> None:
+    assert gradient_blocks(plan_of(lenet(), SgdUpdate(momentum=0.9))) == []
+    graph = lowered(wide(), "train", Recipe(SgdUpdate(momentum=0.9), scaling=LossScaling()))
+    assert gradient_blocks(make_plan(graph, MACHINE, scratch_bytes)) == []
 
 
 def test_gradients_and_states_outlive_a_step() -> None:

@@ -108,3 +108,41 @@ def test_activations_stack_up(depth: int) -> None:
     offsets, total = pack_intervals(intervals)
     assert offsets.keys() == {interval.key for interval in intervals}
     assert total <= 1.02 * bound_of(intervals)
+
+
+def blocks() -> st.SearchStrategy[list[Interval]]:
+    """Parts of a block, beside each other, each needed from some moment to the end."""
+
+    def build(drawn: list[tuple[int, int]]) -> list[Interval]:
+        starts = [0, *accumulate(aligned(size) for size, _ in drawn)]
+        return [
+            Interval(("part", number), size, first, 18, starts[number]) for number, (size, first) in enumerate(drawn)
+        ]
+
+    return st.lists(st.tuples(st.integers(1, 2000), st.integers(0, 18)), min_size=1, max_size=5).map(build)
+
+
+@given(interval_lists(), blocks())
+def test_parts_of_a_block_stay_together(intervals: list[Interval], block: list[Interval]) -> None:
+    offsets, total = pack_intervals([*intervals, *block])
+    assert_sound([*intervals, *block], offsets, total)
+    assert len({offsets[part.key] - (part.part or 0) for part in block}) == 1
+    # At most what it takes to share nothing.
+    assert total <= pack_intervals(intervals)[1] + sum(aligned(part.bytes) for part in block)
+
+
+def test_what_is_needed_before_a_block_lies_in_its_place() -> None:
+    stack = [Interval(i, 64, i, 20 - i) for i in range(10)]
+    block = [Interval(("part", i), 64, 21 - i, 21, 64 * i) for i in range(10)]
+    assert pack_intervals([*stack, *block])[1] == bound_of([*stack, *block]) == 640
+
+
+@pytest.mark.parametrize("depth", [40, 1500])
+def test_a_block_beside_activations(depth: int) -> None:
+    """As gradients: what is computed last belongs to what was saved first."""
+    block = [Interval(("part", i), 64, 2 * depth - i, 2 * depth, 64 * i) for i in range(depth)]
+    intervals = [*stacked(depth), *block]
+    offsets, total = pack_intervals(intervals)
+    assert len({offsets["part", i] - 64 * i for i in range(depth)}) == 1
+    apart = bound_of(stacked(depth)) + 64 * depth
+    assert total <= (1.02 * bound_of(intervals) if depth < 100 else 1.02 * apart)

@@ -41,7 +41,7 @@ train {
 }
 """
 REWRITES = tuple(step.name for step in pipeline("train"))
-USUAL = (*REWRITES, "choose-algorithms", "separate-moments", *(step.name for step in PLANNING))
+USUAL = (*REWRITES, "choose-algorithms", "separate-moments", "recompute", *(step.name for step in PLANNING))
 TRAINED = [
     "conv1.weight",
     "conv1.bias",

@@ -199,7 +199,7 @@ def memory(report: Report) -> str:
     lead = (
         f"One block of {format_bytes(plan.arena_bytes)} holds everything that a step makes and forgets; "
         f"{format_bytes(plan.bound_bytes)} of it live at the peak, so no plan could take less. "
-        f"Parameters, gradients and states take {format_bytes(plan.persistent_bytes)} besides."
+        f"Parameters, states, and the gradients that are not in it take {format_bytes(plan.persistent_bytes)} besides."
     )
     content = chart + where + fold("what lives at the peak", table(("made by", "type", "bytes"), rows, numbers=(2,)))
     return section("Memory over time", "memory", lead, content)

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from convc.passes.algorithms.algorithm import Algorithm, Stage
 from convc.passes.algorithms.fourier import Positions, complex_transform, real_transform
+from convc.passes.algorithms.operation_counts import FOURIER_COUNTS
 from convc.passes.algorithms.problem import Problem
 from convc.passes.algorithms.transform_plan import Form, Products, TransformPlan, summed_terms
 from convc.passes.algorithms.transform_stages import TransformFlops, transform_stages
@@ -37,9 +38,15 @@ _ERROR = 2e-7
 _EFFICIENCY = {8: 1.0, 16: 0.8, 32: 0.6}
 
 
+def operations(size: int, down: Positions, across: Positions) -> int:
+    """Of a transform of numbers at these rows and columns."""
+    written = FOURIER_COUNTS[size].get(len(down)) if down == across == tuple(range(len(down))) else None
+    return derived_operations(size, down, across) if written is None else written
+
+
 @lru_cache
-def _operations(size: int, down: Positions, across: Positions) -> int:
-    """Of a transform of numbers at these rows and columns: along rows, then along the two real columns and the others.
+def derived_operations(size: int, down: Positions, across: Positions) -> int:
+    """`operations`, counted: along rows, then along the two real columns and the others.
 
     The transposed programs are taken for as long; in fact they have a few additions more where less is asked for.
     """
@@ -72,7 +79,7 @@ class Fft(Algorithm):
         form = self.form(problem)
         everything = tuple(range(self.size))
         image, filter, output = (
-            2 * _operations(self.size, *positions)
+            2 * operations(self.size, *positions)
             for positions in (
                 (everything, everything),
                 taps_of(problem),

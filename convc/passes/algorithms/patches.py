@@ -16,6 +16,7 @@ convolution is ever computed, and outputs are written once, in any order, withou
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 from convc.ir.window import Pair
 from convc.lazy import dataclass
@@ -119,6 +120,7 @@ def in_place(problem: Problem) -> bool:
     return problem.kernel == (1, 1) and problem.stride == (1, 1) and problem.padding == (0, 0, 0, 0)
 
 
+@lru_cache(maxsize=256)
 def patch_matrices(problem: Problem) -> tuple[PatchMatrix, ...]:
     """The matrices that a problem multiplies, one after the other: several only backward by the data."""
     top, left = problem.padding[:2]

@@ -81,7 +81,7 @@ def _operations(step: tuple[Term, ...]) -> int:
     scales = [term.scale for term in step]
     if len(step) == 1:
         return 0 if scales == [1] else 1
-    return 2 if scales == [-1, -1] or not any(term.unit for term in step) else 1
+    return 1 if 1 in scales or scales.count(-1) == 1 else 2
 
 
 class Builder:
@@ -139,10 +139,10 @@ class Builder:
 def _without_negatives(program: StraightLine) -> StraightLine:
     """The program with differences taken the other way round where only their negatives are given out."""
     for step in program.steps:
-        if len(step) == 1 and step[0].scale == -1 and step[0].value >= program.inputs:
-            turned = _turned(program, step[0].value)
-            if step[0].value not in program.outputs and turned.operations < program.operations:
-                program = turned
+        if len(step) > 1 or step[0].scale != -1 or step[0].value < program.inputs or step[0].value in program.outputs:
+            continue
+        turned = _turned(program, step[0].value)
+        program = turned if turned.operations < program.operations else program
     return _without_copies(program)
 
 
@@ -160,7 +160,8 @@ def _without_copies(program: StraightLine) -> StraightLine:
             numbers[number] = numbers[step[0].value]
         else:
             numbers[number] = program.inputs + len(steps)
-            steps.append(tuple(Term(term.scale, numbers[term.value]) for term in step))
+            moved = any(numbers[term.value] != term.value for term in step)
+            steps.append(tuple(Term(term.scale, numbers[term.value]) for term in step) if moved else step)
     return StraightLine(program.inputs, tuple(steps), tuple(numbers[value] for value in program.outputs))
 
 

@@ -12,7 +12,7 @@ products of tiles, S[value] = Vᵀ·P with P the cotangents transformed, and com
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from convc.ir.window import Pair
@@ -104,6 +104,7 @@ class TransformPlan:
     before: Pair
 
     @classmethod
+    @lru_cache(maxsize=256)
     def of(cls, problem: Problem, machine: Machine, form: Form) -> TransformPlan:
         """The plan of a convolution with stride 1.
 
@@ -131,7 +132,7 @@ class TransformPlan:
         step = self.form.outputs[number]
         return TileAxis(self.grid[number], step, step, 0, self.grid_outputs[number])
 
-    @property
+    @cached_property
     def grid(self) -> Pair:
         rows, columns = (-(-size // step) for size, step in zip(self.grid_outputs, self.form.outputs, strict=True))
         return rows, columns
@@ -149,7 +150,7 @@ class TransformPlan:
         tile = choose_tile(self.machine, _MOST_ROWS, self.outputs)
         return min(tile.block, self.columns)
 
-    @property
+    @cached_property
     def _tile_bytes(self) -> int:
         """Of one tile in V and M."""
         return 4 * sum(p.entries * (self.image_row(p) + self.result_row(p)) for p in self.form.products)
@@ -242,7 +243,7 @@ class TransformPlan:
     def result_floats(self) -> int:
         return sum(p.entries * self.result_entry(p) for p in self.form.products)
 
-    @property
+    @cached_property
     def filter_floats(self) -> int:
         """U, or a part of S, of one group of the convolution."""
         return sum(p.entries * self.filter_entry(p) for p in self.form.products)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from convc.ir.window import Pair
 from convc.passes.algorithms.algorithm import Algorithm, Stage
+from convc.passes.algorithms.operation_counts import WINOGRAD_COUNTS
 from convc.passes.algorithms.problem import Problem
-from convc.passes.algorithms.straight_line import StraightLine
 from convc.passes.algorithms.toom_cook import ToomCook, toom_cook
 from convc.passes.algorithms.transform_plan import Form, Products, TransformPlan, summed_terms
 from convc.passes.algorithms.transform_stages import TransformFlops, transform_stages
@@ -17,19 +17,15 @@ from convc.passes.machine import Machine
 Axes = tuple[ToomCook, ToomCook]
 """The algorithms down the columns of a tile, from row to row, and along its rows."""
 
-_NOTHING = toom_cook(1, 1)
-
 
 def form_of(axes: Axes) -> Form:
     """The two-dimensional algorithm made of two one-dimensional ones."""
     rows, columns = axes
-    outputs, extent = (rows.outputs, columns.outputs), (rows.points, columns.points)
-    return Form(outputs, extent, (Products(rows.points * columns.points),))
+    return _form((rows.outputs, columns.outputs), (rows.points, columns.points))
 
 
-def _flops(rows: StraightLine, columns: StraightLine) -> int:
-    """Down every column of a tile, then along every row of what that gives."""
-    return 2 * (rows.operations * columns.inputs + columns.operations * len(rows.outputs))
+def _form(outputs: Pair, extent: Pair) -> Form:
+    return Form(outputs, extent, (Products(extent[0] * extent[1]),))
 
 
 class Winograd(Algorithm):
@@ -43,7 +39,7 @@ class Winograd(Algorithm):
     family = "winograd"
 
     def __init__(self, outputs: int, taps: int, errors: Mapping[int, float]) -> None:
-        self.algorithm = toom_cook(outputs, taps)
+        self.outputs, self.taps = outputs, taps
         self.name = f"winograd_f{outputs}x{taps}"
         kernels = {2: [(taps, taps)], 1: [(1, taps), (taps, 1)]}
         self.errors: dict[Pair, float] = {kernel: errors[axes] for axes in errors for kernel in kernels[axes]}
@@ -58,25 +54,38 @@ class Winograd(Algorithm):
             return "the dilation is {}x{}, and its tiles hold neighbouring pixels".format(*problem.dilation)
         return None
 
+    @property
+    def algorithm(self) -> ToomCook:
+        """That along an axis with taps."""
+        return toom_cook(self.outputs, self.taps)
+
     def axes(self, problem: Problem) -> Axes:
-        rows, columns = (_NOTHING if taps == 1 else self.algorithm for taps in problem.kernel)
+        rows, columns = (toom_cook(1, 1) if taps == 1 else self.algorithm for taps in problem.kernel)
+        return rows, columns
+
+    def _outputs(self, problem: Problem) -> Pair:
+        rows, columns = (1 if taps == 1 else self.outputs for taps in problem.kernel)
         return rows, columns
 
     def form(self, problem: Problem) -> Form:
-        return form_of(self.axes(problem))
+        outputs = self._outputs(problem)
+        return _form(outputs, (outputs[0] + problem.kernel[0] - 1, outputs[1] + problem.kernel[1] - 1))
 
     def stages(self, problem: Problem, machine: Machine) -> tuple[Stage, ...]:
-        rows, columns = self.axes(problem)
+        plan = self.transform_plan(problem, machine)
+        outputs, points, taps = plan.form.outputs, plan.form.extent, problem.kernel
+        rows, columns = (WINOGRAD_COUNTS[form] for form in zip(outputs, taps, strict=True))
+        # Down every column of a tile, then along every row of what that gives.
         flops = TransformFlops(
-            image=_flops(rows.image, columns.image),
-            filter=_flops(rows.filter, columns.filter),
-            output=_flops(rows.output, columns.output),
-            cotangent=_flops(rows.cotangent, columns.cotangent),
-            filter_gradient=_flops(rows.filter_gradient, columns.filter_gradient),
+            image=2 * (rows.image * points[1] + columns.image * points[0]),
+            filter=2 * (rows.filter * taps[1] + columns.filter * points[0]),
+            output=2 * (rows.output * points[1] + columns.output * outputs[0]),
+            cotangent=2 * (rows.cotangent * outputs[1] + columns.cotangent * points[0]),
+            filter_gradient=2 * (rows.filter_gradient * points[1] + columns.filter_gradient * taps[0]),
             # A tile is held in registers as a whole; what they do not hold is stored and loaded again.
-            efficiency=min(1.0, machine.registers / (rows.points * columns.points)),
+            efficiency=min(1.0, machine.registers / (points[0] * points[1])),
         )
-        return transform_stages(self.transform_plan(problem, machine), flops)
+        return transform_stages(plan, flops)
 
     def transform_plan(self, problem: Problem, machine: Machine) -> TransformPlan:
         return TransformPlan.of(problem, machine, self.form(problem))
