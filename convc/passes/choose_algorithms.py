@@ -91,8 +91,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class ChooseAlgorithms(Pass):
-    """Sets the `algorithm` of every convolution. `tier` is the processor that it is chosen for, `dot_bf16`
-    and `dot_int8` instructions that it has beside those of its tier (`Machine`).
+    """Sets the `algorithm` of every convolution. `tier` is the processor that it is chosen for, `dot_bf16`,
+    `dot_int8` and `amx_bf16` instructions that it has beside those of its tier (`Machine`).
 
     `wishes` is what somebody asks for (see `parse_wishes`; it comes before what the file says); `scratch` bounds the
     bytes of scratch space of a kernel (0: no bound), `error` the relative error. `constants` replaces those of the
@@ -107,6 +107,7 @@ class ChooseAlgorithms(Pass):
     tier: Tier = "avx512"
     dot_bf16: bool = False
     dot_int8: bool = False
+    amx_bf16: bool = False
     wishes: str = ""
     scratch: int = 0
     error: float = 1e-4
@@ -144,7 +145,7 @@ class ChooseAlgorithms(Pass):
     def _decide(self, problem: Problem, wish: str, measured: Measured | None = None) -> Decision:
         limits = Limits(self.scratch or None, self.error)
         constants = self.constants or CONSTANTS[self.tier]
-        machine = replace(MACHINES[self.tier], dot_bf16=self.dot_bf16, dot_int8=self.dot_int8)
+        machine = replace(MACHINES[self.tier], dot_bf16=self.dot_bf16, dot_int8=self.dot_int8, amx_bf16=self.amx_bf16)
         return decide(problem, machine, constants, limits, measured, wish)
 
 

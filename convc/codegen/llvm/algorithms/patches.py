@@ -122,10 +122,18 @@ def _not(f: Function, condition: V) -> V:
 
 
 def _move(f: Function, lanes: int, source: V | None, target: V, count: int) -> None:
-    """Copy `count` floats, or clear them."""
+    """Copy `count` numbers, or clear them; where they are narrow before and after, as they are."""
+    narrow = target.pointee != "float" and (source is None or source.pointee == target.pointee)
+    if narrow:
+        lanes *= 2
 
     def vector(place: Index, width: int) -> None:
-        value = f.constant(0.0, width) if source is None else f.load(f.address(source, place), width)
+        if narrow:
+            kind = "i16"
+            zeros = f.integers([0] * width, kind)
+            value = zeros if source is None else f.load(f.address(source, place), width, kind)
+        else:
+            value = f.constant(0.0, width) if source is None else f.load(f.address(source, place), width)
         f.store(value, f.address(target, place))
 
     block = lanes * _UNROLL

@@ -1,0 +1,310 @@
+"""Products of bfloat16 matrices in the tile registers of AMX, 32 rows by 32 columns at a time.
+
+    C[row, column]  =  Σ A[row, t] · B[t, column]     A row by row, B in blocks, rows in pairs (`WeightLayout`)
+
+A tile of A is 16 rows by 32 steps of the depth, one of B 16 pairs of steps by 16 columns, straight from memory; 2 x 2
+tiles of sums take a product each for two loads. Sums go through memory of the thread to who finishes them, since only
+vectors can be computed with. The shape of the tiles is set anew for fewer than 16 rows, so that nothing is touched that
+is no operand. Tiles are a state of the thread: they are set up where a product begins, and given back at its end.
+
+Processors without AMX can run the same kernels: `Machine.emulates_amx` has each instruction done in memory. That is for
+tests of the kernels, and slow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from convc.codegen.llvm.gemm import Begin, Finish, Place
+from convc.codegen.llvm.register_tile import Sums, column_pieces
+from convc.codegen.llvm.units import column_blocks
+from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.lazy import dataclass
+from convc.passes.algorithms.patches import TILE_DEPTH, TILE_ROWS
+from convc.passes.layout import WeightLayout
+from convc.passes.machine import Machine
+
+_ROWS = TILE_ROWS // 2  # of one tile
+_BYTES = 64  # of a row of a tile
+_WORDS = 16  # floats, or pairs of bfloat16 numbers, in a row of a tile
+_TILES = 8
+_PANEL = 32  # columns of two tiles
+# What rows of A may take of the second-level cache while B passes by.
+_SHARE_OF_CACHE = 0.5
+_FINISHED = 4  # rows whose sums are in registers at once
+
+_DECLARATIONS = {
+    "ldtilecfg": "ptr",
+    "tilerelease": "",
+    "tilezero": "i8",
+    "tileloadd64": "i8, ptr, i64",
+    "tilestored64": "i8, ptr, i64",
+    "tdpbf16ps": "i8, i8, i8",
+}
+
+
+class Tiles:
+    """The tile registers of a thread, by number."""
+
+    def __init__(self, f: Function) -> None:
+        self.f = f
+
+    @classmethod
+    def of(cls, f: Function, machine: Machine) -> Tiles:
+        return EmulatedTiles(f) if machine.emulates_amx else cls(f)
+
+    def _call(self, name: str, arguments: str = "") -> None:
+        self.f.declarations[f"llvm.x86.{name}"] = f"declare void @llvm.x86.{name}({_DECLARATIONS[name]})"
+        self.f.do(f"call void @llvm.x86.{name}({arguments})")
+
+    def configure(self, shape: V) -> None:
+        """Rows and bytes of all tiles, as `tile_shape` writes them; all tiles become zero."""
+        self._call("ldtilecfg", f"ptr {shape.ref}")
+
+    def zero(self, tile: int) -> None:
+        self._call("tilezero", f"i8 {tile}")
+
+    def load(self, tile: int, place: V, stride: int) -> None:
+        """Rows that lie `stride` bytes apart."""
+        self._call("tileloadd64", f"i8 {tile}, ptr {place.ref}, i64 {stride}")
+
+    def multiply(self, sums: int, left: int, right: int) -> None:
+        """sums[m, n] += Σ left[m, k]·right[k/2, n][k%2]"""
+        self._call("tdpbf16ps", f"i8 {sums}, i8 {left}, i8 {right}")
+
+    def store(self, tile: int, place: V, stride: int) -> None:
+        self._call("tilestored64", f"i8 {tile}, ptr {place.ref}, i64 {stride}")
+
+    def release(self) -> None:
+        self._call("tilerelease")
+
+
+class EmulatedTiles(Tiles):
+    """Tiles in memory of the thread; what they hold is not a number where no instruction has set it."""
+
+    def __init__(self, f: Function) -> None:
+        super().__init__(f)
+        self.memory = f.local("tiles", _TILES * _ROWS * _WORDS)
+        self.state = f.local("tile_state", _BYTES // 4)
+
+    def configure(self, shape: V) -> None:
+        self._copy(shape, self.state)
+        self._fill(0)
+
+    def zero(self, tile: int) -> None:
+        with self.f.loop(0, _ROWS) as row:
+            self._set(self._row(tile, row.index), 0)
+
+    def load(self, tile: int, place: V, stride: int) -> None:
+        self.zero(tile)
+        self._each_row(tile, place, stride, lambda own, given: self._copy(given, own))
+
+    def store(self, tile: int, place: V, stride: int) -> None:
+        self._each_row(tile, place, stride, self._copy)
+
+    def multiply(self, sums: int, left: int, right: int) -> None:
+        f = self.f
+        with f.loop(0, self._rows(sums)) as m:
+            target, factors = self._row(sums, m.index), self._row(left, m.index)
+            even = odd = f.constant(0.0, _WORDS)
+            with f.loop(0, self._rows(right), carried=(even, odd)) as k:
+                scalars = f.splat(f.load(f.address(factors, k.index), 1, "i32"), _WORDS)
+                vectors = f.load(self._row(right, k.index), _WORDS, "i32")
+                halves = zip(self._halves(scalars), self._halves(vectors), k.carried, strict=True)
+                k.carried = [f.fma(*half) for half in halves]
+            total = f.binary("fadd", *k.carried)
+            f.store(f.binary("fadd", f.load(target, _WORDS), total), target)
+
+    def release(self) -> None:
+        self._fill(-1)
+        self._set(self.state, 0)
+
+    def _halves(self, pairs: V) -> tuple[V, V]:
+        """The first and the second numbers of pairs of bfloat16 numbers, as float."""
+        f = self.f
+        first = f.binary("shl", pairs, f.integers([16] * _WORDS))
+        second = f.binary("and", pairs, f.integers([-0x10000] * _WORDS))
+        return f.bits(first, "float"), f.bits(second, "float")
+
+    def _rows(self, tile: int) -> V:
+        rows = self.f.load(self.f.address(self.state, 48 + tile, "i8"), 1, "i8")
+        return self.f.convert("zext", rows, "i64")
+
+    def _row(self, tile: int, row: Index) -> V:
+        return self.f.address(self.memory, self.f.multiply(self.f.add(row, tile * _ROWS), _WORDS))
+
+    def _each_row(self, tile: int, place: V, stride: int, visit: Callable[[V, V], None]) -> None:
+        with self.f.loop(0, self._rows(tile)) as row:
+            there = self.f.address(place, self.f.multiply(row.index, stride), "i8")
+            visit(self._row(tile, row.index), there)
+
+    def _copy(self, source: V, target: V) -> None:
+        self.f.store(self.f.load(source, _BYTES, "i8"), target)
+
+    def _set(self, row: V, value: int) -> None:
+        self.f.store(self.f.integers([value] * _BYTES, "i8"), row)
+
+    def _fill(self, value: int) -> None:
+        with self.f.loop(0, _TILES * _ROWS) as row:
+            self._set(self._row(0, row.index), value)
+
+
+# Numbers of tiles: 2 x 2 of sums, two of rows of A, two of columns of B.
+_SUMS, _LEFT, _RIGHT = 0, 4, 6
+
+
+def tile_shape(f: Function, rows: Index) -> V:
+    """The block of 64 bytes that says how large tiles are: all of 64 bytes a row, those of sums and of A of `rows`."""
+    shape, wide = f.local("tile_shape", _BYTES // 4), _BYTES * 0x0001_0001_0001_0001
+    f.store(f.integers([1, 0, wide, wide, 0, 0, 0, 0], "i64"), shape)
+    count = f.add(f.multiply(rows, 0x0101_0101_0101), _ROWS * 0x0101_0000_0000_0000)
+    f.store(V(str(count), "i64") if isinstance(count, int) else count, f.address(shape, 6, "i64"))
+    return shape
+
+
+@dataclass(frozen=True)
+class Section:
+    """Panels of columns that the same code multiplies: `count` blocks, `width` columns wide, from column `column` on;
+    `each` panels of each block, `panel` columns wide, from its column `offset` on."""
+
+    column: int
+    count: int
+    width: int
+    each: int
+    panel: int
+    offset: int
+
+    @property
+    def panels(self) -> int:
+        return self.count * self.each
+
+
+def sections(filters: WeightLayout) -> list[Section]:
+    """Panels of two tiles, and those of one that are left over in blocks."""
+    found: list[Section] = []
+    for first, count, width in column_blocks(filters):
+        pairs, column = width // _PANEL, first * filters.block
+        if pairs:
+            found.append(Section(column, count, width, pairs, _PANEL, 0))
+        if width % _PANEL:
+            found.append(Section(column, count, width, 1, width % _PANEL, pairs * _PANEL))
+    return found
+
+
+@dataclass(frozen=True)
+class TileProduct:
+    """`rows` rows of A, `row` elements apart, times the filters of a convolution without groups at `right`.
+
+    Their depth is a multiple of 32, their outputs one of 16. `finish` gets the sums as `gemm.multiply_with` hands them
+    on; `begin` gives what is added to those of a row.
+    """
+
+    rows: Index
+    left: V
+    row: int
+    right: V
+    filters: WeightLayout
+    finish: Finish
+    begin: Begin | None = None
+
+    @property
+    def depth(self) -> int:
+        return self.filters.rows.size
+
+    def emit(self, f: Function, machine: Machine, alone: bool, cached: bool) -> None:
+        """`alone`: this thread does it all, else its share. `cached`: A is larger than the caches, and B passes by for
+        each part of its rows that the second-level cache holds."""
+        tiles = f.divide(f.add(self.rows, TILE_ROWS - 1), TILE_ROWS)
+        emitter = _Emitter(f, machine, self)
+        emitter.configure(_ROWS)
+        if not alone:
+            panels = sum(section.panels for section in sections(self.filters))
+            emitter.panels((0, tiles), f.share(f.multiply(tiles, panels)))
+        elif cached:
+            strip = max(1, int(_SHARE_OF_CACHE * machine.l2_bytes) // (2 * self.row * TILE_ROWS))
+            with f.loop(0, tiles, strip) as first:
+                emitter.panels((first.index, f.minimum(f.add(first.index, strip), tiles)))
+        else:
+            emitter.panels((0, tiles))
+        emitter.tiles.release()
+
+
+class _Emitter:
+    def __init__(self, f: Function, machine: Machine, product: TileProduct) -> None:
+        self.f, self.p, self.lanes = f, product, machine.lanes
+        self.tiles = Tiles.of(f, machine)
+        self.sums = f.local("tile_sums", TILE_ROWS * _PANEL)
+
+    def configure(self, rows: Index) -> None:
+        self.tiles.configure(tile_shape(self.f, rows))
+
+    def panels(self, tiles: tuple[Index, Index], units: tuple[Index, Index] | None = None) -> None:
+        """Panel by panel the tiles of rows in a range; of these only `units`, counted panel by panel."""
+        f, before = self.f, 0
+        count = f.subtract(tiles[1], tiles[0])
+        for section in sections(self.p.filters):
+            first, last = f.multiply(before, count), f.multiply(section.panels, count)
+            before += section.panels
+            if units is None:
+                with f.loop(0, section.panels) as panel:
+                    self._panel(section, panel.index, *tiles)
+                continue
+            start, stop = (f.minimum(f.maximum(f.subtract(bound, first), 0), last) for bound in units)
+            end = f.divide(f.add(stop, f.subtract(count, 1)), count)
+            with f.loop(f.divide(start, count), end) as panel:
+                passed = f.multiply(panel.index, count)
+                low = f.maximum(f.subtract(start, passed), 0)
+                self._panel(section, panel.index, low, f.minimum(f.subtract(stop, passed), count))
+
+    def _panel(self, section: Section, panel: Index, low: Index, high: Index) -> None:
+        f, p = self.f, self.p
+        block = f.add(f.multiply(f.divide(panel, section.each), section.width), section.column)
+        inside = f.add(f.multiply(f.remainder(panel, section.each), _PANEL), section.offset)
+        right = f.address(p.right, f.add(f.multiply(block, p.depth), f.multiply(inside, 2)))
+        column = f.add(block, inside)
+        whole = f.divide(p.rows, TILE_ROWS)
+        with f.loop(low, f.minimum(high, whole)) as tile:
+            self._tile(section, right, column, f.multiply(tile.index, TILE_ROWS), TILE_ROWS)
+        if isinstance(p.rows, int) and p.rows % TILE_ROWS == 0:
+            return
+        with f.when(f.less(whole, high)):
+            with f.loop(f.multiply(whole, TILE_ROWS), p.rows, _ROWS) as row:
+                rows = f.minimum(f.subtract(p.rows, row.index), _ROWS)
+                self.configure(rows)
+                self._tile(section, right, column, row.index, rows)
+            self.configure(_ROWS)
+
+    def _tile(self, section: Section, right: V, column: Index, row: Index, rows: Index) -> None:
+        """32 rows, or up to 16 of which tiles have the shape."""
+        f, p, tiles = self.f, self.p, self.tiles
+        high, wide = 2 if rows == TILE_ROWS else 1, section.panel // _WORDS
+        pairs = [(m, n, _SUMS + 2 * m + n) for m in range(high) for n in range(wide)]
+        for _, _, sums in pairs:
+            tiles.zero(sums)
+        left = f.address(p.left, f.multiply(row, p.row))
+        with f.loop(0, p.depth // TILE_DEPTH) as step:
+            a = f.address(left, f.multiply(step.index, TILE_DEPTH))
+            b = f.address(right, f.multiply(step.index, TILE_DEPTH * section.width))
+            for m in range(high):
+                tiles.load(_LEFT + m, f.address(a, m * _ROWS * p.row), 2 * p.row)
+            for n in range(wide):
+                tiles.load(_RIGHT + n, f.address(b, n * 2 * _WORDS), 4 * section.width)
+            for m, n, sums in pairs:
+                tiles.multiply(sums, _LEFT + m, _RIGHT + n)
+        for m, n, sums in pairs:
+            tiles.store(sums, f.address(self.sums, m * _ROWS * _PANEL + n * _WORDS), 4 * _PANEL)
+        self._finish(section, column, row, rows)
+
+    def _finish(self, section: Section, column: Index, row: Index, rows: Index) -> None:
+        f, pieces = self.f, column_pieces(section.panel, self.lanes)
+        together = _FINISHED if rows == TILE_ROWS else 1
+        start: Sequence[V] | None = None
+        if self.p.begin is not None:
+            start = self.p.begin(Place(0, row, 1, column, pieces))
+        with f.loop(0, rows, together) as done:
+            place = Place(0, f.add(row, done.index), together, column, pieces)
+            given = f.address(self.sums, f.multiply(done.index, _PANEL))
+            flat = [f.load(f.address(given, m * _PANEL + p.offset), p.lanes) for m in range(together) for p in pieces]
+            if start is not None:
+                flat = [f.binary("fadd", value, start[n % len(pieces)]) for n, value in enumerate(flat)]
+            self.p.finish(place, Sums(together, pieces, flat))
