@@ -14,6 +14,7 @@ from convc.codegen.llvm.object_cache import cache_key
 from convc.codegen.llvm.program import machine_of, plan_step
 from convc.codegen.llvm.target import (
     AMX_BF16,
+    AMX_INT8,
     DOT_BF16,
     EMULATE_VARIABLE,
     EMULATED_AMX,
@@ -40,9 +41,12 @@ from tests.codegen.native_graph import run_natively
 from tests.codegen.test_assembly import WITH_DOT
 from tests.codegen.test_dot_bf16 import DIRECTIONS, filters_in_pairs, halved_case
 from tests.codegen.test_halves import EPSILON
+from tests.codegen.test_whole_numbers import product
 
 # Code can be made for it on every processor.
-WITH_TILES = choose_target("x86_64-unknown-linux-gnu", dict.fromkeys((*WITH_DOT.flags, *AMX_BF16, "avx512fp16"), True))
+WITH_TILES = choose_target(
+    "x86_64-unknown-linux-gnu", dict.fromkeys((*WITH_DOT.flags, *AMX_BF16, *AMX_INT8, "avx512fp16"), True)
+)
 EMULATING = pytest.mark.skipif(host_target().tier != "avx512", reason="kernels with tiles are for the tier avx512")
 
 # Whether both directions have channels and outputs for tiles, and the geometry.
@@ -190,7 +194,7 @@ def test_the_self_test_finds_wrong_products(monkeypatch: pytest.MonkeyPatch) -> 
     from convc.codegen.llvm import amx
 
     monkeypatch.setattr(amx.EmulatedTiles, "zero", lambda self, tile: None)
-    assert self_test(host_target()) == "a product by tiles came out wrong in this process"
+    assert self_test(host_target()) == "a product by tiles came out wrong in this process (bf16 and int8)"
 
 
 @EMULATING
@@ -209,6 +213,9 @@ def test_tiles_are_used_where_asked_for_and_cached_apart(monkeypatch: pytest.Mon
     assert len(keys) == 4
     monkeypatch.setenv(WITHOUT_VARIABLE, "amx-bf16")
     assert not host_target().has(*AMX_BF16)
+    assert host_target().has(*AMX_INT8)
+    monkeypatch.setenv(WITHOUT_VARIABLE, "amx-tile")
+    assert not host_target().has(*AMX_INT8)
     assert amx_state().startswith("not in use")
 
 
@@ -217,7 +224,7 @@ def test_a_processor_with_tiles_is_not_believed(monkeypatch: pytest.MonkeyPatch)
     from convc.codegen.llvm import amx_host, target
 
     class Binding:
-        get_host_cpu_features = staticmethod(lambda: dict.fromkeys((*WITH_TILES.flags, *AMX_BF16), True))
+        get_host_cpu_features = staticmethod(lambda: dict.fromkeys(WITH_TILES.flags, True))
         get_process_triple = staticmethod(lambda: WITH_TILES.triple)
 
     monkeypatch.delenv(EMULATE_VARIABLE, raising=False)
@@ -250,3 +257,49 @@ def test_convolutions_say_that_they_go_through_tiles() -> None:
     assert "in pairs" in str(plan.layouts[node.operands[1]])
     reasons = [entry.why for report in plan.reports for entry in report.log.of("changed") if entry.rule == "pairs"]
     assert reasons == ["tiles of bf16 are multiplied"]
+
+
+# Of whole numbers: channels by 64, outputs by 16.
+WHOLE = {
+    "3x3": (Conv2d(padding=(1, 1, 1, 1)), (2, 64, 7, 9), (48, 64, 3, 3)),
+    "1x1": (Conv2d(), (3, 128, 5, 4), (80, 128, 1, 1)),
+    "strided": (Conv2d((2, 3), (2, 1, 0, 2)), (1, 64, 9, 9), (16, 64, 3, 2)),
+    "dilated": (Conv2d(padding=(2, 0, 1, 3), dilation=(2, 2)), (2, 64, 8, 9), (32, 64, 3, 3)),
+    "more filters than rows": (Conv2d(padding=(1, 1, 1, 1)), (1, 64, 4, 3), (96, 64, 3, 3)),
+    "several chunks": (Conv2d(padding=(1, 1, 1, 1)), (2, 192, 16, 16), (32, 192, 3, 3)),
+}
+
+
+@EMULATING
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "plain"])
+@pytest.mark.parametrize("zero", [0, 77, 255])
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_numbers(name: str, zero: int, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums are exact, and the results are those of the direct algorithm, bit for bit."""
+    op, x, w = WHOLE[name]
+    graph, arrays = product(op, x, w, zero, bias)
+    expected = run_natively(graph.copy(), arrays)["logits"]
+    monkeypatch.setenv(EMULATE_VARIABLE, "amx")
+    (node,) = graph.nodes_of(Conv2d)
+    graph.set_op(node, replace(op, algorithm="im2col"))
+    for threads, side in ((1, "after"), (2, "before"), (3, "after")):
+        found = run_natively(graph.copy(), arrays, threads=threads, side=side)["logits"]  # type: ignore[arg-type]
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_whole_numbers_in_assembly() -> None:
+    graph, _ = product(*WHOLE["3x3"], 7, True)
+    (node,) = graph.nodes_of(Conv2d)
+    graph.set_op(node, replace(node.op, algorithm="im2col"))  # type: ignore[call-arg]
+    text = emit_assembly(generate(plan_step(graph, WITH_TILES), "fma").text, WITH_TILES)
+    assert text.count("tdpbusd") == 9  # 2 x 2 and 2 x 1 tiles, and half as many for the last rows
+    assert "tdpbf16ps" not in text
+
+
+def test_tiles_of_whole_numbers_are_chosen_where_they_are_faster() -> None:
+    machine = replace(MACHINES["avx512"], dot_int8=True, amx_int8=True)
+    padding = (1, 1, 1, 1)
+    wide = Problem("forward", 4, 256, 256, (56, 56), (56, 56), (3, 3), padding=padding, dtype=DType.Q8)
+    narrow = replace(wide, channels=32)
+    assert [decide(problem, machine, CONSTANTS["avx512"]).chosen for problem in (wide, narrow)] == ["im2col", "direct"]
+    assert decide(wide, replace(machine, amx_int8=False), CONSTANTS["avx512"]).chosen == "direct"

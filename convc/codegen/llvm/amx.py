@@ -1,11 +1,13 @@
-"""Products of bfloat16 matrices in the tile registers of AMX, 32 rows by 32 columns at a time.
+"""Products of matrices in the tile registers of AMX, 32 rows by 32 columns at a time.
 
-    C[row, column]  =  Σ A[row, t] · B[t, column]     A row by row, B in blocks, rows in pairs (`WeightLayout`)
+    C[row, column]  =  Σ A[row, t] · B[t, column]     A row by row, B in blocks
 
-A tile of A is 16 rows by 32 steps of the depth, one of B 16 pairs of steps by 16 columns, straight from memory; 2 x 2
-tiles of sums take a product each for two loads. Sums go through memory of the thread to who finishes them, since only
-vectors can be computed with. The shape of the tiles is set anew for fewer than 16 rows, so that nothing is touched that
-is no operand. Tiles are a state of the thread: they are set up where a product begins, and given back at its end.
+Of bfloat16 numbers a tile of A is 16 rows by 32 steps of the depth, one of B 16 pairs of steps by 16 columns
+(`WeightLayout.pairs`); of whole numbers of 8 bits it is 64 steps, and 16 fours of them (`QuantizedLayout`). Both come
+straight from memory. 2 x 2 tiles of sums take a product each for two loads. Sums go through memory of the thread to who
+finishes them, since only vectors can be computed with. The shape of the tiles is set anew for fewer than 16 rows, so
+that nothing is touched that is no operand. Tiles are a state of the thread: they are set up where a product begins, and
+given back at its end.
 
 Processors without AMX can run the same kernels: `Machine.emulates_amx` has each instruction done in memory. That is for
 tests of the kernels, and slow.
@@ -19,10 +21,12 @@ from convc.codegen.llvm.gemm import Begin, Finish, Place
 from convc.codegen.llvm.register_tile import Sums, column_pieces
 from convc.codegen.llvm.units import column_blocks
 from convc.codegen.llvm.vocabulary import Function, Index, V
+from convc.codegen.llvm.whole_numbers import Whole
 from convc.lazy import dataclass
-from convc.passes.algorithms.patches import TILE_DEPTH, TILE_ROWS
+from convc.passes.algorithms.patches import TILE_ROWS
 from convc.passes.layout import WeightLayout
 from convc.passes.machine import Machine
+from convc.passes.quantized_layout import TOGETHER
 
 _ROWS = TILE_ROWS // 2  # of one tile
 _BYTES = 64  # of a row of a tile
@@ -40,6 +44,7 @@ _DECLARATIONS = {
     "tileloadd64": "i8, ptr, i64",
     "tilestored64": "i8, ptr, i64",
     "tdpbf16ps": "i8, i8, i8",
+    "tdpbusd": "i8, i8, i8",
 }
 
 
@@ -71,6 +76,10 @@ class Tiles:
     def multiply(self, sums: int, left: int, right: int) -> None:
         """sums[m, n] += Σ left[m, k]·right[k/2, n][k%2]"""
         self._call("tdpbf16ps", f"i8 {sums}, i8 {left}, i8 {right}")
+
+    def multiply_whole(self, sums: int, left: int, right: int) -> None:
+        """sums[m, n] += Σ left[m, k]·right[k/4, n][k%4], without and with a sign"""
+        self._call("tdpbusd", f"i8 {sums}, i8 {left}, i8 {right}")
 
     def store(self, tile: int, place: V, stride: int) -> None:
         self._call("tilestored64", f"i8 {tile}, ptr {place.ref}, i64 {stride}")
@@ -114,6 +123,17 @@ class EmulatedTiles(Tiles):
                 k.carried = [f.fma(*half) for half in halves]
             total = f.binary("fadd", *k.carried)
             f.store(f.binary("fadd", f.load(target, _WORDS), total), target)
+
+    def multiply_whole(self, sums: int, left: int, right: int) -> None:
+        f = self.f
+        with f.loop(0, self._rows(sums)) as m:
+            target, factors = self._row(sums, m.index), self._row(left, m.index)
+            total = f.load(target, _WORDS, "i32")
+            with f.loop(0, self._rows(right), carried=[total]) as k:
+                scalars = f.splat(f.load(f.address(factors, k.index), 1, "i32"), _WORDS)
+                vectors = f.load(self._row(right, k.index), _WORDS, "i32")
+                k.carried = [f.dot_quads(scalars, vectors, k.carried[0])]
+            f.store(k.carried[0], target)
 
     def release(self) -> None:
         self._fill(-1)
@@ -195,8 +215,9 @@ def sections(filters: WeightLayout) -> list[Section]:
 class TileProduct:
     """`rows` rows of A, `row` elements apart, times the filters of a convolution without groups at `right`.
 
-    Their depth is a multiple of 32, their outputs one of 16. `finish` gets the sums as `gemm.multiply_with` hands them
-    on; `begin` gives what is added to those of a row.
+    Rows of their depth are multiples of 64 bytes, their outputs of 16. `finish` gets the sums as `gemm.multiply_with`
+    hands them on; `begin` gives what is added to those of a row. Those of `whole` numbers become float before, and a
+    `bias` is added then.
     """
 
     rows: Index
@@ -206,6 +227,13 @@ class TileProduct:
     filters: WeightLayout
     finish: Finish
     begin: Begin | None = None
+    whole: Whole | None = None
+    bias: V | None = None
+
+    @property
+    def together(self) -> int:
+        """Steps of the depth in 32 bits."""
+        return 2 if self.whole is None else TOGETHER
 
     @property
     def depth(self) -> int:
@@ -221,7 +249,7 @@ class TileProduct:
             panels = sum(section.panels for section in sections(self.filters))
             emitter.panels((0, tiles), f.share(f.multiply(tiles, panels)))
         elif cached:
-            strip = max(1, int(_SHARE_OF_CACHE * machine.l2_bytes) // (2 * self.row * TILE_ROWS))
+            strip = max(1, int(_SHARE_OF_CACHE * machine.l2_bytes) // (4 // self.together * self.row * TILE_ROWS))
             with f.loop(0, tiles, strip) as first:
                 emitter.panels((first.index, f.minimum(f.add(first.index, strip), tiles)))
         else:
@@ -260,7 +288,7 @@ class _Emitter:
         f, p = self.f, self.p
         block = f.add(f.multiply(f.divide(panel, section.each), section.width), section.column)
         inside = f.add(f.multiply(f.remainder(panel, section.each), _PANEL), section.offset)
-        right = f.address(p.right, f.add(f.multiply(block, p.depth), f.multiply(inside, 2)))
+        right = f.address(p.right, f.add(f.multiply(block, p.depth), f.multiply(inside, p.together)))
         column = f.add(block, inside)
         whole = f.divide(p.rows, TILE_ROWS)
         with f.loop(low, f.minimum(high, whole)) as tile:
@@ -281,30 +309,37 @@ class _Emitter:
         pairs = [(m, n, _SUMS + 2 * m + n) for m in range(high) for n in range(wide)]
         for _, _, sums in pairs:
             tiles.zero(sums)
-        left = f.address(p.left, f.multiply(row, p.row))
-        with f.loop(0, p.depth // TILE_DEPTH) as step:
-            a = f.address(left, f.multiply(step.index, TILE_DEPTH))
-            b = f.address(right, f.multiply(step.index, TILE_DEPTH * section.width))
+        left, steps = f.address(p.left, f.multiply(row, p.row)), _WORDS * p.together
+        multiply = tiles.multiply if p.whole is None else tiles.multiply_whole
+        with f.loop(0, p.depth // steps) as step:
+            a = f.address(left, f.multiply(step.index, steps))
+            b = f.address(right, f.multiply(step.index, steps * section.width))
             for m in range(high):
-                tiles.load(_LEFT + m, f.address(a, m * _ROWS * p.row), 2 * p.row)
+                tiles.load(_LEFT + m, f.address(a, m * _ROWS * p.row), 4 // p.together * p.row)
             for n in range(wide):
-                tiles.load(_RIGHT + n, f.address(b, n * 2 * _WORDS), 4 * section.width)
+                tiles.load(_RIGHT + n, f.address(b, n * steps), 4 * section.width)
             for m, n, sums in pairs:
-                tiles.multiply(sums, _LEFT + m, _RIGHT + n)
+                multiply(sums, _LEFT + m, _RIGHT + n)
         for m, n, sums in pairs:
             tiles.store(sums, f.address(self.sums, m * _ROWS * _PANEL + n * _WORDS), 4 * _PANEL)
         self._finish(section, column, row, rows)
 
     def _finish(self, section: Section, column: Index, row: Index, rows: Index) -> None:
-        f, pieces = self.f, column_pieces(section.panel, self.lanes)
+        f, pieces, whole = self.f, column_pieces(section.panel, self.lanes), self.p.whole
         together = _FINISHED if rows == TILE_ROWS else 1
         start: Sequence[V] | None = None
-        if self.p.begin is not None:
+        if whole is not None:
+            start = whole.begin(f, pieces, column)
+        elif self.p.begin is not None:
             start = self.p.begin(Place(0, row, 1, column, pieces))
         with f.loop(0, rows, together) as done:
             place = Place(0, f.add(row, done.index), together, column, pieces)
             given = f.address(self.sums, f.multiply(done.index, _PANEL))
-            flat = [f.load(f.address(given, m * _PANEL + p.offset), p.lanes) for m in range(together) for p in pieces]
+            kind, add = ("float", "fadd") if whole is None else ("i32", "add")
+            places = [(f.address(given, m * _PANEL + p.offset), p.lanes) for m in range(together) for p in pieces]
+            sums = Sums(together, pieces, [f.load(*each, kind) for each in places])
             if start is not None:
-                flat = [f.binary("fadd", value, start[n % len(pieces)]) for n, value in enumerate(flat)]
-            self.p.finish(place, Sums(together, pieces, flat))
+                sums.flat = [f.binary(add, value, start[n % len(pieces)]) for n, value in enumerate(sums.flat)]
+            if whole is not None:
+                sums.flat = whole.results(f, sums, column, self.p.bias)
+            self.p.finish(place, sums)

@@ -14,6 +14,7 @@ from convc.codegen.llvm.object_cache import cache_key, shared_cache
 from convc.codegen.llvm.spmd import load_runtime
 from convc.codegen.llvm.target import (
     AMX_BF16,
+    AMX_INT8,
     DOT_BF16,
     DOT_INT8,
     EMULATED_AMX,
@@ -67,6 +68,7 @@ def machine_of(target: CpuTarget) -> Machine:
         dot_bf16=target.has(DOT_BF16),
         dot_int8=target.has(DOT_INT8),
         amx_bf16=target.has(*AMX_BF16),
+        amx_int8=target.has(*AMX_INT8),
         emulates_amx=target.has(EMULATED_AMX),
         dot_i16=target.lanes if target.architecture in ("x86_64", "amd64") else 0,
     )

@@ -34,8 +34,9 @@ EMULATE_VARIABLE = "CONVC_EMULATE"
 DOT_BF16 = "avx512bf16"
 # And the one that adds four products of 8 bits to a sum of 32.
 DOT_INT8 = "avx512vnni"
-# Those that multiply matrices of bfloat16 numbers in tile registers.
+# Those that multiply matrices in tile registers, of bfloat16 numbers and of whole numbers of 8 bits.
 AMX_BF16 = ("amx-tile", "amx-bf16")
+AMX_INT8 = ("amx-tile", "amx-int8")
 # No feature of a processor: kernels do in memory what the instructions of AMX would.
 EMULATED_AMX = "emulated-amx"
 
@@ -122,16 +123,16 @@ def _host_target(wanted: Tier | None, origin: str, without: frozenset[str], emul
     found = cast("Mapping[str, bool]", binding.get_host_cpu_features())
     host = {flag: present and flag not in without for flag, present in found.items()}
     triple = str(binding.get_process_triple())
-    if emulates_amx or (_all_of(host, AMX_BF16) and _amx_obstacle(without) is not None):
+    if emulates_amx or (_uses_tiles(host) and _amx_obstacle(without) is not None):
         host |= {flag: False for flag in host if flag.startswith("amx-")}
     target = choose_target(triple, host, wanted, origin)
-    if not emulates_amx or target.tier != "avx512" or not without.isdisjoint(AMX_BF16):
+    if not emulates_amx or target.tier != "avx512":
         return target
-    return replace(target, flags=target.flags | {*AMX_BF16, EMULATED_AMX})
+    return replace(target, flags=target.flags | {EMULATED_AMX} | {*AMX_BF16, *AMX_INT8} - without)
 
 
-def _all_of(host: Mapping[str, bool], flags: Sequence[str]) -> bool:
-    return all(host.get(flag, False) for flag in flags)
+def _uses_tiles(host: Mapping[str, bool]) -> bool:
+    return any(all(host.get(flag, False) for flag in flags) for flags in (AMX_BF16, AMX_INT8))
 
 
 @with_llvm
@@ -141,9 +142,9 @@ def _amx_obstacle(without: frozenset[str]) -> str | None:
     binding = _llvm()
     found = cast("Mapping[str, bool]", binding.get_host_cpu_features())
     host = {flag: present and flag not in without for flag, present in found.items()}
-    missing = [flag for flag in AMX_BF16 if not host.get(flag, False)]
-    if missing:
-        return f"{'left out' if _all_of(found, missing) else 'the processor lacks'}: {', '.join(missing)}"
+    if not _uses_tiles(host):
+        lacking = ", ".join(sorted(flag for flag in {*AMX_BF16, *AMX_INT8} if not found.get(flag, False)))
+        return f"the processor lacks {lacking}" if lacking else f"{WITHOUT_VARIABLE}={','.join(sorted(without))}"
     target = choose_target(str(binding.get_process_triple()), host)
     if target.tier != "avx512":
         return target.why
@@ -156,7 +157,7 @@ def _amx_obstacle(without: frozenset[str]) -> str | None:
 def amx_state() -> str:
     """Whether products go through the tiles of AMX here, and why not, in words."""
     target = host_target()
-    if target.has(*AMX_BF16):
+    if target.has(*AMX_BF16) or target.has(*AMX_INT8):
         return "emulated" if target.has(EMULATED_AMX) else "in use"
     return f"not in use: {_amx_obstacle(_without()) or f'the tier is {target.tier}'}"
 

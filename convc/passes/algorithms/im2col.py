@@ -115,10 +115,12 @@ def _multiply_tiles(problem: Problem, machine: Machine, matrix: PatchMatrix) -> 
     rows, depth = matrix.shape
     own = matrix.filters
     tiles = -(-rows // TILE_ROWS) * -(-own // TILE_ROWS)
-    efficiency = _TILES_GAIN * rows * own / (tiles * TILE_ROWS**2) * depth / (depth + _FINISH_STEPS)
-    traffic = 2 * rows * own + (2 * rows * depth if in_place(problem) else 0)
-    if 2 * depth * own > machine.l2_bytes:
-        traffic += -(-rows // matrix.chunk) * 2 * depth * own
+    gain = 2 * _TILES_GAIN // matrix.bytes
+    efficiency = gain * rows * own / (tiles * TILE_ROWS**2) * depth / (depth + 2 * _FINISH_STEPS // matrix.bytes)
+    traffic = matrix.bytes * rows * (own + (depth if in_place(problem) else 0))
+    filters = matrix.bytes * depth * own
+    if filters > machine.l2_bytes:
+        traffic += -(-rows // matrix.chunk) * filters
     return Stage("multiply tiles", "product", 2 * rows * depth * own, traffic, efficiency=efficiency)
 
 

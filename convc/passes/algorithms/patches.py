@@ -30,9 +30,9 @@ from convc.passes.tiling import choose_tile
 
 LINE = 16  # floats in a cache line
 
-# Tile registers take two times 16 rows of patches, 32 columns of these at a time, and filters by 16 outputs.
+# Tile registers take two times 16 rows of patches, 64 bytes of these at a time, and filters by 16 outputs.
 TILE_ROWS = 32
-TILE_DEPTH = 32
+_TILE_BYTES = 64
 _TILE_OUTPUTS = 16
 
 # Rows of a chunk are a multiple of this: of whole register tiles, or nearly so, whatever their size is.
@@ -53,7 +53,8 @@ class PatchMatrix:
     `down` and `across` say which pixels an output reads; `channels` are those of a group, `stored` those of a pixel in
     memory; `filters` are the columns of what the matrix of a group is multiplied with. `columns` and `chunk` are the
     columns and the rows that are gathered at a time. `apart`: each thread takes chunks of its own. `parts`: into how
-    many a gradient by the filters is cut (parts.py). Elements take `bytes`: patches are float32, or bfloat16 for tiles.
+    many a gradient by the filters is cut (parts.py). Elements take `bytes`: patches are float32, but of the
+    images' type for tiles.
     """
 
     down: Axis
@@ -133,15 +134,16 @@ def in_place(problem: Problem) -> bool:
 
 
 def multiplies_tiles(problem: Problem, machine: Machine) -> bool:
-    """Whether patches and filters are bfloat16 numbers that tile registers multiply."""
-    if not machine.amx_bf16 or problem.dtype is not DType.BF16 or problem.groups > 1:
+    """Whether patches and filters are of numbers that tile registers multiply."""
+    able = {DType.BF16: machine.amx_bf16, DType.Q8: machine.amx_int8}
+    if not able.get(problem.dtype, False) or problem.groups > 1:
         return False
     if problem.direction == "backward_weights":
         return False
     channels, outputs = problem.channels, problem.filters
     if problem.direction == "backward_data":
         channels, outputs = outputs, channels
-    return channels % TILE_DEPTH == 0 and outputs % _TILE_OUTPUTS == 0
+    return channels * problem.dtype.bytes % _TILE_BYTES == 0 and outputs % _TILE_OUTPUTS == 0
 
 
 def patch_matrices(problem: Problem, tiled: bool = False) -> tuple[PatchMatrix, ...]:
@@ -167,7 +169,7 @@ def _matrix(problem: Problem, down: Axis, across: Axis, tiled: bool) -> PatchMat
     of_image = problem.filters if problem.direction == "backward_data" else problem.channels
     channels = of_image // problem.groups
     columns, least = len(down.taps) * len(across.taps) * channels, _CHUNK_ROWS_OF_TILES if tiled else CHUNK_ROWS
-    step, bytes = least, 2 if tiled else 4
+    step, bytes = least, problem.dtype.bytes if tiled else 4
     if problem.direction == "backward_weights":
         least = _GRADIENT_ROWS
         if problem.groups * columns > _GRADIENT_COLUMNS:

@@ -13,7 +13,8 @@ than the matrix, threads divide the products of each chunk (`PatchMatrix.apart`)
 while threads multiply one chunk, those that are done gather the next, and a barrier stands between a chunk's patches
 and its products. Convolutions that look at each pixel alone need no patches: images are the matrix.
 
-Products of bfloat16 numbers that tile registers multiply (`multiplies_tiles`) have patches and filters of that type.
+Products that tile registers multiply (`multiplies_tiles`) have patches and filters of bfloat16 numbers, or of whole
+numbers of 8 bits; where the latter have a zero other than 0, so do patches outside the image.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from convc.codegen.llvm.kernel import KernelBuilder, Spot
 from convc.codegen.llvm.register_tile import Sums, column_pieces
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.codegen.llvm.weight_gradient import add_parts
+from convc.codegen.llvm.whole_numbers import Whole
 from convc.lazy import dataclass
 from convc.passes.algorithms.patches import TILE_ROWS, PatchMatrix, in_place, patch_bytes, patch_matrices
 from convc.passes.algorithms.problem import Problem
@@ -60,10 +62,11 @@ class PatchProduct:
     source: ImageLayout
     target: ImageLayout
     filters: WeightLayout
+    whole: Whole | None = None
 
     @property
     def tiled(self) -> bool:
-        return self.filters.pairs == 2
+        return self.filters.pairs == 2 or self.whole is not None
 
     @property
     def own(self) -> int:
@@ -119,7 +122,7 @@ class PatchProduct:
             a, b = self.operands(patches, row, entry, filters)
             finish, start = self.finish(k, f, first), begin if bias is not None else None
             if self.tiled:
-                tiles = TileProduct(rows, a.pointer, row, b.pointer, self.filters, finish, start)
+                tiles = TileProduct(rows, a.pointer, row, b.pointer, self.filters, finish, start, self.whole, bias)
                 tiles.emit(f, k.machine, matrix.apart, cached=buffers is None)
                 return
             product = self.product(k, rows)
@@ -180,9 +183,10 @@ def lower_im2col(k: KernelBuilder) -> None:
     problem = Problem.of(k.kernel.anchor)
     x, w, *biases = k.kernel.anchor.operands
     (matrix,) = patch_matrices(problem, in_tiles(k))
-    product = PatchProduct(matrix, k.image(x), k.image(k.kernel.anchor.result), weights_of(k, w))
 
     def body(f: Function) -> None:
+        whole = Whole.of(k, x, w)
+        product = PatchProduct(matrix, k.image(x), k.image(k.kernel.anchor.result), weights_of(k, w), whole)
         bias = k.pointer(biases[0]) if biases else None
         product.emit(k, f, k.pointer(x), k.pointer(w), bias, None if in_place(problem) else scratch_of(k))
 

@@ -10,6 +10,7 @@ from convc.lazy import dataclass
 from convc.passes.algorithms.patches import PatchMatrix, patch_matrices, turned_block
 from convc.passes.algorithms.problem import Problem
 from convc.passes.layout import ImageLayout, WeightLayout
+from convc.passes.quantized_layout import QuantizedLayout
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,16 @@ class TurnedFilters:
 
 
 def in_tiles(k: KernelBuilder) -> bool:
-    """Whether a product that patches take part in goes through tile registers: its filters are then in pairs."""
+    """Whether a product that patches take part in goes through tile registers: its filters are then in pairs, or
+    whole numbers."""
     layout = k.layout(k.kernel.anchor.operands[1])
-    return isinstance(layout, WeightLayout) and layout.pairs == 2
+    return isinstance(layout, QuantizedLayout) or (isinstance(layout, WeightLayout) and layout.pairs == 2)
 
 
 def scratch_of(k: KernelBuilder) -> V:
     """Scratch space, as elements of filters and patches."""
     place = k.scratch_pointer()
-    return V(place.ref, place.type, "bfloat") if in_tiles(k) else place
+    return V(place.ref, place.type, k.pointer(k.kernel.anchor.operands[0]).pointee) if in_tiles(k) else place
 
 
 def turned_filters(k: KernelBuilder) -> tuple[TurnedFilters, ...]:
@@ -70,5 +72,7 @@ def turn_filters(k: KernelBuilder) -> None:
 def weights_of(k: KernelBuilder, value: Value) -> WeightLayout:
     """The layout of filters, or of their gradient."""
     layout = k.layout(value)
+    if isinstance(layout, QuantizedLayout):
+        return layout.panels
     assert isinstance(layout, WeightLayout)
     return layout
