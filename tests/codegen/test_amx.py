@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from convc.codegen.llvm.amx_host import self_test
+from convc.codegen.llvm.amx_tiles import EmulatedTiles
 from convc.codegen.llvm.lowering import generate
 from convc.codegen.llvm.object_cache import cache_key
 from convc.codegen.llvm.program import machine_of, plan_step
@@ -191,9 +192,7 @@ def test_the_self_test_finds_wrong_products(monkeypatch: pytest.MonkeyPatch) -> 
         pytest.skip("kernels with tiles are for the tier avx512")
     monkeypatch.setenv(EMULATE_VARIABLE, "amx")
     assert self_test(host_target()) is None
-    from convc.codegen.llvm import amx
-
-    monkeypatch.setattr(amx.EmulatedTiles, "zero", lambda self, tile: None)
+    monkeypatch.setattr(EmulatedTiles, "zero", lambda self, tile: None)
     assert self_test(host_target()) == "a product by tiles came out wrong in this process (bf16 and int8)"
 
 

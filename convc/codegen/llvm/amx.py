@@ -8,15 +8,13 @@ straight from memory. 2 x 2 tiles of sums take a product each for two loads. Sum
 finishes them, since only vectors can be computed with. The shape of the tiles is set anew for fewer than 16 rows, so
 that nothing is touched that is no operand. Tiles are a state of the thread: they are set up where a product begins, and
 given back at its end.
-
-Processors without AMX can run the same kernels: `Machine.emulates_amx` has each instruction done in memory. That is for
-tests of the kernels, and slow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from convc.codegen.llvm.amx_tiles import ROWS, WORDS, Tiles, tile_shape
 from convc.codegen.llvm.gemm import Begin, Finish, Place
 from convc.codegen.llvm.register_tile import Sums, column_pieces
 from convc.codegen.llvm.units import column_blocks
@@ -28,158 +26,13 @@ from convc.passes.layout import WeightLayout
 from convc.passes.machine import Machine
 from convc.passes.quantized_layout import TOGETHER
 
-_ROWS = TILE_ROWS // 2  # of one tile
-_BYTES = 64  # of a row of a tile
-_WORDS = 16  # floats, or pairs of bfloat16 numbers, in a row of a tile
-_TILES = 8
-_PANEL = 32  # columns of two tiles
+_PANEL = 2 * WORDS  # columns of two tiles
 # What rows of A may take of the second-level cache while B passes by.
 _SHARE_OF_CACHE = 0.5
 _FINISHED = 4  # rows whose sums are in registers at once
 
-_DECLARATIONS = {
-    "ldtilecfg": "ptr",
-    "tilerelease": "",
-    "tilezero": "i8",
-    "tileloadd64": "i8, ptr, i64",
-    "tilestored64": "i8, ptr, i64",
-    "tdpbf16ps": "i8, i8, i8",
-    "tdpbusd": "i8, i8, i8",
-}
-
-
-class Tiles:
-    """The tile registers of a thread, by number."""
-
-    def __init__(self, f: Function) -> None:
-        self.f = f
-
-    @classmethod
-    def of(cls, f: Function, machine: Machine) -> Tiles:
-        return EmulatedTiles(f) if machine.emulates_amx else cls(f)
-
-    def _call(self, name: str, arguments: str = "") -> None:
-        self.f.declarations[f"llvm.x86.{name}"] = f"declare void @llvm.x86.{name}({_DECLARATIONS[name]})"
-        self.f.do(f"call void @llvm.x86.{name}({arguments})")
-
-    def configure(self, shape: V) -> None:
-        """Rows and bytes of all tiles, as `tile_shape` writes them; all tiles become zero."""
-        self._call("ldtilecfg", f"ptr {shape.ref}")
-
-    def zero(self, tile: int) -> None:
-        self._call("tilezero", f"i8 {tile}")
-
-    def load(self, tile: int, place: V, stride: int) -> None:
-        """Rows that lie `stride` bytes apart."""
-        self._call("tileloadd64", f"i8 {tile}, ptr {place.ref}, i64 {stride}")
-
-    def multiply(self, sums: int, left: int, right: int) -> None:
-        """sums[m, n] += Σ left[m, k]·right[k/2, n][k%2]"""
-        self._call("tdpbf16ps", f"i8 {sums}, i8 {left}, i8 {right}")
-
-    def multiply_whole(self, sums: int, left: int, right: int) -> None:
-        """sums[m, n] += Σ left[m, k]·right[k/4, n][k%4], without and with a sign"""
-        self._call("tdpbusd", f"i8 {sums}, i8 {left}, i8 {right}")
-
-    def store(self, tile: int, place: V, stride: int) -> None:
-        self._call("tilestored64", f"i8 {tile}, ptr {place.ref}, i64 {stride}")
-
-    def release(self) -> None:
-        self._call("tilerelease")
-
-
-class EmulatedTiles(Tiles):
-    """Tiles in memory of the thread; what they hold is not a number where no instruction has set it."""
-
-    def __init__(self, f: Function) -> None:
-        super().__init__(f)
-        self.memory = f.local("tiles", _TILES * _ROWS * _WORDS)
-        self.state = f.local("tile_state", _BYTES // 4)
-
-    def configure(self, shape: V) -> None:
-        self._copy(shape, self.state)
-        self._fill(0)
-
-    def zero(self, tile: int) -> None:
-        with self.f.loop(0, _ROWS) as row:
-            self._set(self._row(tile, row.index), 0)
-
-    def load(self, tile: int, place: V, stride: int) -> None:
-        self.zero(tile)
-        self._each_row(tile, place, stride, lambda own, given: self._copy(given, own))
-
-    def store(self, tile: int, place: V, stride: int) -> None:
-        self._each_row(tile, place, stride, self._copy)
-
-    def multiply(self, sums: int, left: int, right: int) -> None:
-        f = self.f
-        with f.loop(0, self._rows(sums)) as m:
-            target, factors = self._row(sums, m.index), self._row(left, m.index)
-            even = odd = f.constant(0.0, _WORDS)
-            with f.loop(0, self._rows(right), carried=(even, odd)) as k:
-                scalars = f.splat(f.load(f.address(factors, k.index), 1, "i32"), _WORDS)
-                vectors = f.load(self._row(right, k.index), _WORDS, "i32")
-                halves = zip(self._halves(scalars), self._halves(vectors), k.carried, strict=True)
-                k.carried = [f.fma(*half) for half in halves]
-            total = f.binary("fadd", *k.carried)
-            f.store(f.binary("fadd", f.load(target, _WORDS), total), target)
-
-    def multiply_whole(self, sums: int, left: int, right: int) -> None:
-        f = self.f
-        with f.loop(0, self._rows(sums)) as m:
-            target, factors = self._row(sums, m.index), self._row(left, m.index)
-            total = f.load(target, _WORDS, "i32")
-            with f.loop(0, self._rows(right), carried=[total]) as k:
-                scalars = f.splat(f.load(f.address(factors, k.index), 1, "i32"), _WORDS)
-                vectors = f.load(self._row(right, k.index), _WORDS, "i32")
-                k.carried = [f.dot_quads(scalars, vectors, k.carried[0])]
-            f.store(k.carried[0], target)
-
-    def release(self) -> None:
-        self._fill(-1)
-        self._set(self.state, 0)
-
-    def _halves(self, pairs: V) -> tuple[V, V]:
-        """The first and the second numbers of pairs of bfloat16 numbers, as float."""
-        f = self.f
-        first = f.binary("shl", pairs, f.integers([16] * _WORDS))
-        second = f.binary("and", pairs, f.integers([-0x10000] * _WORDS))
-        return f.bits(first, "float"), f.bits(second, "float")
-
-    def _rows(self, tile: int) -> V:
-        rows = self.f.load(self.f.address(self.state, 48 + tile, "i8"), 1, "i8")
-        return self.f.convert("zext", rows, "i64")
-
-    def _row(self, tile: int, row: Index) -> V:
-        return self.f.address(self.memory, self.f.multiply(self.f.add(row, tile * _ROWS), _WORDS))
-
-    def _each_row(self, tile: int, place: V, stride: int, visit: Callable[[V, V], None]) -> None:
-        with self.f.loop(0, self._rows(tile)) as row:
-            there = self.f.address(place, self.f.multiply(row.index, stride), "i8")
-            visit(self._row(tile, row.index), there)
-
-    def _copy(self, source: V, target: V) -> None:
-        self.f.store(self.f.load(source, _BYTES, "i8"), target)
-
-    def _set(self, row: V, value: int) -> None:
-        self.f.store(self.f.integers([value] * _BYTES, "i8"), row)
-
-    def _fill(self, value: int) -> None:
-        with self.f.loop(0, _TILES * _ROWS) as row:
-            self._set(self._row(0, row.index), value)
-
-
-# Numbers of tiles: 2 x 2 of sums, two of rows of A, two of columns of B.
+# Numbers of tiles, as `tile_shape` knows them: 2 x 2 of sums, two of rows of A, two of columns of B.
 _SUMS, _LEFT, _RIGHT = 0, 4, 6
-
-
-def tile_shape(f: Function, rows: Index) -> V:
-    """The block of 64 bytes that says how large tiles are: all of 64 bytes a row, those of sums and of A of `rows`."""
-    shape, wide = f.local("tile_shape", _BYTES // 4), _BYTES * 0x0001_0001_0001_0001
-    f.store(f.integers([1, 0, wide, wide, 0, 0, 0, 0], "i64"), shape)
-    count = f.add(f.multiply(rows, 0x0101_0101_0101), _ROWS * 0x0101_0000_0000_0000)
-    f.store(V(str(count), "i64") if isinstance(count, int) else count, f.address(shape, 6, "i64"))
-    return shape
 
 
 @dataclass(frozen=True)
@@ -244,7 +97,7 @@ class TileProduct:
         each part of its rows that the second-level cache holds."""
         tiles = f.divide(f.add(self.rows, TILE_ROWS - 1), TILE_ROWS)
         emitter = _Emitter(f, machine, self)
-        emitter.configure(_ROWS)
+        emitter.configure(ROWS)
         if not alone:
             panels = sum(section.panels for section in sections(self.filters))
             emitter.panels((0, tiles), f.share(f.multiply(tiles, panels)))
@@ -296,32 +149,32 @@ class _Emitter:
         if isinstance(p.rows, int) and p.rows % TILE_ROWS == 0:
             return
         with f.when(f.less(whole, high)):
-            with f.loop(f.multiply(whole, TILE_ROWS), p.rows, _ROWS) as row:
-                rows = f.minimum(f.subtract(p.rows, row.index), _ROWS)
+            with f.loop(f.multiply(whole, TILE_ROWS), p.rows, ROWS) as row:
+                rows = f.minimum(f.subtract(p.rows, row.index), ROWS)
                 self.configure(rows)
                 self._tile(section, right, column, row.index, rows)
-            self.configure(_ROWS)
+            self.configure(ROWS)
 
     def _tile(self, section: Section, right: V, column: Index, row: Index, rows: Index) -> None:
         """32 rows, or up to 16 of which tiles have the shape."""
         f, p, tiles = self.f, self.p, self.tiles
-        high, wide = 2 if rows == TILE_ROWS else 1, section.panel // _WORDS
+        high, wide = 2 if rows == TILE_ROWS else 1, section.panel // WORDS
         pairs = [(m, n, _SUMS + 2 * m + n) for m in range(high) for n in range(wide)]
         for _, _, sums in pairs:
             tiles.zero(sums)
-        left, steps = f.address(p.left, f.multiply(row, p.row)), _WORDS * p.together
+        left, steps = f.address(p.left, f.multiply(row, p.row)), WORDS * p.together
         multiply = tiles.multiply if p.whole is None else tiles.multiply_whole
         with f.loop(0, p.depth // steps) as step:
             a = f.address(left, f.multiply(step.index, steps))
             b = f.address(right, f.multiply(step.index, steps * section.width))
             for m in range(high):
-                tiles.load(_LEFT + m, f.address(a, m * _ROWS * p.row), 4 // p.together * p.row)
+                tiles.load(_LEFT + m, f.address(a, m * ROWS * p.row), 4 // p.together * p.row)
             for n in range(wide):
                 tiles.load(_RIGHT + n, f.address(b, n * steps), 4 * section.width)
             for m, n, sums in pairs:
                 multiply(sums, _LEFT + m, _RIGHT + n)
         for m, n, sums in pairs:
-            tiles.store(sums, f.address(self.sums, m * _ROWS * _PANEL + n * _WORDS), 4 * _PANEL)
+            tiles.store(sums, f.address(self.sums, m * ROWS * _PANEL + n * WORDS), 4 * _PANEL)
         self._finish(section, column, row, rows)
 
     def _finish(self, section: Section, column: Index, row: Index, rows: Index) -> None:
