@@ -45,6 +45,7 @@ from convc.ir.printer import value_names
 from convc.ir.types import DType
 from convc.lazy import dataclass
 from convc.passes.algorithms.direct import multiplies_pairs
+from convc.passes.algorithms.patches import multiplies_tiles
 from convc.passes.algorithms.problem import CONVOLUTIONS, Problem
 from convc.passes.base import PassLog, PlanPass
 from convc.passes.fusion import is_boolean, is_elementwise, resolve
@@ -302,12 +303,15 @@ class _Arranger:
         self.graph.set_operand(node, 1, self.transformed[w, layout])
 
     def _multiplies_pairs(self, node: Node) -> bool:
-        """Whether a kernel adds two products of bfloat16 numbers at a time, of neighbouring channels."""
-        if not isinstance(node.op, CONVOLUTIONS) or not _is_direct(node):
+        """Whether a kernel adds up products of bfloat16 numbers, of neighbouring channels, in pairs or in tiles."""
+        if not isinstance(node.op, CONVOLUTIONS):
             return False
         images, other = node.operands[:2]
-        alike = images.type.dtype is other.type.dtype and isinstance(self.layouts[images], ImageLayout)
-        return alike and multiplies_pairs(Problem.of(node), self.machine)
+        if images.type.dtype is not other.type.dtype or not isinstance(self.layouts[images], ImageLayout):
+            return False
+        if node.op.algorithm == "im2col":
+            return multiplies_tiles(Problem.of(node), self.machine)
+        return _is_direct(node) and multiplies_pairs(Problem.of(node), self.machine)
 
     def _pair_rows(self, node: Node) -> None:
         """Let a product read weights whose rows lie in pairs; where they are cast, that is how the cast writes them."""
@@ -325,7 +329,8 @@ class _Arranger:
             self.paired[w] = twin
             self.layouts[made] = self.layouts[twin] = filters.in_pairs()
             assert made.producer is not None
-            self.log.changed("pairs", (node,), (made.producer,), "products of bf16 are added up two by two")
+            why = "products of bf16 are added up two by two" if _is_direct(node) else "tiles of bf16 are multiplied"
+            self.log.changed("pairs", (node,), (made.producer,), why)
         self.graph.set_operand(node, 1, self.paired[w])
 
     def _family_layout(self, weights: Value) -> Layout | None:

@@ -29,7 +29,7 @@ from convc.passes.algorithms.prediction import CONSTANTS, Constants
 from convc.passes.algorithms.problem import CONVOLUTIONS, Problem
 from convc.passes.algorithms.table import ALGORITHMS, BY_NAME
 from convc.passes.base import Pass, PassLog
-from convc.passes.machine import MACHINES, Tier
+from convc.passes.machine import MACHINES, Machine, Tier
 from convc.passes.sections import fixed_values
 
 # Measures algorithms for problems, in the order in which they are given, as many as it cares to: seconds of each.
@@ -91,8 +91,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class ChooseAlgorithms(Pass):
-    """Sets the `algorithm` of every convolution. `tier` is the processor that it is chosen for, `dot_bf16`
-    and `dot_int8` instructions that it has beside those of its tier (`Machine`).
+    """Sets the `algorithm` of every convolution. `tier` is the processor that it is chosen for, `dot_bf16`,
+    `dot_int8`, `amx_bf16` and `amx_int8` instructions that it has beside those of its tier (`Machine`).
 
     `wishes` is what somebody asks for (see `parse_wishes`; it comes before what the file says); `scratch` bounds the
     bytes of scratch space of a kernel (0: no bound), `error` the relative error. `constants` replaces those of the
@@ -107,6 +107,8 @@ class ChooseAlgorithms(Pass):
     tier: Tier = "avx512"
     dot_bf16: bool = False
     dot_int8: bool = False
+    amx_bf16: bool = False
+    amx_int8: bool = False
     wishes: str = ""
     scratch: int = 0
     error: float = 1e-4
@@ -114,8 +116,18 @@ class ChooseAlgorithms(Pass):
     timer: Timer | None = None
     recorded: Mapping[str, str] = field(default_factory=dict[str, str])
 
+    @property
+    def machine(self) -> Machine:
+        return replace(
+            MACHINES[self.tier],
+            dot_bf16=self.dot_bf16,
+            dot_int8=self.dot_int8,
+            amx_bf16=self.amx_bf16,
+            amx_int8=self.amx_int8,
+        )
+
     def run(self, graph: Graph, log: PassLog) -> None:
-        wanted = _Wanted(graph, parse_wishes(self.wishes))
+        wanted = _Wanted(graph, parse_wishes(self.wishes), self.machine)
         nodes, fixed = list(graph.nodes_of(*CONVOLUTIONS)), fixed_values(graph)
         asked = {node: (Problem.of(node, fixed), *self._asked(node, wanted)) for node in nodes}
         counts = Counter((problem, wish) for problem, wish, _ in asked.values())
@@ -137,15 +149,14 @@ class ChooseAlgorithms(Pass):
 
     def _asked(self, node: Node, wanted: _Wanted) -> tuple[str, str | None]:
         earlier = self.recorded.get(f"{node.label} {Problem.of(node).direction}")
-        if earlier in BY_NAME and _obstacle(node, earlier) is None:
+        if earlier in BY_NAME and _obstacle(node, earlier, self.machine) is None:
             return earlier, None
         return wanted.of(node)
 
     def _decide(self, problem: Problem, wish: str, measured: Measured | None = None) -> Decision:
         limits = Limits(self.scratch or None, self.error)
         constants = self.constants or CONSTANTS[self.tier]
-        machine = replace(MACHINES[self.tier], dot_bf16=self.dot_bf16, dot_int8=self.dot_int8)
-        return decide(problem, machine, constants, limits, measured, wish)
+        return decide(problem, self.machine, constants, limits, measured, wish)
 
 
 def _contenders(
@@ -171,8 +182,8 @@ class _Wanted:
     """What is asked for, node by node. A layer may get its wish in one direction and not in another: that is missed,
     not refused. It is refused where nothing that a wish names can have it."""
 
-    def __init__(self, graph: Graph, wishes: tuple[Wish, ...]) -> None:
-        self._wishes = wishes
+    def __init__(self, graph: Graph, wishes: tuple[Wish, ...], machine: Machine) -> None:
+        self._wishes, self._machine = wishes, machine
         nodes = list(graph.nodes_of(*CONVOLUTIONS))
         layers: dict[Wish, list[Node]] = {wish: [] for wish in wishes}
         for node in nodes:
@@ -185,7 +196,7 @@ class _Wanted:
                 labels = list(dict.fromkeys(node.label for node in nodes))
                 hint = similar(wish.pattern, labels) or f"there are {', '.join(labels) or 'no convolutions'}"
                 fail("name-algorithm", f"no convolution is called `{wish.pattern}`", hint=hint)
-            reasons = [_obstacle(node, wish.algorithm) for node in members]
+            reasons = [_obstacle(node, wish.algorithm, machine) for node in members]
             if members and all(reasons):
                 place = members[0]
                 message = f"{place.label or place.op.name} cannot be computed by `{wish.algorithm}`: {reasons[0]}"
@@ -204,12 +215,12 @@ class _Wanted:
         wish = self._wish(node)
         if wish is None or wish.algorithm == AUTO:
             return AUTO, None
-        reason = _obstacle(node, wish.algorithm)
+        reason = _obstacle(node, wish.algorithm, self._machine)
         return (wish.algorithm, None) if reason is None else (AUTO, f"{wish.algorithm} was asked for: {reason}")
 
 
-def _obstacle(node: Node, wanted: str) -> str | None:
+def _obstacle(node: Node, wanted: str, machine: Machine) -> str | None:
     """Why nothing that is wanted can compute a node."""
     problem = Problem.of(node)
-    reasons = [obstacle_of(a, problem) for a in ALGORITHMS if is_wanted(a, wanted)]
+    reasons = [obstacle_of(a, problem, machine) for a in ALGORITHMS if is_wanted(a, wanted)]
     return None if None in reasons else next(iter(reasons), "there is no such algorithm")

@@ -23,7 +23,9 @@ class Machine:
     `converts_half`: it has instructions between float16 and float32. `dot_bf16`: it has one that multiplies pairs of
     bfloat16 numbers and adds both products to a float32 sum, so that products of these take half the time. `dot_int8`:
     it has one that does so with four products of 8 bits and a sum of 32, in a quarter of it. `dot_i16`: how many sums
-    of 32 bits a vector has at most to which it adds two products of 16; 0 without instructions for it.
+    of 32 bits a vector has at most to which it adds two products of 16; 0 without instructions for it. `amx_bf16`: it
+    has tile registers that multiply matrices of bfloat16 numbers, `amx_int8`: of whole numbers of 8 bits; with
+    `emulates_amx` kernels do in memory what these would.
     """
 
     name: str
@@ -36,6 +38,9 @@ class Machine:
     dot_bf16: bool = False
     dot_int8: bool = False
     dot_i16: int = 0
+    amx_bf16: bool = False
+    amx_int8: bool = False
+    emulates_amx: bool = False
 
 
 # The tiers on x86-64; what another architecture's baseline has is known where code is generated.

@@ -49,7 +49,7 @@ class AlgorithmOptions:
         definition."""
         if target != "cpu":
             return None
-        from convc.codegen.llvm.target import DOT_BF16, DOT_INT8, host_target
+        from convc.codegen.llvm.target import AMX_BF16, AMX_INT8, DOT_BF16, DOT_INT8, host_target
 
         processor = cpu or host_target()
         timer = None
@@ -67,6 +67,8 @@ class AlgorithmOptions:
             tier=processor.tier,
             dot_bf16=processor.has(DOT_BF16),
             dot_int8=processor.has(DOT_INT8),
+            amx_bf16=processor.has(*AMX_BF16),
+            amx_int8=processor.has(*AMX_INT8),
             wishes=self.algo,
             scratch=self.scratch or 0,
             constants=constants,

@@ -18,7 +18,7 @@ from typing import Any
 from convc._version import __version__
 from convc.codegen.llvm.object_cache import cache_folder, shared_cache
 from convc.codegen.llvm.spmd import default_waits
-from convc.codegen.llvm.target import host_target, llvm_versions
+from convc.codegen.llvm.target import amx_state, host_target, llvm_versions
 from convc.ir.diagnostic import CompileError
 from convc.runtime.cores import choose_threads
 
@@ -122,6 +122,7 @@ def _cpu() -> dict[str, Any]:
         "vector_bits": target.vector_bytes * 8,
         "vector_registers": target.registers,
         "fused_multiply_add": target.has_fma,
+        "amx": amx_state(),
         "llvm_cpu": target.cpu,
         "triple": target.triple,
         "features": sorted(target.flags),

@@ -26,11 +26,13 @@ def cpu_tier(target: str, precision: str = "fp32") -> str:
     """The kind of processor on which the bits of a result depend; the reference interpreter's are numpy's."""
     if target == "reference":
         return "numpy"
-    from convc.codegen.llvm.target import DOT_BF16, host_target
+    from convc.codegen.llvm.target import AMX_BF16, DOT_BF16, host_target
 
     host = host_target()
-    # Sums are rounded otherwise where an instruction adds up products in pairs.
-    return f"{host.tier}+{DOT_BF16}" if precision == "bf16" and host.has(DOT_BF16) else host.tier
+    # Sums are rounded otherwise where an instruction adds up products in pairs, or in tiles.
+    features = [DOT_BF16] if host.has(DOT_BF16) else []
+    features += [AMX_BF16[-1]] if host.has(*AMX_BF16) else []
+    return "+".join([host.tier, *(features if precision == "bf16" else ())])
 
 
 def describe(target: str, threads: int | None) -> dict[str, object]:

@@ -11,6 +11,7 @@ from convc.ir.builder import Builder
 from convc.ir.graph import Graph, Value
 from convc.ir.interpreter import run_reference
 from convc.ir.op import InferError
+from convc.ir.ops.binarize import Binarize
 from convc.ir.ops.cast import Cast, cast
 from convc.ir.ops.loss import SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward
 from convc.ir.ops.loss_scaling import AllFinite
@@ -84,7 +85,9 @@ def test_floats_are_rounded_as_the_interpreter_rounds(kind: str, tier: str, lane
 
 
 # These take parameters, or logits and targets: `half-precision` leaves them float32.
-SINGLE = (Sweep, MaxNorm, AllFinite, GradientNorm, Cast, SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward)
+SINGLE = (
+    Sweep, MaxNorm, AllFinite, GradientNorm, Binarize, Cast, SoftmaxCrossEntropy, SoftmaxCrossEntropyBackward,
+)  # fmt: skip
 
 
 def halves_of(case: OpCase, dtype: DType) -> list[TensorType]:

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 
-from convc.codegen.llvm.target import CpuTarget, llvm_versions
+from convc.codegen.llvm.target import EMULATED_AMX, CpuTarget, llvm_versions
 from convc.lazy import dataclass
 
 CACHE_VARIABLE = "CONVC_CACHE"
@@ -198,6 +198,7 @@ def cache_key(program_text: str, target: CpuTarget, flags: Mapping[str, object])
         target.triple,
         target.cpu,
         target.features,
+        str(target.has(EMULATED_AMX)),
         *(f"{name}={flags[name]!r}" for name in sorted(flags)),
         program_text,
     ]

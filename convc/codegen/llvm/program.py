@@ -12,7 +12,17 @@ from convc.codegen.llvm.link import Library, link
 from convc.codegen.llvm.lowering import ModuleText, PhaseCall, generate, scratch_bytes
 from convc.codegen.llvm.object_cache import cache_key, shared_cache
 from convc.codegen.llvm.spmd import load_runtime
-from convc.codegen.llvm.target import DOT_BF16, DOT_INT8, CpuTarget, compile_object, emit_assembly, host_target
+from convc.codegen.llvm.target import (
+    AMX_BF16,
+    AMX_INT8,
+    DOT_BF16,
+    DOT_INT8,
+    EMULATED_AMX,
+    CpuTarget,
+    compile_object,
+    emit_assembly,
+    host_target,
+)
 from convc.codegen.llvm.vocabulary import MOST_INSTRUCTIONS
 from convc.ir.graph import Graph
 from convc.lazy import dataclass
@@ -57,6 +67,9 @@ def machine_of(target: CpuTarget) -> Machine:
         registers=target.registers,
         dot_bf16=target.has(DOT_BF16),
         dot_int8=target.has(DOT_INT8),
+        amx_bf16=target.has(*AMX_BF16),
+        amx_int8=target.has(*AMX_INT8),
+        emulates_amx=target.has(EMULATED_AMX),
         dot_i16=target.lanes if target.architecture in ("x86_64", "amd64") else 0,
     )
 

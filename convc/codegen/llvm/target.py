@@ -4,7 +4,7 @@ A *tier* is a promise about instructions. `avx512` and `avx2` are the x86-64-v4 
 every processor of the host's architecture has. The tier comes from the host's feature flags, never from the processor's
 name, which virtual machines report wrongly. `CONVC_CPU=avx512|avx2|baseline` forces a lower one. `CONVC_WITHOUT` lists
 features (LLVM's names, such as `avx512bf16`, with commas between) that code is generated without though the host has
-them.
+them. `CONVC_EMULATE=amx` is for tests: kernels are those of a processor with AMX, whose instructions are emulated.
 
 Bits: an object file computes the same bits on every host that can run its tier. Nothing in code generation may reorder
 or contract floating-point operations (kernels ask for `llvm.fma` themselves), the `avx2` and `baseline` tiers use a
@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -28,10 +29,16 @@ from convc.passes.machine import TIERS, Tier, Variant
 
 CPU_VARIABLE = "CONVC_CPU"
 WITHOUT_VARIABLE = "CONVC_WITHOUT"
+EMULATE_VARIABLE = "CONVC_EMULATE"
 # The feature that adds two products of bfloat16 numbers to a float32 sum.
 DOT_BF16 = "avx512bf16"
 # And the one that adds four products of 8 bits to a sum of 32.
 DOT_INT8 = "avx512vnni"
+# Those that multiply matrices in tile registers, of bfloat16 numbers and of whole numbers of 8 bits.
+AMX_BF16 = ("amx-tile", "amx-bf16")
+AMX_INT8 = ("amx-tile", "amx-int8")
+# No feature of a processor: kernels do in memory what the instructions of AMX would.
+EMULATED_AMX = "emulated-amx"
 
 _V3 = ("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
@@ -101,7 +108,7 @@ def host_target(force: str | None = None) -> CpuTarget:
     origin = "asked for" if force else f"{CPU_VARIABLE}={wanted}"
     if wanted is not None and wanted not in TIERS:
         fail("value-cpu-tier", f"unknown CPU tier '{wanted}'", hint=f"one of {', '.join(TIERS)}")
-    return _host_target(wanted, origin if wanted else "", _without())
+    return _host_target(wanted, origin if wanted else "", _without(), os.environ.get(EMULATE_VARIABLE, "") == "amx")
 
 
 def _without() -> frozenset[str]:
@@ -111,11 +118,48 @@ def _without() -> frozenset[str]:
 
 @with_llvm
 @cache
-def _host_target(wanted: Tier | None, origin: str, without: frozenset[str]) -> CpuTarget:
+def _host_target(wanted: Tier | None, origin: str, without: frozenset[str], emulates_amx: bool) -> CpuTarget:
     binding = _llvm()
     found = cast("Mapping[str, bool]", binding.get_host_cpu_features())
     host = {flag: present and flag not in without for flag, present in found.items()}
-    return choose_target(str(binding.get_process_triple()), host, wanted, origin)
+    triple = str(binding.get_process_triple())
+    if emulates_amx or (_uses_tiles(host) and _amx_obstacle(without) is not None):
+        host |= {flag: False for flag in host if flag.startswith("amx-")}
+    target = choose_target(triple, host, wanted, origin)
+    if not emulates_amx or target.tier != "avx512":
+        return target
+    return replace(target, flags=target.flags | {EMULATED_AMX} | {*AMX_BF16, *AMX_INT8} - without)
+
+
+def _uses_tiles(host: Mapping[str, bool]) -> bool:
+    return any(all(host.get(flag, False) for flag in flags) for flags in (AMX_BF16, AMX_INT8))
+
+
+@with_llvm
+@cache
+def _amx_obstacle(without: frozenset[str]) -> str | None:
+    """Why this process cannot use the processor's tiles; None where it can."""
+    binding = _llvm()
+    found = cast("Mapping[str, bool]", binding.get_host_cpu_features())
+    host = {flag: present and flag not in without for flag, present in found.items()}
+    if not _uses_tiles(host):
+        lacking = ", ".join(sorted(flag for flag in {*AMX_BF16, *AMX_INT8} if not found.get(flag, False)))
+        return f"the processor lacks {lacking}" if lacking else f"{WITHOUT_VARIABLE}={','.join(sorted(without))}"
+    target = choose_target(str(binding.get_process_triple()), host)
+    if target.tier != "avx512":
+        return target.why
+    # Not needed elsewhere, and it needs much of what is here.
+    from convc.codegen.llvm.amx_host import obstacle
+
+    return obstacle(target)
+
+
+def amx_state() -> str:
+    """Whether products go through the tiles of AMX here, and why not, in words."""
+    target = host_target()
+    if target.has(*AMX_BF16) or target.has(*AMX_INT8):
+        return "emulated" if target.has(EMULATED_AMX) else "in use"
+    return f"not in use: {_amx_obstacle(_without()) or f'the tier is {target.tier}'}"
 
 
 def choose_target(triple: str, host: Mapping[str, bool], wanted: Tier | None = None, origin: str = "") -> CpuTarget:

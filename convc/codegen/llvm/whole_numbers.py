@@ -46,6 +46,17 @@ class Whole:
             number = f.add(f.multiply(part, self.layout.weights.columns), channel)
             sums.add_whole(f, f.address(f.address(self.pointer, self.layout.parts_at), number, "i32"), active)
 
+    def begin(self, f: Function, pieces: Sequence[Piece], channel: Index) -> list[V]:
+        """What the zero of the images asks for, of all taps: what sums of outputs begin with."""
+        sums = Sums.zeros(f, 1, pieces, whole=True)
+        if self.layout.parts:
+            with f.loop(0, self.layout.parts, carried=sums.flat) as part:
+                sums.flat = part.carried
+                self.add_part(f, sums, part.index, channel, [0])
+                part.carried = sums.flat
+            sums.flat = part.carried
+        return sums.flat
+
     def results(self, f: Function, sums: Sums, channel: Index, bias: V | None) -> list[V]:
         """The sums as float, with a bias, row by row; `channel` is the first output of the tile."""
         steps = f.address(self.pointer, self.layout.steps_at)

@@ -20,7 +20,8 @@ class Stage:
 
     `bytes` counts what is read and written once per stage; `resident` says that it comes from a cache, because an
     earlier stage has just written it there. `efficiency` (0 to 1) is what shapes leave of a product's full speed: lanes
-    that stay empty, tiles that are not full. Up to 2 or 4 where each instruction adds as many products to a sum.
+    that stay empty, tiles that are not full. Up to 2 or 4 where each instruction adds as many products to a sum,
+    and more in tile registers.
     """
 
     name: str

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from convc.lazy import dataclass
 from convc.passes.algorithms.algorithm import Algorithm
+from convc.passes.algorithms.patches import multiplies_tiles
 from convc.passes.algorithms.prediction import Constants, predict
 from convc.passes.algorithms.problem import Problem
 from convc.passes.algorithms.table import ALGORITHMS
@@ -70,9 +71,10 @@ class Decision:
         return next(candidate for candidate in self.candidates if candidate.algorithm == name)
 
 
-def obstacle_of(algorithm: Algorithm, problem: Problem) -> str | None:
+def obstacle_of(algorithm: Algorithm, problem: Problem, machine: Machine) -> str | None:
     """Why an algorithm cannot compute a problem; None where it can."""
-    if problem.dtype.is_whole and algorithm.name != PLAIN:
+    tiled = algorithm.name == "im2col" and multiplies_tiles(problem, machine)
+    if problem.dtype.is_whole and algorithm.name != PLAIN and not tiled:
         return "it does not add up whole numbers of 8 bits"
     return algorithm.obstacle(problem)
 
@@ -132,7 +134,7 @@ _NO_LIMITS = Limits(None, float("inf"))
 def _candidate(
     algorithm: Algorithm, problem: Problem, machine: Machine, constants: Constants, limits: Limits, measured: Measured
 ) -> Candidate:
-    obstacle = obstacle_of(algorithm, problem)
+    obstacle = obstacle_of(algorithm, problem, machine)
     if obstacle is not None:
         return Candidate(algorithm.name, False, obstacle)
     scratch, error = algorithm.scratch_bytes(problem, machine), algorithm.max_rel_error(problem)

@@ -6,10 +6,24 @@ import math
 
 from convc.passes.algorithms.algorithm import Algorithm, Stage
 from convc.passes.algorithms.direct import tile_efficiency
-from convc.passes.algorithms.patches import PatchMatrix, in_place, part_bytes, patch_bytes, patch_matrices
+from convc.passes.algorithms.patches import (
+    TILE_ROWS,
+    PatchMatrix,
+    in_place,
+    multiplies_tiles,
+    part_bytes,
+    patch_bytes,
+    patch_matrices,
+)
 from convc.passes.algorithms.problem import Problem
 from convc.passes.layout import padded
 from convc.passes.machine import Machine
+
+# How many times faster than products of float32 those in tile registers are: a prototype's marks are 3.1 TFLOP/s
+# against 210 GFLOP/s, of which its kernels reached 50 to 57 % (docs/performance-log.md).
+_TILES_GAIN = 8.0
+# Steps of the depth that it takes to finish the sums of tiles, which tile registers wait for.
+_FINISH_STEPS = 64
 
 
 class Im2col(Algorithm):
@@ -26,11 +40,13 @@ class Im2col(Algorithm):
         return None
 
     def stages(self, problem: Problem, machine: Machine) -> tuple[Stage, ...]:
-        matrices = patch_matrices(problem)
+        tiled = multiplies_tiles(problem, machine)
+        matrices = patch_matrices(problem, tiled)
         stages = [] if in_place(problem) else [gather_stage(problem, machine, matrices)]
         if problem.direction == "backward_data":
             stages.insert(0, Stage("turn filters", "copy", 0, 2 * problem.weight_bytes))
-        stages += [_multiply(problem, machine, matrix) for matrix in matrices if matrix.columns]
+        multiply = _multiply_tiles if tiled else _multiply
+        stages += [multiply(problem, machine, matrix) for matrix in matrices if matrix.columns]
         if problem.direction == "backward_weights" and matrices[0].parts > 1:
             stages.append(Stage("add parts", "copy", 0, (matrices[0].parts + 1) * problem.weight_bytes, resident=True))
         return tuple(stages)
@@ -38,6 +54,8 @@ class Im2col(Algorithm):
     def scratch_bytes(self, problem: Problem, machine: Machine) -> int:
         if problem.direction == "backward_weights":
             return patch_bytes(problem) + part_bytes(problem)
+        if multiplies_tiles(problem, machine):
+            return patch_bytes(problem, tiled=True) + turned_bytes(problem) // 2
         return patch_bytes(problem) + turned_bytes(problem)
 
     def max_rel_error(self, problem: Problem) -> float:
@@ -59,12 +77,13 @@ def gather_stage(problem: Problem, machine: Machine, matrices: tuple[PatchMatrix
     for matrix in matrices:
         rows, columns = matrix.shape
         step = matrix.across.taps[1][1] - matrix.across.taps[0][1] if matrix.taps[1] > 1 else 1
+        width = machine.lanes * 4 // matrix.bytes
         if matrix.channels == matrix.stored and step == 1:
-            of_row = matrix.taps[0] * -(-matrix.filter_row // machine.lanes)
+            of_row = matrix.taps[0] * -(-matrix.filter_row // width)
         else:
-            of_row = matrix.taps[0] * matrix.taps[1] * -(-(matrix.channels + matrix.spill) // machine.lanes)
+            of_row = matrix.taps[0] * matrix.taps[1] * -(-(matrix.channels + matrix.spill) // width)
         moves += rows * matrix.groups * of_row
-        written += 4 * rows * columns * matrix.groups
+        written += matrix.bytes * rows * columns * matrix.groups
     return Stage("gather patches", "copy", 2 * moves * machine.lanes, 2 * written, resident=True)
 
 
@@ -89,6 +108,20 @@ def _multiply(problem: Problem, machine: Machine, matrix: PatchMatrix) -> Stage:
     if result:
         return Stage("multiply", "product", flops, result, efficiency=efficiency)
     return Stage("multiply", "product", flops, passes * filters, resident=True, efficiency=efficiency)
+
+
+def _multiply_tiles(problem: Problem, machine: Machine, matrix: PatchMatrix) -> Stage:
+    """In tiles of 32 rows by 32 columns; images are read from memory where they are the matrix, else when gathered."""
+    rows, depth = matrix.shape
+    own = matrix.filters
+    tiles = -(-rows // TILE_ROWS) * -(-own // TILE_ROWS)
+    gain = 2 * _TILES_GAIN // matrix.bytes
+    efficiency = gain * rows * own / (tiles * TILE_ROWS**2) * depth / (depth + 2 * _FINISH_STEPS // matrix.bytes)
+    traffic = matrix.bytes * rows * (own + (depth if in_place(problem) else 0))
+    filters = matrix.bytes * depth * own
+    if filters > machine.l2_bytes:
+        traffic += -(-rows // matrix.chunk) * filters
+    return Stage("multiply tiles", "product", 2 * rows * depth * own, traffic, efficiency=efficiency)
 
 
 def turned_bytes(problem: Problem) -> int:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
+from convc.ir.types import DType
 from convc.ir.window import Pair
 from convc.lazy import dataclass
 from convc.passes.algorithms.axes import Axis, backward_axes, forward_axis
@@ -30,8 +31,14 @@ from convc.passes.tiling import choose_tile
 
 LINE = 16  # floats in a cache line
 
+# Tile registers take two times 16 rows of patches, 64 bytes of these at a time, and filters by 16 outputs.
+TILE_ROWS = 32
+_TILE_BYTES = 64
+_TILE_OUTPUTS = 16
+
 # Rows of a chunk are a multiple of this: of whole register tiles, or nearly so, whatever their size is.
 CHUNK_ROWS = 112
+_CHUNK_ROWS_OF_TILES = 128
 # What a buffer may take, unless these are the least rows: half of a second-level cache.
 _BUFFER_BYTES = 256 << 10
 # A gradient by the filters is added up in memory: with this many rows at a time that costs little.
@@ -47,7 +54,8 @@ class PatchMatrix:
     `down` and `across` say which pixels an output reads; `channels` are those of a group, `stored` those of a pixel in
     memory; `filters` are the columns of what the matrix of a group is multiplied with. `columns` and `chunk` are the
     columns and the rows that are gathered at a time. `apart`: each thread takes chunks of its own. `parts`: into how
-    many a gradient by the filters is cut (parts.py).
+    many a gradient by the filters is cut (parts.py). Elements take `bytes`: patches are float32, but of the
+    images' type for tiles.
     """
 
     down: Axis
@@ -61,6 +69,7 @@ class PatchMatrix:
     chunk: int
     apart: bool = False
     parts: int = 1
+    bytes: int = 4
 
     @property
     def outputs(self) -> int:
@@ -88,8 +97,13 @@ class PatchMatrix:
 
     @property
     def row(self) -> int:
-        """Floats from row to row in a buffer."""
-        return -(-(self.columns + self.spill) // LINE) * LINE
+        """Elements from row to row in a buffer.
+
+        The 16 rows of a tile are read together: an odd number of cache lines apart, they fall into different sets.
+        """
+        line = 4 * LINE // self.bytes
+        lines = -(-(self.columns + self.spill) // line)
+        return (lines if self.bytes == 4 else lines | 1) * line
 
     @property
     def workspaces(self) -> Workspaces:
@@ -98,17 +112,17 @@ class PatchMatrix:
 
     @property
     def entry(self) -> int:
-        """Floats from group to group."""
+        """Elements from group to group."""
         return self.chunk * self.row
 
     @property
     def buffer(self) -> int:
-        """Floats of one buffer."""
+        """Elements of one buffer."""
         return self.groups * self.entry
 
     @property
-    def floats(self) -> int:
-        """Floats of all buffers: where threads share chunks both, or one for a matrix that fits it."""
+    def elements(self) -> int:
+        """Elements of all buffers: where threads share chunks both, or one for a matrix that fits it."""
         if self.apart:
             return self.buffer * self.workspaces.count
         whole = self.chunk >= self.shape[0] and self.columns >= self.shape[1]
@@ -120,8 +134,21 @@ def in_place(problem: Problem) -> bool:
     return problem.kernel == (1, 1) and problem.stride == (1, 1) and problem.padding == (0, 0, 0, 0)
 
 
+def multiplies_tiles(problem: Problem, machine: Machine) -> bool:
+    """Whether patches and filters are of numbers that tile registers multiply."""
+    able = {DType.BF16: machine.amx_bf16, DType.Q8: machine.amx_int8}
+    if not able.get(problem.dtype, False) or problem.groups > 1:
+        return False
+    if problem.direction == "backward_weights":
+        return False
+    channels, outputs = problem.channels, problem.filters
+    if problem.direction == "backward_data":
+        channels, outputs = outputs, channels
+    return channels * problem.dtype.bytes % _TILE_BYTES == 0 and outputs % _TILE_OUTPUTS == 0
+
+
 @lru_cache(maxsize=256)
-def patch_matrices(problem: Problem) -> tuple[PatchMatrix, ...]:
+def patch_matrices(problem: Problem, tiled: bool = False) -> tuple[PatchMatrix, ...]:
     """The matrices that a problem multiplies, one after the other: several only backward by the data."""
     top, left = problem.padding[:2]
     sizes = [
@@ -130,9 +157,9 @@ def patch_matrices(problem: Problem) -> tuple[PatchMatrix, ...]:
         for axis, before in ((0, top), (1, left))
     ]  # fmt: skip
     if problem.direction != "backward_data":
-        return (_matrix(problem, forward_axis(*sizes[0]), forward_axis(*sizes[1])),)
+        return (_matrix(problem, forward_axis(*sizes[0]), forward_axis(*sizes[1]), tiled),)
     down, across = ([_ascending(axis) for axis in backward_axes(*size)] for size in sizes)
-    return tuple(_matrix(problem, rows, columns) for rows in down for columns in across)
+    return tuple(_matrix(problem, rows, columns, tiled) for rows in down for columns in across)
 
 
 def _ascending(axis: Axis) -> Axis:
@@ -140,19 +167,22 @@ def _ascending(axis: Axis) -> Axis:
     return replace(axis, taps=tuple(sorted(axis.taps, key=lambda tap: tap[1])))
 
 
-def _matrix(problem: Problem, down: Axis, across: Axis) -> PatchMatrix:
+def _matrix(problem: Problem, down: Axis, across: Axis, tiled: bool) -> PatchMatrix:
     of_image = problem.filters if problem.direction == "backward_data" else problem.channels
     channels = of_image // problem.groups
-    columns, least = len(down.taps) * len(across.taps) * channels, CHUNK_ROWS
+    columns, least = len(down.taps) * len(across.taps) * channels, _CHUNK_ROWS_OF_TILES if tiled else CHUNK_ROWS
+    step, bytes = least, problem.dtype.bytes if tiled else 4
     if problem.direction == "backward_weights":
         least = _GRADIENT_ROWS
         if problem.groups * columns > _GRADIENT_COLUMNS:
             columns //= len(down.taps)
     filters = (problem.channels if problem.direction == "backward_data" else problem.filters) // problem.groups
     stored = padded(of_image)
-    matrix = PatchMatrix(down, across, problem.batch, channels, problem.groups, stored, filters, columns, 1)
-    budget = _BUFFER_BYTES // (4 * matrix.buffer) if matrix.buffer else 0
-    chunk = max(least, budget // CHUNK_ROWS * CHUNK_ROWS)
+    matrix = PatchMatrix(
+        down, across, problem.batch, channels, problem.groups, stored, filters, columns, 1, bytes=bytes
+    )
+    budget = _BUFFER_BYTES // (bytes * matrix.buffer) if matrix.buffer else 0
+    chunk = max(least, budget // step * step)
     rows, depth = matrix.shape
     parts, apart = 1, rows >= filters
     if problem.direction == "backward_weights":
@@ -161,9 +191,9 @@ def _matrix(problem: Problem, down: Axis, across: Axis) -> PatchMatrix:
     return replace(matrix, chunk=max(1, min(chunk, rows)), apart=apart, parts=parts)
 
 
-def patch_bytes(problem: Problem) -> int:
+def patch_bytes(problem: Problem, tiled: bool = False) -> int:
     """Scratch space for patches: that of the largest matrix, since one is done before the next begins."""
-    return 0 if in_place(problem) else 4 * max(m.floats for m in patch_matrices(problem))
+    return 0 if in_place(problem) else max(m.bytes * m.elements for m in patch_matrices(problem, tiled))
 
 
 def part_bytes(problem: Problem) -> int:

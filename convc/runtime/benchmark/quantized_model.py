@@ -10,6 +10,7 @@ from convc.ir.diagnostic import fail
 from convc.runtime.benchmark.task import Task
 
 _MODEL = "model.int8.onnx"
+_INPUT = "x"  # as our exports call it
 
 
 def quantized_model(task: Task) -> Path:
@@ -18,7 +19,6 @@ def quantized_model(task: Task) -> Path:
     Errors: `missing-package` without the tool, `unavailable-peer` where it fails.
     """
     try:
-        import onnx
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError as error:
@@ -35,14 +35,13 @@ def quantized_model(task: Task) -> Path:
 
     source = task.model()
     target, prepared = source.with_name(_MODEL), source.with_name("prepared.onnx")
-    name = onnx.load(str(source)).graph.input[0].name
     try:
         # What it asks for: shapes are known, and norms are folded.
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantize_static(
             str(prepared),
             str(target),
-            Images([{name: task.images()}]),
+            Images([{_INPUT: task.images()}]),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,

@@ -12,6 +12,9 @@ A thread takes chunks of its own from patches to results, or whole parts of a gr
 than the matrix, threads divide the products of each chunk (`PatchMatrix.apart`). Patches then pass through two buffers:
 while threads multiply one chunk, those that are done gather the next, and a barrier stands between a chunk's patches
 and its products. Convolutions that look at each pixel alone need no patches: images are the matrix.
+
+Products that tile registers multiply (`multiplies_tiles`) have patches and filters of bfloat16 numbers, or of whole
+numbers of 8 bits; where the latter have a zero other than 0, so do patches outside the image.
 """
 
 from __future__ import annotations
@@ -19,16 +22,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from convc.codegen.llvm.algorithms.patches import gather, is_dense, output_pixel
-from convc.codegen.llvm.algorithms.turned_filters import turn_filters, turned_filters, weights_of
+from convc.codegen.llvm.algorithms.turned_filters import (
+    in_tiles,
+    scratch_of,
+    turn_filters,
+    turned_filters,
+    weights_of,
+)
 from convc.codegen.llvm.algorithms.workspace import Workspace
+from convc.codegen.llvm.amx import TileProduct
 from convc.codegen.llvm.direct import clear_padding
 from convc.codegen.llvm.gemm import Finish, Matrices, Place, Product, multiply, multiply_with
 from convc.codegen.llvm.kernel import KernelBuilder, Spot
 from convc.codegen.llvm.register_tile import Sums, column_pieces
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.codegen.llvm.weight_gradient import add_parts
+from convc.codegen.llvm.whole_numbers import Whole
 from convc.lazy import dataclass
-from convc.passes.algorithms.patches import PatchMatrix, in_place, patch_bytes, patch_matrices
+from convc.passes.algorithms.patches import TILE_ROWS, PatchMatrix, in_place, patch_bytes, patch_matrices
 from convc.passes.algorithms.problem import Problem
 from convc.passes.layout import ImageLayout, WeightLayout
 from convc.passes.tiling import Tile, even_split, most_rows
@@ -51,6 +62,11 @@ class PatchProduct:
     source: ImageLayout
     target: ImageLayout
     filters: WeightLayout
+    whole: Whole | None = None
+
+    @property
+    def tiled(self) -> bool:
+        return self.filters.pairs == 2 or self.whole is not None
 
     @property
     def own(self) -> int:
@@ -105,13 +121,18 @@ class PatchProduct:
         def chunk(first: Index, rows: Index, patches: V, row: int, entry: int) -> None:
             a, b = self.operands(patches, row, entry, filters)
             finish, start = self.finish(k, f, first), begin if bias is not None else None
+            if self.tiled:
+                tiles = TileProduct(rows, a.pointer, row, b.pointer, self.filters, finish, start, self.whole, bias)
+                tiles.emit(f, k.machine, matrix.apart, cached=buffers is None)
+                return
             product = self.product(k, rows)
             units = (0, product.units(f)) if matrix.apart else None
             multiply_with(f, k.machine, product, a, b, finish, start, units, cached=buffers is None)
 
         total = f.multiply(k.rows(f), matrix.outputs)
         if buffers is None:
-            first, stop = _whole_tiles(f, self.product(k, total)) if matrix.apart else (0, total)
+            tall = TILE_ROWS if self.tiled else self.product(k, total).tile.rows
+            first, stop = _whole_tiles(f, total, tall) if matrix.apart else (0, total)
             pixel = self.source.stored
             images = f.address(images, f.multiply(first, pixel))
             chunk(first, f.maximum(f.subtract(stop, first), 0), images, pixel, matrix.channels)
@@ -139,10 +160,10 @@ def _own_buffer(f: Function, matrix: PatchMatrix, buffers: V, workspace: Workspa
     )
 
 
-def _whole_tiles(f: Function, product: Product) -> tuple[Index, Index]:
-    """This thread's share of the rows of a product: tiles as a whole."""
-    start, stop = f.share(product.row_tiles(f))
-    return f.multiply(start, product.tile.rows), f.minimum(f.multiply(stop, product.tile.rows), product.rows)
+def _whole_tiles(f: Function, rows: Index, tall: int) -> tuple[Index, Index]:
+    """This thread's share of the rows of a product: tiles of `tall` rows as a whole."""
+    start, stop = f.share(f.divide(f.add(rows, tall - 1), tall))
+    return f.multiply(start, tall), f.minimum(f.multiply(stop, tall), rows)
 
 
 def buffer_of(f: Function, matrix: PatchMatrix, buffers: V, turn: Index) -> V:
@@ -154,19 +175,20 @@ def buffer_of(f: Function, matrix: PatchMatrix, buffers: V, turn: Index) -> V:
 
 
 def scratch_im2col(k: KernelBuilder) -> int:
-    return patch_bytes(Problem.of(k.kernel.anchor))
+    return patch_bytes(Problem.of(k.kernel.anchor), in_tiles(k))
 
 
 def lower_im2col(k: KernelBuilder) -> None:
     """conv2d with bias and a chain."""
     problem = Problem.of(k.kernel.anchor)
     x, w, *biases = k.kernel.anchor.operands
-    (matrix,) = patch_matrices(problem)
-    product = PatchProduct(matrix, k.image(x), k.image(k.kernel.anchor.result), weights_of(k, w))
+    (matrix,) = patch_matrices(problem, in_tiles(k))
 
     def body(f: Function) -> None:
+        whole = Whole.of(k, x, w)
+        product = PatchProduct(matrix, k.image(x), k.image(k.kernel.anchor.result), weights_of(k, w), whole)
         bias = k.pointer(biases[0]) if biases else None
-        product.emit(k, f, k.pointer(x), k.pointer(w), bias, None if in_place(problem) else k.scratch_pointer())
+        product.emit(k, f, k.pointer(x), k.pointer(w), bias, None if in_place(problem) else scratch_of(k))
 
     k.phase("im2col", body)
     clear_padding(k, problem.groups)
@@ -176,7 +198,7 @@ def lower_im2col(k: KernelBuilder) -> None:
 
 
 def scratch_im2col_backward_data(k: KernelBuilder) -> int:
-    return 4 * turned_filters(k)[-1].end + scratch_im2col(k)
+    return (2 if in_tiles(k) else 4) * turned_filters(k)[-1].end + scratch_im2col(k)
 
 
 def lower_im2col_backward_data(k: KernelBuilder) -> None:
@@ -193,7 +215,7 @@ def lower_im2col_backward_data(k: KernelBuilder) -> None:
             if not product.filters.size:  # no tap meets this phase: sums of nothing, that read nothing
                 product.emit(k, f, k.pointer(dy), k.pointer(w), None, None)
                 return
-            scratch = k.scratch_pointer()
+            scratch = scratch_of(k)
             buffers = None if in_place(problem) else f.address(scratch, everything[-1].end)
             product.emit(k, f, k.pointer(dy), f.address(scratch, place), None, buffers)
 
@@ -207,7 +229,7 @@ def lower_im2col_backward_data(k: KernelBuilder) -> None:
 def scratch_im2col_backward_weights(k: KernelBuilder) -> int:
     (matrix,) = patch_matrices(Problem.of(k.kernel.anchor))
     parts = 4 * matrix.parts * weights_of(k, k.kernel.anchor.result).size if matrix.parts > 1 else 0
-    return parts + scratch_im2col(k)
+    return parts + patch_bytes(Problem.of(k.kernel.anchor))
 
 
 def lower_im2col_backward_weights(k: KernelBuilder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from convc.codegen.llvm.control import maybe
 from convc.codegen.llvm.vocabulary import Function, Index, V, ref
+from convc.ir.types import Grid
 from convc.passes.algorithms.axes import Axis
 from convc.passes.algorithms.patches import PatchMatrix
 from convc.passes.layout import ImageLayout
@@ -122,10 +123,18 @@ def _not(f: Function, condition: V) -> V:
 
 
 def _move(f: Function, lanes: int, source: V | None, target: V, count: int) -> None:
-    """Copy `count` floats, or clear them."""
+    """Copy `count` numbers, or clear them; where they are narrow before and after, as they are."""
+    narrow = target.pointee != "float" and (source is None or source.pointee == target.pointee)
+    kind, zero = ("i8", target.pointee.zero) if isinstance(target.pointee, Grid) else ("i16", 0)
+    if narrow:
+        lanes *= 4 if kind == "i8" else 2
 
     def vector(place: Index, width: int) -> None:
-        value = f.constant(0.0, width) if source is None else f.load(f.address(source, place), width)
+        if narrow:
+            zeros = f.integers([zero] * width, kind)
+            value = zeros if source is None else f.load(f.address(source, place), width, kind)
+        else:
+            value = f.constant(0.0, width) if source is None else f.load(f.address(source, place), width)
         f.store(value, f.address(target, place))
 
     block = lanes * _UNROLL
