@@ -288,16 +288,13 @@ def _fault(program: Program, launch: _Launch) -> Fault:
 
 def _counters(program: Program, executions: np.ndarray) -> Counters:
     found: list[Executed] = []
-    previous = None
-    for place, opcode, (warps, lanes, transactions, fewest) in zip(
-        program.places, program.opcodes, executions.tolist(), strict=True
-    ):
-        if previous is not None and place is previous and found:  # one instruction in several steps
-            last = found[-1]
-            found[-1] = Executed(
-                place, opcode, last.warps, last.lanes, last.transactions + transactions, last.fewest + fewest
-            )
-        else:
-            found.append(Executed(place, opcode, warps, lanes, transactions, fewest))
-        previous = place
-    return Counters(tuple(found[:-1]) if program.opcodes[-1] == "ret" and len(found) > 1 else tuple(found))
+    # The last instruction is the end that `translate` has added.
+    for place, opcode, (warps, lanes, transactions, fewest) in list(
+        zip(program.places, program.opcodes, executions.tolist(), strict=True)
+    )[:-1]:
+        if found and found[-1].place is place:  # one instruction in several steps
+            warps, lanes = found[-1].warps, found[-1].lanes
+            transactions, fewest = transactions + found[-1].transactions, fewest + found[-1].fewest
+            found.pop()
+        found.append(Executed(place, opcode, warps, lanes, transactions, fewest))
+    return Counters(tuple(found))

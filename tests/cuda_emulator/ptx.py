@@ -215,6 +215,8 @@ def _statements(text: str) -> Iterator[_Statement]:
         if depth == 0 and re.fullmatch(r"\.(version|target|address_size)\s.*", header):
             yield _Statement(header, first, source)
             current = ""
+    if current.strip():
+        raise EmulationError(f"line {first}: cannot read {current.strip()[:80]!r}")
 
 
 def _opens_body(before: str) -> bool:

@@ -30,15 +30,16 @@ class Machine {
 
   void run() {
     std::vector<uint32_t> queue = order(launch_.grid[0] * launch_.grid[1] * launch_.grid[2], launch_.blocks);
-    std::vector<Block> resident(std::min<size_t>(launch_.resident, queue.size()));
+    resident_.resize(std::min<size_t>(launch_.resident, queue.size()));
     size_t next = 0, running = 0;
-    for (Block& block : resident) begin(block, queue[next++]), running++;
+    for (Block& block : resident_) begin(block, queue[next++]), running++;
     for (size_t turn = 0; running;) {
-      Warp* warp = choose(resident, turn);
+      Warp* warp = choose(turn);
       run_warp(*warp);
       Block& block = *warp->block;
       // Each pass releases one barrier, of which a block may have several.
-      while (!warp->ready && release(block)) {}
+      while ((!warp->ready || news_) && release(block)) {}
+      news_ = false;
       if (any_ready(block)) continue;
       if (any_alive(block)) stuck(block);
       running--, block.running = false;
@@ -53,7 +54,9 @@ class Machine {
  private:
   Launch& launch_;
   std::mt19937 random_;
+  std::vector<Block> resident_;
   uint64_t spent_ = 0;
+  bool news_ = false;  // somebody has arrived at a barrier without waiting
 
   std::vector<uint32_t> order(uint32_t number, uint32_t kind) {
     std::vector<uint32_t> found(number);
@@ -117,10 +120,10 @@ class Machine {
   }
 
   // With a quantum, warps take turns; without one, the first that is ready runs until it has to wait.
-  Warp* choose(std::vector<Block>& resident, size_t& turn) {
-    const size_t warps = resident[0].warps.size(), all = resident.size() * warps;
+  Warp* choose(size_t& turn) {
+    const size_t warps = resident_[0].warps.size(), all = resident_.size() * warps;
     const auto at = [&](size_t k) -> Warp* {
-      Block& block = resident[k / warps];
+      Block& block = resident_[k / warps];
       Warp* warp = &block.warps[block.order[k % warps]];
       return block.running && warp->ready ? warp : nullptr;
     };
@@ -315,9 +318,11 @@ class Machine {
       warp.ready &= ~mask, warp.at_barrier |= mask;
       return;
     }
-    if (mask != warp.alive()) fail(DIVERGED, uint32_t(std::countr_zero(mask)), "arrives without the rest of its warp");
     Arrived& found = arrived(*warp.block, place<uint32_t>(warp, i.operand[0])[std::countr_zero(mask)]);
-    found.threads += LANES;
+    found.threads += uint32_t(std::popcount(mask));
+    // Barriers count warps: lanes that a block has no threads for come with the first one.
+    if (mask & 1) found.threads += LANES - uint32_t(std::popcount(warp.alive() | warp.ended));
+    news_ = true;
     join(found.clocks, warp.clocks);
     warp.clock()++;
     set_pc(warp, mask, current_pc + 1);
