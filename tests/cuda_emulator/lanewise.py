@@ -117,6 +117,7 @@ ROWS: tuple[Row | Comparison | Native, ...] = (
     Row("clz.{t:b32,b64}", "u32 t", "uint32_t(std::countl_zero(a))"),
     Row("brev.{t:b32,b64}", "t t", "reversed<T>(a)"),
     Row("bfind.{t:s32,u32,s64,u64}", "u32 t", "highest<T>(a)"),
+    Row("bfind.shiftamt.{t:u32}", "u32 t", "a == 0 ? 0xffffffffu : 31 - highest<T>(a)"),
     Row("bfe.{t:s32,u32,s64,u64}", "t t u32 u32", "field<T>(a, b, c)"),
     # Floating point
     *_float("add(.rn)#", "t t t", "a + b", small="T(float(a) + float(b))"),
@@ -127,10 +128,10 @@ ROWS: tuple[Row | Comparison | Native, ...] = (
         row
         for mode, name in (("rz", "ZERO"), ("rm", "DOWN"), ("rp", "UP"))
         for row in (
-            Row(f"fma.{mode}.{{t:f32}}", "t t t t", f"directed_fma<{name}>(a, b, c)"),
-            Row(f"add.{mode}.{{t:f32}}", "t t t", f"directed_fma<{name}>(a, 1, b)"),
-            Row(f"sub.{mode}.{{t:f32}}", "t t t", f"directed_fma<{name}>(b, -1, a)"),
-            Row(f"mul.{mode}.{{t:f32}}", "t t t", f"directed<{name}>(double(a) * b, 0)"),
+            Row(f"fma.{mode}[.ftz].{{t:f32}}", "t t t t", f"directed_fma<{name}>(a, b, c)"),
+            Row(f"add.{mode}[.ftz].{{t:f32}}", "t t t", f"directed_fma<{name}>(a, 1, b)"),
+            Row(f"sub.{mode}[.ftz].{{t:f32}}", "t t t", f"directed_fma<{name}>(b, -1, a)"),
+            Row(f"mul.{mode}[.ftz].{{t:f32}}", "t t t", f"directed<{name}>(double(a) * b, 0)"),
         )
     ),
     Row("fma.rn[.ftz].relu.{t:" + SMALL + "}", "t t t t", "most<T>(fused<T>(a, b, c), T(0.0f))"),
@@ -185,6 +186,22 @@ ROWS: tuple[Row | Comparison | Native, ...] = (
     Comparison("neu[.ftz].{t:f16,bf16,f32,f64}", "Wide<T>(a) != Wide<T>(b)"),
     Comparison("num[.ftz].{t:f16,bf16,f32,f64}", "!unordered(a, b)"),
     Comparison("nan[.ftz].{t:f16,bf16,f32,f64}", "unordered(a, b)"),
+    # Of small floats, `set` is an instruction of its own: 1 or 0 in each half. Others are for the lowering.
+    *(
+        Row(f"set.{name}.{kind}.{{t:{kind}}}", "t t t", f"T(float({test}))")
+        for kind in SMALL.split(",")
+        for name, test in (
+            *(
+                (name + suffix, f"{also}float(a) {sign} float(b)")
+                for name, sign in (("eq", "=="), ("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">="))
+                for suffix, also in (("", ""), ("u", "unordered(a, b) || "))
+            ),
+            ("ne", "!unordered(a, b) && float(a) != float(b)"),
+            ("neu", "float(a) != float(b)"),
+            ("num", "!unordered(a, b)"),
+            ("nan", "unordered(a, b)"),
+        )
+    ),
     # Conversions
     Row("cvt.{d:s8,u8,s16,u16,s32,u32,s64,u64}.{t:s8,u8,s16,u16,s32,u32,s64,u64}", "d t", "D(a)"),
     Row("cvt.sat.{d:s8,u8,s16,u16,s32,u32,s64,u64}.{t:s8,u8,s16,u16,s32,u32,s64,u64}", "d t", "narrowed<D>(a)"),
@@ -199,10 +216,16 @@ ROWS: tuple[Row | Comparison | Native, ...] = (
             ("(.sat).{d:s8,u8,s16,u16,s32,u32,s64,u64}", "f16,bf16,f64"),
         )
     ),
-    Row("cvt.rni[.ftz][.sat].{d:f32}.f32", "d d", "std::nearbyint(a)"),
-    Row("cvt.rzi[.ftz][.sat].{d:f32}.f32", "d d", "std::trunc(a)"),
-    Row("cvt.rmi[.ftz][.sat].{d:f32}.f32", "d d", "std::floor(a)"),
-    Row("cvt.rpi[.ftz][.sat].{d:f32}.f32", "d d", "std::ceil(a)"),
+    *(
+        Row(f"cvt.{mode}i{options}.{{d:{kind}}}.{kind}", "d d", f"{function}(Wide<D>(a))")
+        for mode, function in (
+            ("rn", "std::nearbyint"),
+            ("rz", "std::trunc"),
+            ("rm", "std::floor"),
+            ("rp", "std::ceil"),
+        )
+        for kind, options in (("f32", "[.ftz][.sat]"), ("f16", ""), ("bf16", ""), ("f64", ""))
+    ),
     Row("cvt[.ftz][.sat].{d:f32}.f32", "d d", "a"),
     Row("cvt[.ftz][.sat].{d:f32}.{t:f16,bf16}", "d t", "float(a)"),
     Row("cvt[.ftz].{d:f64}.{t:f32,f16}", "d t", "double(a)"),

@@ -214,6 +214,9 @@ def _lower_set_predicate(program: Program, instruction: Instruction) -> None:
 
 
 def _lower_set(program: Program, instruction: Instruction) -> None:
+    if instruction.opcode in lanewise():
+        _lower_lanewise(program, instruction)
+        return
     *_, result, type_name = instruction.parts
     found, other, combine = _combined(program, instruction, type_name)
     if combine and other is not None:
@@ -480,12 +483,13 @@ def _lower_vote(program: Program, instruction: Instruction) -> None:
 
 
 def _lower_match(program: Program, instruction: Instruction) -> None:
-    if instruction.parts[1:3] != ["any", "sync"]:
+    _, mode, sync, *rest = instruction.parts
+    if mode not in ("any", "all") or sync != "sync" or len(rest) != 1:
         raise program.unknown()
     target, value, members = instruction.operands
-    places = (program.target(target, "b32"), program.source(value, instruction.parts[3]))
-    handler = f"match.any.{instruction.parts[3]}"
-    program.emit(handler, places, kind="collective", members=_members(program, members))
+    result, same = target.parts if isinstance(target, Vector) else (target, Register("_"))
+    places = (program.target(result, "b32"), program.source(value, rest[0]), program.target(same, "pred"))
+    program.emit(f"match.{mode}.{rest[0]}", places, kind="collective", members=_members(program, members))
 
 
 def _lower_reduction(program: Program, instruction: Instruction) -> None:

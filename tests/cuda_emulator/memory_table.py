@@ -114,6 +114,7 @@ def _collectives() -> Iterator[HandlerSpec]:
     yield HandlerSpec("active_mask", (), "active_mask(warp, i, mask);")
     for bits in (32, 64):
         yield HandlerSpec(f"match.any.b{bits}", (), f"match_any<uint{bits}_t>(warp, i, mask);")
+        yield HandlerSpec(f"match.all.b{bits}", (), f"match_all<uint{bits}_t>(warp, i, mask);")
     for operation, (types, expression) in REDUCTIONS.items():
         for type_name in types.split(","):
             code = f"using T = {C_TYPES[type_name]}; reduce<T>(warp, i, mask, [](T a, T b) {{ return {expression}; }});"

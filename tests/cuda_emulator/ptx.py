@@ -163,6 +163,7 @@ class _Statement:
     text: str
     line: int
     source: str = ""
+    has_body: bool = False
 
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -197,7 +198,7 @@ def _statements(text: str) -> Iterator[_Statement]:
                 first = number
             if character == "{" and depth == 0 and (not current.strip() or _opens_body(current)):
                 if current.strip():
-                    yield _Statement(" ".join(current.split()), first, source)
+                    yield _Statement(" ".join(current.split()), first, source, has_body=True)
                 yield _Statement("{", number, source)
                 current = ""
             elif character == "}" and depth == 0:
@@ -233,11 +234,12 @@ def parse(text: str) -> Text:
             found.target = words.split()[1].rstrip(",")
         elif match := re.match(r"(?:\.visible |\.weak )*\.entry (\w+)\s*(?:\((.*?)\))?(.*)", words):
             found.kernels[match[1]] = _kernel(match[1], match[2] or "", match[3], statements)
-        elif match := re.match(r"\.section\b|(?:\.visible |\.weak )*\.func\b", words):
-            _skip_body(statements)
+        elif re.match(r"\.section\b|(?:\.visible |\.weak |\.extern )*\.func\b", words):
+            if statement.has_body:  # what is called is not emulated, and a call raises
+                _skip_body(statements)
         elif variable := _variable(words):
             found.variables.append(variable)
-        elif not re.match(r"\.(version|address_size|pragma|extern \.func)\b|[{}]", words):
+        elif not re.match(r"\.(version|address_size|pragma)\b|[{}]", words):
             raise EmulationError(f"line {statement.line}: cannot read {words!r}")
     return found
 
@@ -338,7 +340,7 @@ def _kernel(name: str, parameters: str, directives: str, statements: Iterator[_S
         elif words == "}":
             if scopes.leave() == 0:
                 return kernel
-        elif match := re.match(r"\.reg \.(\w+) (.*)", words):
+        elif match := re.match(r"\.reg ?\.(\w+) (.*)", words):
             for declared in split(match[2]):
                 for register in _declared(declared):
                     kernel.registers[scopes.declare(register)] = match[1]
@@ -353,7 +355,7 @@ def _kernel(name: str, parameters: str, directives: str, statements: Iterator[_S
         elif words.startswith("."):
             if variable := _variable(words):
                 kernel.variables.append(variable)
-            elif not re.match(r"\.(pragma|loc)\b", words):
+            elif not re.match(r"\.(pragma|loc|param)\b", words):  # .param: of a call, which no table knows
                 raise EmulationError(f"{place}: cannot read this")
         else:
             kernel.instructions.append(_instruction(words, place, scopes))
@@ -380,7 +382,7 @@ def _instruction(words: str, place: Place, scopes: _Scopes) -> Instruction:
 
 
 def _operand(text: str, place: Place, scopes: _Scopes) -> Operand:
-    if text.startswith("{") and text.endswith("}"):
+    if text[0] + text[-1] in ("{}", "()"):
         return Vector(tuple(_operand(part, place, scopes) for part in split(text[1:-1])))
     if text.startswith("[") and text.endswith("]"):
         return _address(text[1:-1].strip(), place, scopes)

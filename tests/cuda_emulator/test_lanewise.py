@@ -74,6 +74,7 @@ CASES: dict[str, list[tuple]] = {
     "brev.b32": [(1, 0x80000000), (0b110, 0x60000000)],
     "bfind.u32": [(0x80, 7), (0, 0xFFFFFFFF)],
     "bfind.s32": [(-1, 0xFFFFFFFF), (-2, 0), (0x80, 7)],
+    "bfind.shiftamt.u32": [(0x80, 24), (0, 0xFFFFFFFF)],
     "bfe.u32": [(0xABCD, 4, 8, 0xBC), (0xABCD, 4, 0, 0), (0xF0000000, 28, 10, 15)],
     "bfe.s32": [(0x0F0, 4, 4, -1), (0x070, 4, 4, 7), (-1, 31, 10, -1)],
     # Floating point
@@ -192,6 +193,18 @@ CASES: dict[str, list[tuple]] = {
     "cvt.rzi.f32.f32": [(-2.9, -2.0)],
     "cvt.rmi.f32.f32": [(-2.1, -3.0)],
     "cvt.rpi.f32.f32": [(2.1, 3.0)],
+    "cvt.rni.f16.f16": [(2.5, 2.0)],
+    "cvt.rzi.f16.f16": [(-2.5, -2.0)],
+    "cvt.rmi.f16.f16": [(-2.5, -3.0)],
+    "cvt.rpi.f16.f16": [(2.5, 3.0)],
+    "cvt.rni.bf16.bf16": [(2.5, 2.0)],
+    "cvt.rzi.bf16.bf16": [(-2.5, -2.0)],
+    "cvt.rmi.bf16.bf16": [(-2.5, -3.0)],
+    "cvt.rpi.bf16.bf16": [(2.5, 3.0)],
+    "cvt.rni.f64.f64": [(2.5, 2.0)],
+    "cvt.rzi.f64.f64": [(-2.5, -2.0)],
+    "cvt.rmi.f64.f64": [(-2.5, -3.0)],
+    "cvt.rpi.f64.f64": [(2.5, 3.0)],
     "cvt.sat.f32.f32": [(1.5, 1.0)],
     "cvt.ftz.sat.f32.f32": [(-1.5, 0.0)],
     "cvt.f32.f16": [(1.5, 1.5), (2.0**-24, 2.0**-24), (INF, INF)],
@@ -230,6 +243,32 @@ CASES: dict[str, list[tuple]] = {
     "set.lt.u32.f32": [(1.0, 2.0, 2**32 - 1), (2.0, 1.0, 0)],
     "set.lt.f32.s32": [(-1, 2, 1.0), (2, 1, 0.0)],
 }
+# `set` of small floats: for each comparison, (1, 1), (1, 2), (2, 1) and (NaN, 1).
+_SET = {
+    "eq": (1, 0, 0),
+    "ne": (0, 1, 1),
+    "lt": (0, 1, 0),
+    "le": (1, 1, 0),
+    "gt": (0, 0, 1),
+    "ge": (1, 0, 1),
+}
+for _name, _results in _SET.items():
+    for _suffix, _last in (("", 0.0), ("u", 1.0)):
+        for _kind in ("f16", "bf16"):
+            _rows = [(1.0, 1.0), (1.0, 2.0), (2.0, 1.0), (NAN, 1.0)]
+            CASES[f"set.{_name}{_suffix}.{_kind}.{_kind}"] = [
+                (*row, float(result)) for row, result in zip(_rows, (*_results, _last), strict=True)
+            ]
+            CASES[f"set.{_name}{_suffix}.{_kind}x2.{_kind}x2"] = [
+                ((a, 1.0), (b, NAN), (float(result), _last))
+                for (a, b), result in zip(_rows, (*_results, _last), strict=True)
+            ]
+for _kind in ("f16", "bf16"):
+    CASES[f"set.num.{_kind}.{_kind}"] = [(1.0, 2.0, 1.0), (NAN, 2.0, 0.0)]
+    CASES[f"set.nan.{_kind}.{_kind}"] = [(1.0, 2.0, 0.0), (1.0, NAN, 1.0)]
+    CASES[f"set.num.{_kind}x2.{_kind}x2"] = [((1.0, NAN), (2.0, 1.0), (1.0, 0.0))]
+    CASES[f"set.nan.{_kind}x2.{_kind}x2"] = [((1.0, NAN), (2.0, 1.0), (0.0, 1.0))]
+
 # Handlers that other tests reach, through instructions that are no table's word.
 ELSEWHERE = ("pack.", "unpack.", "lop3.", "mov.8")
 
@@ -242,7 +281,7 @@ def types_of(opcode: str) -> tuple[str, ...]:
         return "pred", parts[-1], parts[-1]
     if parts[0] == "selp":
         return parts[-1], parts[-1], parts[-1], "pred"
-    if parts[0] == "set":
+    if parts[0] == "set" and opcode not in lanewise():
         return parts[-2], parts[-1], parts[-1]
     if parts[0] == "mov":
         return parts[-1], parts[-1]

@@ -182,6 +182,8 @@ def test_the_predicate_of_a_shuffle() -> None:
         ("vote.sync.all.pred %p2, %p1, -1; selp.u32 %r1, 1, 0, %p2;", [0] * 32),
         ("vote.sync.uni.pred %p2, !%p1, -1; selp.u32 %r1, 1, 0, %p2;", [0] * 32),
         ("shr.u32 %r2, %r0, 4; match.any.sync.b32 %r1, %r2, -1;", [0xFFFF] * 16 + [0xFFFF0000] * 16),
+        ("match.all.sync.b32 %r1|%p2, %r0, -1; @%p2 trap;", [0] * 32),
+        ("match.all.sync.b32 %r1|%p2, 7, -1; @!%p2 trap;", [0xFFFFFFFF] * 32),
         ("redux.sync.add.u32 %r1, %r0, -1;", [496] * 32),
         ("neg.s32 %r2, %r0; redux.sync.min.s32 %r1, %r2, -1;", [2**32 - 31] * 32),
         ("redux.sync.max.u32 %r1, %r0, -1;", [31] * 32),

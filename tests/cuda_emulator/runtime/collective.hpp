@@ -57,6 +57,18 @@ inline void match_any(Warp& warp, const Instruction& i, uint32_t mask) {
   each_lane(mask, [&](uint32_t lane) { place<uint32_t>(warp, i.operand[0])[lane] = results[lane]; });
 }
 
+// Operands: members or 0, value, predicate: whether all have the same value.
+template <class T>
+inline void match_all(Warp& warp, const Instruction& i, uint32_t mask) {
+  const T* values = place<T>(warp, i.operand[1]);
+  const T first = values[std::countr_zero(mask)];
+  bool same = true;
+  each_lane(mask, [&](uint32_t lane) { same = same && values[lane] == first; });
+  each_lane(mask, [&](uint32_t lane) { place<uint32_t>(warp, i.operand[0])[lane] = same ? mask : 0; });
+  uint32_t& p = *place<uint32_t>(warp, i.operand[2]);
+  p = (p & ~mask) | (same ? mask : 0);
+}
+
 template <class T, class Body>
 inline void reduce(Warp& warp, const Instruction& i, uint32_t mask, Body body) {
   const T* values = place<T>(warp, i.operand[1]);
