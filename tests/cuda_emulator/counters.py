@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
 
 from tests.cuda_emulator.ptx import Place
 
@@ -33,11 +37,28 @@ class Executed:
         return "global" if self.transactions else ""
 
 
-@dataclass(frozen=True)
 class Counters:
-    """Sums over `instructions`, and the instructions themselves, for reports by line."""
+    """Sums over `instructions`, and the instructions themselves, for reports by line.
 
-    instructions: tuple[Executed, ...]
+    A PTX instruction may be several of the runtime's, which follow one another and have the same place; `executions`
+    has their four counters, in the order of the fields of `Executed`.
+    """
+
+    def __init__(self, places: Sequence[Place], opcodes: Sequence[str], executions: np.ndarray) -> None:
+        self._places, self._opcodes, self._executions = places, opcodes, executions
+
+    @cached_property
+    def instructions(self) -> tuple[Executed, ...]:
+        """In the order of the text."""
+        found: list[Executed] = []
+        rows = self._executions.tolist()
+        for place, opcode, (warps, lanes, transactions, fewest) in zip(self._places, self._opcodes, rows, strict=True):
+            if found and found[-1].place is place:
+                warps, lanes = found[-1].warps, found[-1].lanes
+                transactions, fewest = transactions + found[-1].transactions, fewest + found[-1].fewest
+                found.pop()
+            found.append(Executed(place, opcode, warps, lanes, transactions, fewest))
+        return tuple(found)
 
     def mix(self) -> Counter[str]:
         """How often warps have executed each opcode."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tests.cuda_emulator.counters import Counters, Executed
+from tests.cuda_emulator.counters import Counters
 from tests.cuda_emulator.faults import CHECKS, EmulationError, Fault
 from tests.cuda_emulator.library import library
 from tests.cuda_emulator.lowering import translate
@@ -73,15 +73,21 @@ Argument = Buffer | int | float | np.generic | bytes
 
 @dataclass(frozen=True)
 class Checks:
-    """Checks that can be left out, to see what results alone tell. The others always run."""
+    """Checks that can be left out, to see what results alone tell. The others always run.
+
+    `races`: accesses of a block's threads to shared memory that nothing orders. `blocks`: what one block writes and
+    another one touches; kernels with fences, volatile accesses and the like are taken to know what they do. `copies`:
+    shared memory to which a cp.async is on its way. `initialised`: shared memory that is read before it is written.
+    """
 
     races: bool = True
+    blocks: bool = True
     copies: bool = True
     initialised: bool = True
 
 
 ALL_CHECKS = Checks()
-NO_CHECKS = Checks(races=False, copies=False, initialised=False)
+NO_CHECKS = Checks(races=False, blocks=False, copies=False, initialised=False)
 
 
 class _Buffer(ctypes.Structure):
@@ -103,17 +109,21 @@ class _Launch(ctypes.Structure):
         *((name, ctypes.c_uint64) for name in ("executions", "budget")),
         ("grid", ctypes.c_uint32 * 3),
         ("block", ctypes.c_uint32 * 3),
-        *((name, ctypes.c_uint32) for name in ("shared_bytes", "local_bytes", "granule_bits")),
+        *((name, ctypes.c_uint32) for name in ("shared_bytes", "local_bytes", "granule_bits", "global_bits")),
         ("special", ctypes.c_uint32 * 12),
         ("lane_special", ctypes.c_uint32 * 3),
         *((name, ctypes.c_uint32) for name in ("lanes", "warps", "blocks", "quantum", "random_quantum")),
         *((name, ctypes.c_uint32) for name in ("resident", "landing", "seed")),
-        *((name, ctypes.c_uint32) for name in ("check_races", "check_copies", "check_initialised", "count")),
+        *(
+            (name, ctypes.c_uint32)
+            for name in ("check_races", "check_blocks", "check_copies", "check_initialised", "count")
+        ),
         ("fault", ctypes.c_uint32),
         ("fault_block", ctypes.c_uint32 * 3),
         ("fault_thread", ctypes.c_uint32 * 3),
         ("fault_pc", ctypes.c_uint64),
         ("fault_text", ctypes.c_char * 256),
+        ("shadows", ctypes.c_uint64),
     ]
 
 
@@ -195,13 +205,15 @@ class Module:
         launch.executions, launch.budget = executions.ctypes.data, budget
         _set_schedule(launch, schedule)
         launch.check_races, launch.check_copies = checks.races, checks.copies
+        launch.check_blocks = checks.blocks and not program.blocks_communicate
         launch.check_initialised, launch.count = checks.initialised, count
         native = library()
         if native.launch_bytes() != ctypes.sizeof(_Launch) or native.instruction_bytes() != INSTRUCTION.itemsize:
             raise EmulationError("launching.py and machine.hpp describe different structures")
         if native.emulate(ctypes.byref(launch)):
             raise _fault(program, launch)
-        return _counters(program, executions)
+        # The last instruction is the end that `translate` has added.
+        return Counters(program.places[:-1], program.opcodes[:-1], executions[:-1])
 
     def _pack(self, program: Program, args: Sequence[Argument], memory: Memory) -> bytes:
         parameters = program.kernel.parameters
@@ -226,6 +238,7 @@ class Module:
         launch = _Launch(shared_bytes=shared, local_bytes=program.local_bytes)
         launch.grid[:], launch.block[:] = grid, block
         launch.granule_bits = program.granule.bit_length() - 1
+        launch.global_bits = program.global_granule.bit_length() - 1
         launch.special[:], launch.lane_special[:] = program.special, program.lane_special
         return launch
 
@@ -284,17 +297,3 @@ def _fault(program: Program, launch: _Launch) -> Fault:
         line=place.line,
         instruction=str(place),
     )
-
-
-def _counters(program: Program, executions: np.ndarray) -> Counters:
-    found: list[Executed] = []
-    # The last instruction is the end that `translate` has added.
-    for place, opcode, (warps, lanes, transactions, fewest) in list(
-        zip(program.places, program.opcodes, executions.tolist(), strict=True)
-    )[:-1]:
-        if found and found[-1].place is place:  # one instruction in several steps
-            warps, lanes = found[-1].warps, found[-1].lanes
-            transactions, fewest = transactions + found[-1].transactions, fewest + found[-1].fewest
-            found.pop()
-        found.append(Executed(place, opcode, warps, lanes, transactions, fewest))
-    return Counters(tuple(found))

@@ -291,9 +291,17 @@ def _address(program: Program, operand: Operand, space: str) -> tuple[str, int, 
     return f"{space}64", program.constant(value, "u64"), offset
 
 
-def _touches_shared(program: Program, space: str, size: int) -> None:
+# Between blocks these order something.
+_ORDERED = {"acquire", "release", "acq_rel", "volatile", "relaxed", "sc"}
+
+
+def _touches(program: Program, instruction: Instruction, space: str, size: int) -> None:
     if space in ("shared", "generic"):
         program.granule = min(program.granule, size)
+    if space in ("global", "generic"):
+        program.global_granule = min(program.global_granule, size)
+    if instruction.parts[0] in ("ld", "st") and _ORDERED & set(instruction.parts) and space != "shared":
+        program.blocks_communicate = True
 
 
 def _lower_load(program: Program, instruction: Instruction) -> None:
@@ -303,7 +311,7 @@ def _lower_load(program: Program, instruction: Instruction) -> None:
     if len(registers) != count:
         raise program.error(f"{len(registers)} registers for a vector of {count}")
     where, base, offset = _address(program, source, space)
-    _touches_shared(program, space, size_of(type_name))
+    _touches(program, instruction, space, size_of(type_name))
     targets = [_wide_target(program, register, type_name) for register in registers]
     handler = f"load.{where}.v{count}.b{8 * size_of(type_name)}"
     program.emit(handler, (*(place for place, _ in targets), base), immediates=(offset,))
@@ -318,7 +326,7 @@ def _lower_store(program: Program, instruction: Instruction) -> None:
     if len(values) != count:
         raise program.error(f"{len(values)} values for a vector of {count}")
     where, base, offset = _address(program, target, space)
-    _touches_shared(program, space, size_of(type_name))
+    _touches(program, instruction, space, size_of(type_name))
     sources = [_narrow_source(program, value, type_name) for value in values]
     handler = f"store.{where}.v{count}.b{8 * size_of(type_name)}"
     program.emit(handler, (base, *sources), immediates=(offset,))
@@ -335,7 +343,7 @@ def _lower_atomic(program: Program, instruction: Instruction) -> None:
         operands = (Register("_"), *operands)
     target, address, *values = operands
     where, base, offset = _address(program, address, space)
-    _touches_shared(program, space, size_of(type_name))
+    _touches(program, instruction, space, size_of(type_name))
     operation = operations[0]
     kind = "u" + type_name[1:] if operation == "add" and type_name[0] == "s" else type_name
     if operation in ("exch", "cas", "and", "or", "xor"):
@@ -407,7 +415,13 @@ def _lower_exit(program: Program, instruction: Instruction) -> None:
 
 
 def _lower_nothing(program: Program, instruction: Instruction) -> None:
-    """Fences order what is in order here; prefetches and sleeps are about time."""
+    """Prefetches and sleeps are about time."""
+    program.emit("nothing")
+
+
+def _lower_fence(program: Program, instruction: Instruction) -> None:
+    """Orders what is in order here."""
+    program.blocks_communicate |= "cta" not in instruction.parts
     program.emit("nothing")
 
 
@@ -563,8 +577,8 @@ _FAMILIES: dict[str, Callable[[Program, Instruction], None]] = {
     "ret": _lower_exit,
     "exit": _lower_exit,
     "trap": _lower_trap,
-    "membar": _lower_nothing,
-    "fence": _lower_nothing,
+    "membar": _lower_fence,
+    "fence": _lower_fence,
     "prefetch": _lower_nothing,
     "nanosleep": _lower_nothing,
     "bar": _lower_barrier,

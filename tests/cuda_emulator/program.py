@@ -77,7 +77,8 @@ class Program:
         self.opcodes: list[str] = []
         self.variables = [v for v in module_variables if v.space in ("global", "const")]
         self.granule = 4  # bytes: the smallest access to shared memory
-        self.uses_dynamic_shared = False
+        self.global_granule = 4  # and to global memory
+        self.blocks_communicate = False  # by fences, or accesses that are ordered
         self._pending: list[_Pending] = []
         self._starts: list[int] = []  # of each PTX instruction
         self._bytes = 0

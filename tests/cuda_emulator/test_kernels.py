@@ -253,6 +253,6 @@ def test_speed() -> None:
     for run, name in ((run_gemm, "gemm"), (run_mma, "gemm_mma")):
         made = module(name)
         run(made, 64, 64, 64)
-        start = time.perf_counter()
+        start = time.process_time()
         run(made, 128, 128, 128, schedule=EVEN)
-        assert 2 * 128**3 / (time.perf_counter() - start) > 30e6
+        assert 2 * 128**3 / (time.process_time() - start) > 30e6

@@ -7,6 +7,7 @@ import pytest
 
 from tests.cuda_emulator.faults import EmulationError, Fault
 from tests.cuda_emulator.launching import NO_CHECKS, In, InOut, Module, Out
+from tests.cuda_emulator.memory_table import WIDTHS
 from tests.cuda_emulator.schedule import Schedule
 from tests.cuda_emulator.snippets import kernel, needs_compiler, with_addresses
 
@@ -44,6 +45,40 @@ def test_loads(load: str, stored: str, wanted: list[int] | None) -> None:
     text = with_addresses(f"{load} st.global.b32 [%l0], {stored};")
     Module(text).launch("k", 1, 2, [Out(y), In(x)])
     assert y.tolist() == (x.tolist() if wanted is None else wanted)
+
+
+ADDRESSING = {
+    "global": (" add.u64 %l2, %l0, 0;", "global", "[%l2]"),
+    "shared32": (" mov.u32 %r1, tile; mad.lo.u32 %r1, %r0, 32, %r1;", "shared", "[%r1]"),
+    "shared64": (" mov.u64 %l2, tile; mad.wide.u32 %l2, %r0, 32, %l2;", "shared", "[%l2]"),
+    "local32": (" mov.u32 %r1, own;", "local", "[%r1]"),
+    "local64": (" mov.u64 %l2, own;", "local", "[%l2]"),
+    "generic, global": (" add.u64 %l2, %l0, 0;", "", "[%l2]"),
+    "generic, shared": (" mov.u64 %l2, tile; mad.wide.u32 %l2, %r0, 32, %l2; cvta.shared.u64 %l2, %l2;", "", "[%l2]"),
+    "generic, local": (" mov.u64 %l2, own; cvta.local.u64 %l2, %l2;", "", "[%l2]"),
+}
+
+
+@pytest.mark.parametrize("space", ADDRESSING)
+def test_every_width_in_every_space(space: str) -> None:
+    """What is stored in one width is loaded in another, and in itself."""
+    address, word, place = ADDRESSING[space]
+    word = f".{word}" if word else ""
+    rng = np.random.default_rng(6)
+    for bits, counts in WIDTHS.items():
+        for count in counts:
+            x, y = rng.integers(0, 256, (8, 32), np.uint8), np.empty((8, 32), np.uint8)
+            kind = {8: "%h", 16: "%h", 32: "%r", 64: "%l"}[bits]
+            names = [f"{kind}{10 + k}" for k in range(count)]
+            vector = f"{{{', '.join(names)}}}" if count > 1 else names[0]
+            size = f"{f'.v{count}' if count > 1 else ''}.b{bits}"
+            body = f"""
+             .shared .align 32 .b8 tile[256]; .local .align 32 .b8 own[32]; {address}
+             ld.global{size} {vector}, [%l1]; st{word}{size} {place}, {vector};
+             ld{word}{size} {vector}, {place}; st.global{size} [%l0], {vector};
+            """
+            Module(with_addresses(body, scale=32)).launch("k", 1, 8, [Out(y), In(x)])
+            assert (y[:, : bits * count // 8] == x[:, : bits * count // 8]).all(), (bits, count)
 
 
 def test_stores_of_narrow_values() -> None:
@@ -371,6 +406,34 @@ def test_atomics_do_not_race_with_each_other() -> None:
     assert y.tolist() == [64] * 64
     with pytest.raises(Fault):
         Module(with_addresses(body.replace("SYNC", ""), inputs=0)).launch("k", 1, 64, [Out(y)])
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (" st.global.u32 [%l0], %r1;", "writes offset 0 of buffer 0, which block number 0 has written"),
+        (" ld.global.u32 %r2, [%l0]; @%p1 st.global.u32 [%l0], %r1;", "writes offset 0 .* several blocks have read"),
+        (" @!%p1 st.global.u32 [%l0], 5; ld.global.u32 %r2, [%l0];", "reads offset 0 .* block number 0 has written"),
+        (" @!%p1 st.global.u32 [%l0], 5; red.global.add.u32 [%l0], 1;", "changes offset 0 .* has written"),
+        (" @!%p1 red.global.add.u32 [%l0], 1; @%p1 ld.global.u32 %r2, [%l0];", "reads offset 0 .* has changed"),
+        (" red.global.add.u32 [%l0], 1;", None),
+        (" st.global.u32 [%l0], 5;", None),  # the same value
+        (" @!%p1 st.global.u16 [%l0], %r1; @%p1 st.global.u16 [%l0+2], %r1;", None),  # beside each other
+        (" membar.gl; st.global.u32 [%l0], %r1;", None),  # knows what it does
+        (" membar.cta; st.global.u32 [%l0], %r1;", "which block number 0 has written"),
+    ],
+)
+def test_blocks_are_in_no_order(body: str, message: str | None) -> None:
+    head = " ld.param.u64 %l0, [p0]; mov.u32 %r1, %ctaid.x; setp.eq.u32 %p1, %r1, 1;"
+    module = Module(kernel(head + body, ["u64"]))
+    y = np.zeros(1, np.uint32)
+    module.launch("k", 2, 1, [InOut(y)], checks=NO_CHECKS)
+    if message is None:
+        module.launch("k", 2, 1, [InOut(y)])
+        return
+    with pytest.raises(Fault, match=message) as caught:
+        module.launch("k", 2, 1, [InOut(y)])
+    assert (caught.value.check, caught.value.block) == ("race", (1, 0, 0))
 
 
 # Launches that CUDA refuses

@@ -9,8 +9,6 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <memory>
-#include <random>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -82,16 +80,18 @@ struct Launch {
   uint32_t grid[3], block[3];
   uint32_t shared_bytes, local_bytes;
   uint32_t granule_bits;       // log2 of the bytes that the shadow of shared memory tells apart
+  uint32_t global_bits;        // and that of global memory
   uint32_t special[12];        // places of %tid, %ntid, %ctaid, %nctaid
   uint32_t lane_special[3];    // places of %laneid, %warpid, dynamic shared bytes
   // The schedule.
   uint32_t lanes, warps, blocks, quantum, random_quantum, resident, landing, seed;
   // Checks and counters that may be left out.
-  uint32_t check_races, check_copies, check_initialised, count;
+  uint32_t check_races, check_blocks, check_copies, check_initialised, count;
   // What came of it.
   uint32_t fault, fault_block[3], fault_thread[3];
   uint64_t fault_pc;
   char fault_text[256];
+  struct GlobalShadow* shadows;  // of each buffer, while the launch runs
 };
 
 struct Copy {  // a cp.async on its way

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdio>
 
 #include "arithmetic.hpp"
 
@@ -23,7 +24,7 @@ struct Read {
 constexpr uint32_t SEVERAL = 32;  // for a lane: more than one of the warp, or the warp as one
 
 struct Block {
-  uint32_t index[3];
+  uint32_t index[3], number;
   std::vector<Warp> warps;
   std::vector<char> registers;
   std::vector<char> shared;
@@ -123,7 +124,48 @@ inline char* write_shared(Warp& warp, uint32_t lane, uint64_t address, uint32_t 
   return data;
 }
 
-inline char* global(Warp& warp, uint32_t lane, uint64_t address, uint32_t size, uint32_t alignment, bool write) {
+// Which block has touched a granule of global memory: its number + 1, or MANY. Blocks of a launch are in no order, so
+// what one writes none other may read or write, except by atomics.
+constexpr uint32_t MANY = 0xffffffffu;
+
+struct GlobalShadow {
+  std::vector<uint32_t> written, read, changed;  // by a store, by a load, by an atomic
+};
+
+enum Access { READ, WRITE, CHANGE };
+
+[[gnu::noinline]] inline void between_blocks(Warp& warp, uint32_t lane, uint64_t window, uint64_t offset,
+                                             uint32_t size, Access access, const void* fresh) {
+  const Launch& launch = *warp.launch;
+  GlobalShadow& shadow = launch.shadows[window];
+  const Buffer& buffer = launch.buffers[window];
+  const uint32_t me = warp.block->number + 1, bits = launch.global_bits;
+  if (shadow.written.empty()) {
+    const size_t granules = (buffer.bytes >> bits) + 1;
+    shadow.written.assign(granules, 0), shadow.read.assign(granules, 0), shadow.changed.assign(granules, 0);
+  }
+  const auto other = [&](uint32_t who) { return who && who != me; };
+  const auto note = [&](uint32_t& who) { who = other(who) ? MANY : me; };
+  const char* verbs[] = {"reads", "writes", "changes"};
+  const auto race = [&](const char* what, uint32_t who) {
+    char text[64];
+    if (who == MANY) snprintf(text, sizeof text, "several blocks have");
+    else snprintf(text, sizeof text, "block number %u has", who - 1);
+    fail(RACE, lane, "%s offset %llu of buffer %llu, which %s %s", verbs[access], (unsigned long long)offset,
+         (unsigned long long)window, text, what);
+  };
+  for (uint64_t g = offset >> bits; g <= (offset + size - 1) >> bits; g++) {
+    uint32_t &written = shadow.written[g], &read = shadow.read[g], &changed = shadow.changed[g];
+    if (access != CHANGE && other(changed)) race("changed", changed);
+    if (other(written) && !(fresh && std::memcmp(buffer.data + offset, fresh, size) == 0)) race("written", written);
+    if (access != READ && other(read)) race("read", read);
+    note(access == READ ? read : access == WRITE ? written : changed);
+  }
+}
+
+inline char* global(Warp& warp, uint32_t lane, uint64_t address, uint32_t size, uint32_t alignment, Access access,
+                    const void* fresh = nullptr) {
+  const bool write = access != READ;
   const Launch& launch = *warp.launch;
   if (address & (alignment - 1))
     fail(ALIGNMENT, lane, "%u bytes of global memory at 0x%llx, which is no multiple of %u", size,
@@ -140,6 +182,7 @@ inline char* global(Warp& warp, uint32_t lane, uint64_t address, uint32_t size, 
   if (write && !buffer.writable)
     fail(READ_ONLY, lane, "writes at offset %lld of buffer %llu, which is read-only", (long long)offset,
          (unsigned long long)window);
+  if (buffer.writable && launch.check_blocks) between_blocks(warp, lane, window, offset, size, access, fresh);
   return buffer.data + offset;
 }
 
@@ -158,7 +201,8 @@ inline char* local(Warp& warp, uint32_t lane, uint64_t address, uint32_t size) {
 
 // Shared memory has 32 banks of 4 bytes. Lanes are served together as far as 128 bytes go; in each such phase, a
 // bank delivers one word, to as many lanes as want it.
-inline void count_shared(Warp& warp, const Instruction& i, uint32_t mask, const uint64_t* addresses, uint32_t size) {
+[[gnu::noinline]] inline void count_shared(Warp& warp, const Instruction& i, uint32_t mask, const uint64_t* addresses,
+                                           uint32_t size) {
   const uint32_t together = size <= 4 ? 32 : 128 / size, words = std::max(size / 4, 1u);
   uint64_t* counts = warp.launch->executions + 4 * (&i - warp.launch->code);
   for (uint32_t from = 0; from < LANES; from += together) {
@@ -178,7 +222,8 @@ inline void count_shared(Warp& warp, const Instruction& i, uint32_t mask, const 
 }
 
 // Global memory comes in sectors of 32 bytes.
-inline void count_global(Warp& warp, const Instruction& i, uint32_t mask, const uint64_t* addresses, uint32_t size) {
+[[gnu::noinline]] inline void count_global(Warp& warp, const Instruction& i, uint32_t mask, const uint64_t* addresses,
+                                           uint32_t size) {
   uint64_t sectors[LANES * 2];
   uint32_t number = 0;
   each_lane(mask, [&](uint32_t lane) {
@@ -210,20 +255,20 @@ inline void addresses_of(Warp& warp, const Instruction& i, uint32_t mask, const 
 
 template <Space SPACE>
 inline const char* place_to_read(Warp& warp, uint32_t lane, uint64_t address, uint32_t size) {
-  if constexpr (SPACE == GLOBAL) return global(warp, lane, address, size, size, false);
+  if constexpr (SPACE == GLOBAL) return global(warp, lane, address, size, size, READ);
   if constexpr (SPACE == SHARED) return read_shared(warp, lane, address, size);
   if constexpr (SPACE == LOCAL) return local(warp, lane, address, size);
-  if (address >> WINDOW_BITS) return global(warp, lane, address, size, size, false);
+  if (address >> WINDOW_BITS) return global(warp, lane, address, size, size, READ);
   if (address >= LOCAL_BASE) return local(warp, lane, address - LOCAL_BASE, size);
   return read_shared(warp, lane, address - SHARED_BASE, size);
 }
 
 template <Space SPACE>
 inline char* place_to_write(Warp& warp, uint32_t lane, uint64_t address, uint32_t size, const void* fresh) {
-  if constexpr (SPACE == GLOBAL) return global(warp, lane, address, size, size, true);
+  if constexpr (SPACE == GLOBAL) return global(warp, lane, address, size, size, WRITE, fresh);
   if constexpr (SPACE == SHARED) return write_shared(warp, lane, address, size, fresh);
   if constexpr (SPACE == LOCAL) return local(warp, lane, address, size);
-  if (address >> WINDOW_BITS) return global(warp, lane, address, size, size, true);
+  if (address >> WINDOW_BITS) return global(warp, lane, address, size, size, WRITE, fresh);
   if (address >= LOCAL_BASE) return local(warp, lane, address - LOCAL_BASE, size);
   return write_shared(warp, lane, address - SHARED_BASE, size, fresh);
 }
@@ -277,7 +322,7 @@ inline void atomic(Warp& warp, const Instruction& i, uint32_t mask, Body body) {
     if (SPACE == SHARED || (SPACE == GENERIC && !(address >> WINDOW_BITS)))
       at = write_shared(warp, lane, SPACE == GENERIC ? address - SHARED_BASE : address, sizeof(T), nullptr, true);
     else
-      at = global(warp, lane, address, sizeof(T), sizeof(T), true);
+      at = global(warp, lane, address, sizeof(T), sizeof(T), CHANGE);
     const T old = bits<T>(at);
     const T fresh = body(old, place<T>(warp, i.operand[2])[lane], place<T>(warp, i.operand[3])[lane]);
     std::memcpy(at, &fresh, sizeof fresh);
@@ -323,7 +368,7 @@ inline void copy_async(Warp& warp, const Instruction& i, uint32_t mask) {
     if (source & (BYTES - 1))
       fail(ALIGNMENT, lane, "cp.async from 0x%llx, which is no multiple of %u", (unsigned long long)source, BYTES);
     write_shared(warp, lane, target, BYTES, nullptr, false, true);
-    const char* from = filled ? global(warp, lane, source, filled, 1, false) : nullptr;
+    const char* from = filled ? global(warp, lane, source, filled, 1, READ) : nullptr;
     Copy copy{from, uint32_t(target), BYTES, filled, warp.copy_group[lane], false};
     if (lands_at_once(warp, copy)) land(warp, copy);
     warp.copies[lane].push_back(copy);
@@ -345,7 +390,7 @@ inline void wait_for_copies(Warp& warp, uint32_t lane, uint32_t but, bool open_t
       by = {warp.clock(), uint8_t(warp.index), uint8_t(lane), 0, 0};
     }
   }
-  copies.erase(copies.begin(), copies.begin() + ptrdiff_t(done));
+  copies.erase(copies.begin(), copies.begin() + std::ptrdiff_t(done));
 }
 
 inline void commit_copies(Warp& warp, const Instruction&, uint32_t mask) {

@@ -6,6 +6,7 @@
 
 #include <cstdarg>
 #include <cstdio>
+#include <random>
 
 #include "collective.hpp"
 
@@ -68,6 +69,7 @@ class Machine {
   void begin(Block& block, uint32_t number) {
     const uint32_t* size = launch_.block;
     const uint32_t threads = size[0] * size[1] * size[2], warps = (threads + LANES - 1) / LANES;
+    block.number = number;
     block.index[0] = number % launch_.grid[0];
     block.index[1] = number / launch_.grid[0] % launch_.grid[1];
     block.index[2] = number / launch_.grid[0] / launch_.grid[1];
@@ -432,6 +434,8 @@ class Machine {
 inline int run(Launch& launch, const Handler* handlers) {
   for (uint64_t k = 0; k < launch.instructions; k++)
     launch.code[k].handler = reinterpret_cast<uint64_t>(handlers[launch.code[k].handler]);
+  std::vector<GlobalShadow> shadows(launch.buffer_count);
+  launch.shadows = shadows.data();
   Machine machine(launch);
   try {
     machine.run();
