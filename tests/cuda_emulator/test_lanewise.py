@@ -393,9 +393,10 @@ def test_fused_products_of_small_floats_are_rounded_once(kind: str, digits: int,
     checked = 0
     for x, y, z, bits in zip(a, b, c, found, strict=True):
         values = [exact(v, kind) for v in (x, y, z)]
+        left, right, addend = (Fraction(0) if v is None else v for v in values)
         if None in values:
             continue
-        wanted = round_to(values[0] * values[1] + values[2], digits, smallest)  # pyright: ignore[reportOptionalOperand]
+        wanted = round_to(left * right + addend, digits, smallest)
         if abs(wanted) <= largest:
             assert exact(bits, kind) == wanted
             checked += 1

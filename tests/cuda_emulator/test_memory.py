@@ -443,14 +443,14 @@ def test_launches_that_do_not_fit() -> None:
     text = ".extern .shared .align 16 .b8 dynamic[];\n"
     module = Module(kernel("", [], text).replace(")\n{", ")\n.maxntid 64\n{"))
     module.launch("k", 1, 64, [], 227 * 1024)
-    for arguments, message in (
-        ((1, 65, []), "may have 64 threads"),
-        ((1, 64, [], 228 * 1024), "bytes of shared memory"),
-        ((0, 64, []), "a grid of"),
-        ((1, 64, [1]), "1 arguments for 0 parameters"),
+    for grid, block, args, shared_bytes, message in (
+        (1, 65, [], 0, "may have 64 threads"),
+        (1, 64, [], 228 * 1024, "bytes of shared memory"),
+        (0, 64, [], 0, "a grid of"),
+        (1, 64, [1], 0, "1 arguments for 0 parameters"),
     ):
         with pytest.raises(EmulationError, match=message):
-            module.launch("k", *arguments)
+            module.launch("k", grid, block, args, shared_bytes)
     with pytest.raises(EmulationError, match="no kernel other"):
         module.launch("other", 1, 1, [])
     with pytest.raises(EmulationError, match="not contiguous"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -165,7 +167,7 @@ def test_divergent_barriers() -> None:
     ],
 )
 @each_schedule
-def test_shuffles(shuffle: str, wanted, schedule: Schedule) -> None:
+def test_shuffles(shuffle: str, wanted: Callable[[int], int], schedule: Schedule) -> None:
     assert words(f" shfl.sync.{shuffle}, -1;{STORE}", schedule=schedule) == [wanted(t) for t in range(32)]
 
 
