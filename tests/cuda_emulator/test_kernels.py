@@ -249,7 +249,7 @@ def test_errors_and_warnings_of_the_compiler() -> None:
 
 
 def test_speed() -> None:
-    """30 MFLOP/s are the least that makes the matrix of schedules bearable; 500 are usual (README.md)."""
+    """30 MFLOP/s are the least that makes the matrix of schedules bearable; README.md has what is usual."""
     for run, name in ((run_gemm, "gemm"), (run_mma, "gemm_mma")):
         made = module(name)
         run(made, 64, 64, 64)

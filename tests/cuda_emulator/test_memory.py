@@ -231,7 +231,7 @@ def test_copies_fill_with_zeros() -> None:
 def test_a_copy_that_is_not_waited_for() -> None:
     x, y = np.arange(128, dtype=np.uint32), np.empty(128, np.uint32)
     for schedule in (LATE, EARLY):
-        with pytest.raises(Fault, match=r"a cp\.async of lane 0 of warp 0 is on its way") as caught:
+        with pytest.raises(Fault, match=r"a cp\.async is on its way, of lane 0 of warp 0") as caught:
             Module(copying("cp.async.wait_group 1;")).launch("k", 1, 32, [Out(y), In(x)], schedule=schedule)
         assert caught.value.check == "pending-copy"
     # Without the check the numbers tell, where copies come late.

@@ -90,9 +90,10 @@ inline void load_matrices(Warp& warp, const Instruction& i, uint32_t mask) {
   addresses_of<SHARED>(warp, i, uint32_t((1ull << 8 * N) - 1), place<A>(warp, i.operand[N]), i.immediate[0], 16,
                        addresses);
   uint16_t rows[N][8][8];
+  const SharedView view(warp);
   for (uint32_t row = 0; row < 8 * N; row++) {
     in_shared(warp, row, addresses[row], 16);
-    std::memcpy(rows[row / 8][row % 8], read_shared(warp, SEVERAL, addresses[row], 16), 16);
+    std::memcpy(rows[row / 8][row % 8], read_shared(warp, view, SEVERAL, addresses[row], 16), 16);
   }
   for (uint32_t n = 0; n < N; n++) {
     uint32_t* d = place<uint32_t>(warp, i.operand[n]);
@@ -132,15 +133,18 @@ inline void multiply_matrices(Warp& warp, const Instruction& i, uint32_t mask) {
   constexpr uint32_t E = 4 / sizeof(TA), K = 4 * E * STEPS, REGISTERS = sizeof(Sum) == 4 ? 4 : 2;
   using Exact = std::conditional_t<std::is_integral_v<Sum>, int32_t, double>;
   using Factor = std::conditional_t<std::is_integral_v<Sum>, int32_t, float>;
-  alignas(64) Exact a[16][K], b[K][8], sums[16][8];
+  alignas(64) Factor a[16][K], b[K][8];
+  alignas(64) Exact sums[16][8];
+  // The four lanes of one g hold 4 E neighbours of a row of A, or of a column of B.
   for (uint32_t step = 0; step < STEPS; step++) {
     for (uint32_t upper = 0; upper < 2; upper++) {
       const TA* values = place<TA>(warp, i.operand[REGISTERS + 2 * step + upper]);
-      for (uint32_t k = 0; k < LANES * E; k++)
-        a[k / E / 4 + 8 * upper][4 * E * step + k % (4 * E)] = Exact(Factor(values[k]));
+      for (uint32_t g = 0; g < 8; g++)
+        for (uint32_t k = 0; k < 4 * E; k++) a[g + 8 * upper][4 * E * step + k] = Factor(values[4 * E * g + k]);
     }
     const TB* values = place<TB>(warp, i.operand[REGISTERS + 2 * STEPS + step]);
-    for (uint32_t k = 0; k < LANES * E; k++) b[4 * E * step + k % (4 * E)][k / E / 4] = Exact(Factor(values[k]));
+    for (uint32_t g = 0; g < 8; g++)
+      for (uint32_t k = 0; k < 4 * E; k++) b[4 * E * step + k][g] = Factor(values[4 * E * g + k]);
   }
   constexpr uint32_t PER = 4 / sizeof(Sum), C = REGISTERS + 3 * STEPS;  // values in a register of C
   const auto where = [](uint32_t lane, uint32_t k, uint32_t& row, uint32_t& column) {
@@ -157,7 +161,7 @@ inline void multiply_matrices(Warp& warp, const Instruction& i, uint32_t mask) {
     Exact line[8];
     std::memcpy(line, sums[row], sizeof line);
     for (uint32_t k = 0; k < K; k++)
-      for (uint32_t column = 0; column < 8; column++) line[column] += a[row][k] * b[k][column];
+      for (uint32_t column = 0; column < 8; column++) line[column] += Exact(a[row][k]) * Exact(b[k][column]);
     std::memcpy(sums[row], line, sizeof line);
   }
   for (uint32_t lane = 0; lane < LANES; lane++) {

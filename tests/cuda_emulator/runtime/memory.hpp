@@ -62,31 +62,50 @@ inline void in_shared(Warp& warp, uint32_t lane, uint64_t address, uint32_t size
          (unsigned long long)bytes);
 }
 
+// What checking a read takes, in one place, so that it stays in registers from lane to lane.
+struct SharedView {
+  const char* data;
+  const Written* written;
+  Read* read;
+  uint64_t bytes;
+  uint32_t warps, index, bits, start, clock;
+  bool races, copies, initialised;
+
+  explicit SharedView(Warp& warp) {
+    Block& block = *warp.block;
+    const Launch& launch = *warp.launch;
+    data = block.shared.data(), written = block.written.data(), read = block.read.data();
+    bytes = block.shared.size(), warps = uint32_t(block.warps.size()), index = warp.index;
+    bits = launch.granule_bits, start = block.start, clock = warp.clock();
+    races = launch.check_races, copies = launch.check_copies, initialised = launch.check_initialised;
+  }
+};
+
+[[gnu::noinline]] [[noreturn]] inline void bad_read(Check check, uint32_t lane, uint64_t address, const Written& by) {
+  const char* why[] = {"which nobody has written", "to which a cp.async is on its way, of ", "written by "};
+  const uint32_t kind = check == UNINITIALISED ? 0 : check == PENDING_COPY ? 1 : 2;
+  fail(check, first_lane(lane), "reads shared memory at %llu, %s%s%s", (unsigned long long)address, why[kind],
+       kind ? person(by.lane, by.warp) : "", kind == 2 ? ", with no barrier between" : "");
+}
+
 // The place of `size` bytes that `lane` reads.
-inline const char* read_shared(Warp& warp, uint32_t lane, uint64_t address, uint32_t size) {
-  in_shared(warp, first_lane(lane), address, size);
-  Block& block = *warp.block;
-  const Launch& launch = *warp.launch;
-  const uint32_t last = uint32_t(address + size - 1) >> launch.granule_bits;
-  const uint32_t warps = uint32_t(block.warps.size()), clock = warp.clock();
-  for (uint32_t g = uint32_t(address) >> launch.granule_bits; g <= last; g++) {
-    const Written& by = block.written[g];
-    if (by.pending && launch.check_copies)
-      fail(PENDING_COPY, first_lane(lane), "reads shared memory at %llu, to which a cp.async of %s is on its way",
-           (unsigned long long)address, person(by.lane, by.warp));
-    if (by.clock <= block.start) {
-      if (launch.check_initialised && !by.pending)
-        fail(UNINITIALISED, first_lane(lane), "reads shared memory at %llu, which nobody has written",
-             (unsigned long long)address);
-    } else if (launch.check_races && !ordered(warp, lane, by.warp, by.lane, by.clock)) {
-      fail(RACE, first_lane(lane), "reads shared memory at %llu, written by %s, with no barrier between",
-           (unsigned long long)address, person(by.lane, by.warp));
+inline const char* read_shared(Warp& warp, const SharedView& view, uint32_t lane, uint64_t address, uint32_t size) {
+  if (address & (size - 1) || address > view.bytes || view.bytes - address < size) [[unlikely]]
+    in_shared(warp, first_lane(lane), address, size);
+  const uint32_t last = uint32_t(address + size - 1) >> view.bits;
+  for (uint32_t g = uint32_t(address) >> view.bits; g <= last; g++) {
+    const Written by = view.written[g];
+    if (by.pending && view.copies) [[unlikely]] bad_read(PENDING_COPY, lane, address, by);
+    if (by.clock <= view.start) [[unlikely]] {
+      if (view.initialised && !by.pending) bad_read(UNINITIALISED, lane, address, by);
+    } else if (view.races && !ordered(warp, lane, by.warp, by.lane, by.clock)) [[unlikely]] {
+      bad_read(RACE, lane, address, by);
     }
-    Read& entry = block.read[g * warps + warp.index];
-    if (entry.clock != clock) entry = {clock, lane};
+    Read& entry = view.read[g * view.warps + view.index];
+    if (entry.clock != view.clock) entry = {view.clock, lane};
     else if (entry.lane != lane) entry.lane = SEVERAL;
   }
-  return block.shared.data() + address;
+  return view.data + address;
 }
 
 // Checks that `size` bytes may be written now; `fresh` are the new bytes, where they are known.
@@ -101,7 +120,7 @@ inline char* write_shared(Warp& warp, uint32_t lane, uint64_t address, uint32_t 
   for (uint32_t g = uint32_t(address) >> launch.granule_bits; g <= last; g++) {
     Written& by = block.written[g];
     if (by.pending && launch.check_copies)
-      fail(PENDING_COPY, first_lane(lane), "writes shared memory at %llu, to which a cp.async of %s is on its way",
+      fail(PENDING_COPY, first_lane(lane), "writes shared memory at %llu, to which a cp.async is on its way, of %s",
            (unsigned long long)address, person(by.lane, by.warp));
     if (atomic && by.clock <= block.start && launch.check_initialised)
       fail(UNINITIALISED, first_lane(lane), "changes shared memory at %llu, which nobody has written",
@@ -254,13 +273,13 @@ inline void addresses_of(Warp& warp, const Instruction& i, uint32_t mask, const 
 }
 
 template <Space SPACE>
-inline const char* place_to_read(Warp& warp, uint32_t lane, uint64_t address, uint32_t size) {
+inline const char* place_to_read(Warp& warp, const SharedView& view, uint32_t lane, uint64_t address, uint32_t size) {
   if constexpr (SPACE == GLOBAL) return global(warp, lane, address, size, size, READ);
-  if constexpr (SPACE == SHARED) return read_shared(warp, lane, address, size);
+  if constexpr (SPACE == SHARED) return read_shared(warp, view, lane, address, size);
   if constexpr (SPACE == LOCAL) return local(warp, lane, address, size);
   if (address >> WINDOW_BITS) return global(warp, lane, address, size, size, READ);
   if (address >= LOCAL_BASE) return local(warp, lane, address - LOCAL_BASE, size);
-  return read_shared(warp, lane, address - SHARED_BASE, size);
+  return read_shared(warp, view, lane, address - SHARED_BASE, size);
 }
 
 template <Space SPACE>
@@ -279,9 +298,10 @@ template <Space SPACE, class A, class T, uint32_t N>
 inline void load(Warp& warp, const Instruction& i, uint32_t mask) {
   uint64_t addresses[LANES];
   addresses_of<SPACE>(warp, i, mask, place<A>(warp, i.operand[N]), i.immediate[0], sizeof(T) * N, addresses);
+  const SharedView view(warp);
   each_lane(mask, [&](uint32_t lane) {
     T values[N];
-    std::memcpy(values, place_to_read<SPACE>(warp, lane, addresses[lane], sizeof values), sizeof values);
+    std::memcpy(values, place_to_read<SPACE>(warp, view, lane, addresses[lane], sizeof values), sizeof values);
     for (uint32_t n = 0; n < N; n++) place<T>(warp, i.operand[n])[lane] = values[n];
   });
 }
