@@ -96,6 +96,10 @@ def test_lane_numbers_and_masks() -> None:
     assert words(f" mov.u32 %r1, %lanemask_lt;{STORE}", 3) == [0, 1, 3]
 
 
+def test_a_kernel_without_instructions() -> None:
+    assert Module(kernel("", []).replace(" ret;", "")).launch("k", 3, 100, []).executed == 0
+
+
 def test_an_endless_loop_is_given_up() -> None:
     text = kernel("$A: bra $A;", [])
     with pytest.raises(Fault, match="1000 instructions of warps, and no end") as caught:

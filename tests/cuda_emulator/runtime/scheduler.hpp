@@ -22,7 +22,7 @@ namespace emulator {
 }
 
 // Operands of a barrier: its number, the count of threads, result, predicate. Immediates: mode, whether there is a
-// count, whether all lanes of a warp must come together (.aligned). The order is that of BARRIER_MODES in lowering.py.
+// count, whether all lanes of a warp must come together (.aligned). The order is that of BARRIER_MODES in lowering_warps.py.
 enum BarrierMode : int64_t { SYNC, ARRIVE, COUNT, ALL, ANY };
 
 class Machine {
