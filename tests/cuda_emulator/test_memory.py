@@ -386,6 +386,19 @@ def test_overwriting_what_a_neighbour_still_reads() -> None:
     assert caught.value.check == "race"
 
 
+def test_overwriting_what_others_of_the_warp_still_read() -> None:
+    """The writer has read it itself, last of all: the readers before it count as well."""
+    body = f"""
+     {SHARED} {WORDS} setp.eq.u32 %p1, %r0, 31; @%p1 st.shared.u32 [tile], 1; bar.sync 0;
+     ld.shared.u32 %r4, [tile]; SYNC @%p1 st.shared.u32 [tile], 2;
+    """
+    y = np.empty(32, np.uint32)
+    Module(with_addresses(body.replace("SYNC", "bar.warp.sync -1;"), inputs=0)).launch("k", 1, 32, [Out(y)])
+    with pytest.raises(Fault, match="read by warp 0, with no barrier between") as caught:
+        Module(with_addresses(body.replace("SYNC", ""), inputs=0)).launch("k", 1, 32, [Out(y)])
+    assert (caught.value.check, caught.value.thread) == ("race", (31, 0, 0))
+
+
 def test_two_writers() -> None:
     body = f"{SHARED} shr.u32 %r5, %r0, 5; st.shared.u32 [tile], VALUE;"
     Module(with_addresses(body.replace("VALUE", "7"), inputs=0)).launch("k", 1, 64, [Out(np.empty(64, np.uint32))])
