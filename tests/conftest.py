@@ -64,6 +64,7 @@ _SLOW_MODULES = (
     "codegen/test_wide_language.py",
     "commands/test_language_server.py",
     "commands/test_memory.py",
+    "cuda_emulator/",
     "frontend/onnx/",
     "frontend/test_budgets.py",
     "frontend/test_decompile_random.py",
