@@ -52,6 +52,8 @@ def scalars_ahead(
     """The scalars of the rows of a tile, which lie at `places` beyond `source`: those that lie side by side in memory
     are widened on the stack. `number` tells apart what is in use at the same time."""
     known = {row: (source, place) for row, place in places.items()}
+    if source.pointee == "half" and not f.converts_half:
+        return known.__getitem__  # vectors that overlap, of a few numbers, are then no gain (docs/performance-log.md)
     for run in _runs(places):
         if is_widened_ahead(source, 1, len(run)):
             base = _MOST * number
