@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convc.codegen.llvm.program import generate, plan_step
-from convc.codegen.llvm.target import DOT_BF16, WITHOUT_VARIABLE, host_target
+from convc.codegen.llvm.target import DOT_BF16, WITHOUT_VARIABLE
 from convc.ir.op import Op
 from convc.ir.ops import Linear, LinearBackwardData, LinearBackwardWeights
 from convc.ir.rounding import rounded
