@@ -12,11 +12,12 @@ from convc.ir.rounding import rounded
 from convc.ir.types import DType
 from convc.passes.algorithms.problem import Direction
 from tests.codegen.algorithms.convolutions import DIRECTIONS, Geometry
+from tests.codegen.guarded import Side
 from tests.codegen.native_graph import run_natively, single_op_graph
 from tests.codegen.test_dot_bf16 import GEOMETRIES, GRADIENTS
 from tests.codegen.test_halves import halved
 from tests.codegen.test_ops import available_tiers
-from tests.op_case import OpCase, make_operands, normal
+from tests.op_case import OpCase, Operand, make_operands, normal
 
 SHAPES: dict[str, Geometry] = {
     **{name: geometry for name, (_, geometry) in (GRADIENTS | GEOMETRIES).items()},
@@ -38,7 +39,8 @@ def assert_like_float32(case: OpCase, dtype: DType, tier: str, patch: pytest.Mon
     # A bias stays float32, and the cast of the result to float32 rides along, before the result is rounded.
     exact = {name: rounded(array, dtype) if array.ndim > 1 else array for name, array in named.items()}
     expected = run_natively(single.copy(), exact, threads=1)["logits"]
-    for threads, side in ((1, "after"), (2, "before"), (3, "after")):
+    sides: tuple[Side, ...] = ("after", "before", "after")
+    for threads, side in enumerate(sides, start=1):
         result = run_natively(graph.copy(), named, threads=threads, side=side)["logits"]
         np.testing.assert_array_equal(result, expected)
 
@@ -63,5 +65,9 @@ def test_fully_connected_layers(
     images: int, features: int, outputs: int, op: Op, dtype: DType, tier: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, w, dy = normal(images, features), normal(outputs, features), normal(images, outputs)
-    operands = {Linear: (x, w, normal(outputs)), LinearBackwardData: (dy, w), LinearBackwardWeights: (x, dy)}
+    operands: dict[type[Op], tuple[Operand, ...]] = {
+        Linear: (x, w, normal(outputs)),
+        LinearBackwardData: (dy, w),
+        LinearBackwardWeights: (x, dy),
+    }
     assert_like_float32(OpCase("layer", op, operands[type(op)]), dtype, tier, monkeypatch)

@@ -465,13 +465,8 @@ class _Emitter:
             scalars = f.address(source, f.multiply(loop.index, channel))
             rows = f.address(filters, f.multiply(loop.index, width))
             for step in range(0, unroll, together):
-                add(
-                    f,
-                    rows,
-                    step * width,
-                    lambda m, step=step: (scalars, start + m * pixel + step * channel),
-                    active,
-                )
+                first = start + step * channel
+                add(f, rows, step * width, lambda m, first=first: (scalars, first + m * pixel), active)
             loop.carried = sums.flat
         sums.flat = loop.carried
 
