@@ -35,11 +35,13 @@ _PRODUCTS = 48
 
 @dataclass(frozen=True)
 class Loop:
-    """An innermost loop: its multiply-adds, and how often it moves a vector between registers and the stack."""
+    """An innermost loop: its multiply-adds, how often it moves a vector between registers and the stack, and how many
+    vectors or scalars it widens."""
 
     products: int
     spills: int
     loads: int
+    conversions: int
 
 
 def loops(assembly: str) -> Iterator[Loop]:
@@ -56,6 +58,7 @@ def loops(assembly: str) -> Iterator[Loop]:
                 sum(_PRODUCT.search(line) is not None for line in body),
                 sum("vmov" in line and "(%rsp" in line for line in body),
                 sum("(" in line and _LOAD.search(line) is not None for line in own),
+                sum("vcvtph2ps" in line for line in body),
             )
 
 
@@ -71,6 +74,18 @@ def test_sums_stay_in_registers(direction: Direction, algorithm: str, tier: Tier
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_sums_of_pairs_stay_in_registers(direction: Direction) -> None:
     assert "vdpbf16ps" in check(direction, "direct", WITH_DOT, DType.BF16)
+
+
+@pytest.mark.skipif("avx512" not in TARGETS, reason="the tiers are those of x86-64")
+@pytest.mark.parametrize("tier", ["avx512", "avx2"])
+@pytest.mark.parametrize("direction", ["forward", "backward_data"])
+def test_scalars_of_16_bits_are_widened_outside_of_the_inner_loops(direction: Direction, tier: Tier) -> None:
+    """What is left there are the vectors of a step, at most one conversion for every fourth product."""
+    assembly = check(direction, "direct", TARGETS[tier], DType.F16)
+    inner = [loop for loop in loops(assembly) if loop.products >= _PRODUCTS]
+    assert inner
+    assert all(4 * loop.conversions <= loop.products for loop in inner)
+    assert "vcvtph2ps" in assembly
 
 
 def check(direction: Direction, algorithm: str, target: CpuTarget, dtype: DType) -> str:

@@ -22,6 +22,7 @@ from convc.codegen.llvm.register_tile import Piece, Sums, column_pieces, unroll_
 from convc.codegen.llvm.transposition import transpose_filters
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.codegen.llvm.whole_numbers import Whole
+from convc.codegen.llvm.wide_scalars import Stretch, is_widened_ahead
 from convc.ir.graph import Value
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData
 from convc.lazy import dataclass
@@ -427,9 +428,30 @@ class _Emitter:
     def _channels(
         self, source: V, offset: int, filters: V, tap: int, count: int, active: tuple[int, ...], sums: Sums, width: int
     ) -> None:
+        """The products of `count` channels of the `active` pixels, one or two or four at a time."""
         f, d = self.f, self.d
         pixel, channel = d.columns.stride * d.source.pixel, d.source.channel
         start, columns = offset * d.source.pixel, tap * d.channels * width
+        if d.together > 1 or not is_widened_ahead(source, channel, count):
+            self._steps((source, start, pixel, channel), f.address(filters, columns), count, active, sums, width)
+            return
+        stretch = Stretch(f, self.k.machine.lanes, active)
+        for first, last, length in stretch.cuts(count):
+            with f.loop(first, last, length, carried=sums.flat) as loop:
+                sums.flat = loop.carried
+                stretch.widen(f.address(source, f.add(loop.index, start)), pixel, length)
+                rows = f.address(filters, f.add(f.multiply(loop.index, width), columns))
+                self._steps((stretch.place, 0, stretch.apart, 1), rows, length, active, sums, width)
+                loop.carried = sums.flat
+            sums.flat = loop.carried
+
+    def _steps(
+        self, places: tuple[V, int, int, int], filters: V, count: int, active: tuple[int, ...], sums: Sums, width: int
+    ) -> None:
+        """`places` are where scalars lie: an address, how far beyond it the first one is, and how far pixels and
+        channels are from each other."""
+        f, d = self.f, self.d
+        source, start, pixel, channel = places
         together = d.together
         add = {1: sums.multiply_add, 2: sums.add_pairs, TOGETHER: sums.add_quads}[together]
         unroll = (
@@ -443,13 +465,8 @@ class _Emitter:
             scalars = f.address(source, f.multiply(loop.index, channel))
             rows = f.address(filters, f.multiply(loop.index, width))
             for step in range(0, unroll, together):
-                add(
-                    f,
-                    rows,
-                    columns + step * width,
-                    lambda m, step=step: (scalars, start + m * pixel + step * channel),
-                    active,
-                )
+                first = start + step * channel
+                add(f, rows, step * width, lambda m, first=first: (scalars, first + m * pixel), active)
             loop.carried = sums.flat
         sums.flat = loop.carried
 

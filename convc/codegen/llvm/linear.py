@@ -21,6 +21,7 @@ from convc.codegen.llvm.register_tile import Sums, column_pieces, unroll_factor
 from convc.codegen.llvm.updates import Formula, update_formula, updated_tensors
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.codegen.llvm.whole_numbers import Whole
+from convc.codegen.llvm.wide_scalars import Stretch, is_widened_ahead, scalars_ahead
 from convc.ir.graph import Value
 from convc.ir.types import DType
 from convc.passes.layout import ImageLayout, WeightLayout, padded
@@ -107,23 +108,38 @@ def _forward_tile(
     panel = f.address(k.pointer(w), f.multiply(channel, depth))
     source = f.address(k.pointer(x), f.multiply(first, depth))
     together = TOGETHER if whole is not None else 2 if _multiplies_pairs(k, depth, weights.columns) else 1
-    unroll = together * unroll_factor(depth // together)
-    with f.loop(0, depth, unroll, carried=sums.flat) as loop:
+
+    def steps(scalars: V, distance: int, columns: V, count: int) -> None:
+        """So many features; those of neighbouring images lie so far apart."""
+        unroll = together * unroll_factor(count // together)
+        with f.loop(0, count, unroll, carried=sums.flat) as loop:
+            sums.flat = loop.carried
+            here, panel_rows = f.address(scalars, loop.index), f.address(columns, f.multiply(loop.index, width))
+            for step in range(0, unroll, together):
+
+                def scalar(m: int, step: int = step) -> tuple[V, int]:
+                    return here, m * distance + step
+
+                if whole is not None:
+                    sums.add_quads(f, panel_rows, step * width, scalar, range(rows))
+                elif together == 2:
+                    sums.add_pairs(f, panel_rows, step * width, scalar, range(rows), apart=width)
+                else:
+                    sums.multiply_add(f, panel_rows, step * width, scalar, range(rows))
+            loop.carried = sums.flat
         sums.flat = loop.carried
-        scalars, columns = f.address(source, loop.index), f.address(panel, f.multiply(loop.index, width))
-        for step in range(0, unroll, together):
 
-            def scalar(m: int, step: int = step) -> tuple[V, int]:
-                return scalars, m * depth + step
-
-            if whole is not None:
-                sums.add_quads(f, columns, step * width, scalar, range(rows))
-            elif together == 2:
-                sums.add_pairs(f, columns, step * width, scalar, range(rows), apart=width)
-            else:
-                sums.multiply_add(f, columns, step * width, scalar, range(rows))
-        loop.carried = sums.flat
-    sums.flat = loop.carried
+    if together == 1 and is_widened_ahead(source, 1, depth):
+        stretch = Stretch(f, k.machine.lanes, range(rows))
+        for start, stop, length in stretch.cuts(depth):
+            with f.loop(start, stop, length, carried=sums.flat) as part:
+                sums.flat = part.carried
+                stretch.widen(f.address(source, part.index), depth, length)
+                steps(stretch.place, stretch.apart, f.address(panel, f.multiply(part.index, width)), length)
+                part.carried = sums.flat
+            sums.flat = part.carried
+    else:
+        steps(source, depth, panel, depth)
     if whole is not None:
         sums.flat = whole.results(f, sums, channel, None if bias is None else k.pointer(bias))
     target = k.image(k.kernel.anchor.result)
@@ -181,7 +197,8 @@ def lower_linear_backward_weights(k: KernelBuilder) -> None:
             sums.flat = image.carried
             scalars = f.address(source, f.multiply(image.index, depth))
             columns = f.address(vectors, f.multiply(image.index, stored))
-            sums.multiply_add(f, columns, 0, lambda m: (scalars, m), range(count))
+            places = scalars_ahead(f, k.machine.lanes, scalars, {m: m for m in range(count)})
+            sums.multiply_add(f, columns, 0, places, range(count))
             if with_bias is not None:
                 for number, p in enumerate(pieces):
                     place = count * len(pieces) + number
@@ -289,12 +306,23 @@ def lower_linear_backward_data(k: KernelBuilder) -> None:
                     k.pointer(w), f.add(f.multiply(out.index, weights.block * depth), f.multiply(first, wide))
                 )
                 lines = f.address(cotangents, f.multiply(out.index, weights.block * images))
+                distance = wide
+                stretch = Stretch(f, k.machine.lanes, range(count))
+                if pairs == 1 and is_widened_ahead(panel, 1, wide) and wide <= stretch.apart:
+                    stretch.widen(panel, wide, wide)
+                    panel, distance = stretch.place, stretch.apart
                 unroll = pairs * unroll_factor(wide // pairs)
                 with f.loop(0, wide, unroll, carried=sums.flat) as lane:
                     sums.flat = lane.carried
                     scalars, columns = f.address(panel, lane.index), f.address(lines, f.multiply(lane.index, images))
                     for step in range(0, unroll, pairs):
-                        add(f, columns, step * images, lambda m, step=step: (scalars, m * wide + step), range(count))
+
+                        def scalar(
+                            m: int, scalars: V = scalars, distance: int = distance, step: int = step
+                        ) -> tuple[V, int]:
+                            return scalars, m * distance + step
+
+                        add(f, columns, step * images, scalar, range(count))
                     lane.carried = sums.flat
                 sums.flat = lane.carried
                 out.carried = sums.flat

@@ -22,15 +22,17 @@ up in order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 from convc.codegen.llvm.ahead import Ahead
 from convc.codegen.llvm.control import maybe
 from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.position_pairs import add_positions
-from convc.codegen.llvm.register_tile import Sums, column_pieces, unroll_factor
+from convc.codegen.llvm.register_tile import ScalarPlace, Sums, column_pieces, unroll_factor
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.codegen.llvm.weight_gradient_shape import Row, Shape
+from convc.codegen.llvm.wide_scalars import scalars_ahead
 from convc.lazy import dataclass
 from convc.passes.layout import ImageLayout, WeightLayout
 from convc.passes.tiling import even_split
@@ -378,7 +380,8 @@ class _Emitter:
                     fetches.fetch(step)
                 beside = step * s.op.stride[1] * s.source.stored
                 places = [beside + offset for offset in offsets]
-                self._position(x_pixel, places, dy_pixel, step * s.cotangent.stored, taps, bias, sums)
+                scalars = scalars_ahead(f, self.k.machine.lanes, x_pixel, {m: places[m] for m in taps}, step)
+                self._position(scalars, dy_pixel, step * s.cotangent.stored, taps, bias, sums)
             column.carried = sums.flat
         sums.flat = column.carried
 
@@ -409,12 +412,13 @@ class _Emitter:
         return end
 
     def _position(
-        self, x_pixel: V, places: list[int], dy_pixel: V, beside: int, taps: list[int], bias: list[int], sums: Sums
-    ) -> None:
+        self, scalars: Callable[[int], ScalarPlace], dy_pixel: V, beside: int, taps: list[int], bias: list[int],
+        sums: Sums,
+    ) -> None:  # fmt: skip
         """One position: products with the scalars of the taps, and the bias row's plain sums."""
         f = self.f
         if taps:
-            sums.multiply_add(f, dy_pixel, beside, lambda m: (x_pixel, places[m]), taps)
+            sums.multiply_add(f, dy_pixel, beside, scalars, taps)
         for m in bias:
             for number, piece in enumerate(sums.pieces):
                 index = m * len(sums.pieces) + number
