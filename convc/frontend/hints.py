@@ -13,7 +13,9 @@ def closest(word: str, choices: Iterable[str]) -> str | None:
     folded = {choice.lower(): choice for choice in pool}
     if word.lower() in folded:
         return folded[word.lower()]
-    near = difflib.get_close_matches(word, pool, 1, cutoff=0.6)
+    near = difflib.get_close_matches(word, pool, 3, cutoff=0.6)
+    # Letters that have changed places are a likelier slip than another letter.
+    near.sort(key=lambda name: sorted(name) != sorted(word))
     return near[0] if near else None
 
 

@@ -98,8 +98,8 @@ class Recompute(Pass):
         if before > self.memory:
             chosen, after = self._fit(graph, activations, before)
         self._report_kept(activations, chosen, log)
-        self._repeat(graph, activations, chosen, log)
         log.metrics |= {"bytes_before": before, "bytes": after}
+        self._repeat(graph, activations, chosen, log)
 
     def _activations(self, graph: Graph) -> Activations:
         return Activations(graph, lambda node: _scratch(node, MACHINES[self.tier]))

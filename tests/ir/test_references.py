@@ -154,7 +154,9 @@ def test_pools_against_pytorch(case: OpCase) -> None:
         pytest.skip("PyTorch has no such padding")
     x = torch.tensor(make_operands(case, np.float64)[0])
     if isinstance(op, MaxPool):
-        y = torch.nn.functional.max_pool2d(x, op.kernel, op.stride, (top, left), ceil_mode=op.ceil)
+        y = torch.nn.functional.max_pool2d(x, op.kernel, op.stride, (top, left), op.dilation, ceil_mode=op.ceil)
+    elif op.dilation != (1, 1):
+        pytest.skip("PyTorch has no such pool")
     else:
         y = torch.nn.functional.avg_pool2d(
             x, op.kernel, op.stride, (top, left), ceil_mode=op.ceil, count_include_pad=op.count_padding

@@ -139,9 +139,10 @@ class Builder:
 def _without_negatives(program: StraightLine) -> StraightLine:
     """The program with differences taken the other way round where only their negatives are given out."""
     for step in program.steps:
-        if len(step) > 1 or step[0].scale != -1 or step[0].value < program.inputs or step[0].value in program.outputs:
+        first, *others = step
+        if others or first.scale != -1 or first.value < program.inputs or first.value in program.outputs:
             continue
-        turned = _turned(program, step[0].value)
+        turned = _turned(program, first.value)
         program = turned if turned.operations < program.operations else program
     return _without_copies(program)
 
