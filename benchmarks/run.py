@@ -25,7 +25,7 @@ from convc.runtime.benchmark.case import Case
 from convc.runtime.benchmark.peers import OURS, choose
 from convc.runtime.benchmark.results import CaseResult, Entry, Report
 from convc.runtime.benchmark.rounds import Pace
-from convc.runtime.configuration import PRECISIONS
+from convc.runtime.configuration import INFERENCE_PRECISIONS
 
 FOLDER = Path(__file__).parent
 NETS = ("lenet", "simple", "deep", "cifar_resnet20", "alexnet", "googlenet", "resnet18", "resnet50", "vgg16")
@@ -139,7 +139,7 @@ def main() -> int:
     parser.add_argument("--mode", choices=("train", "infer"), default="train")
     parser.add_argument("--compile", action="store_true", help="also torch.compile, which takes up to a minute a net")
     parser.add_argument("--against", help="peers, with commas (default: those that are installed)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of products and activations")
+    parser.add_argument("--precision", choices=INFERENCE_PRECISIONS, default="fp32", help="of products and activations")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.5, help="length of a round")
     parser.add_argument("--threads", type=int, default=2)
