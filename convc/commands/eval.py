@@ -45,7 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     trained = open_trained(arguments.source, arguments.weights, net=arguments.net, set=settings, limits=limits)
     dataset, part, split = evaluation_data(trained.net, arguments.data)
     precisions, fp32 = list(dict.fromkeys(arguments.precision)), patterns(arguments.fp32)
-    ranges = measured_ranges(arguments, trained.net, trained.checkpoint.weights, fp32 or trained.fp32)
+    kept = fp32 or trained.fp32
+    ranges = measured_ranges(arguments, trained.net, trained.checkpoint.weights, kept, dataset)
     heading = f"{format_count(len(split))} {part} images of {dataset.name}, weights {trained.checkpoint.path}"
     if len(precisions) > 1:
         from convc.runtime.precisions import compare_trained

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from convc.frontend.net import Net
     from convc.passes.quantization import Ranges
     from convc.runtime.calibration import Weights
+    from convc.runtime.data import DataSet
     from convc.runtime.program import Program
 
 TARGETS = ("cpu", "reference")
@@ -109,10 +110,15 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
 
 
 def measured_ranges(
-    arguments: argparse.Namespace, net: Net, weights: Weights | None = None, fp32: Sequence[str] = ()
+    arguments: argparse.Namespace,
+    net: Net,
+    weights: Weights | None = None,
+    fp32: Sequence[str] = (),
+    dataset: DataSet | None = None,
 ) -> Ranges | None:
-    """What `--precision int8` needs, None for others; says what it was measured on. Errors: those of
-    `convc.runtime.calibration.measured_ranges`; a usage error for `--calibrate` without int8."""
+    """What `--precision int8` needs, None for others; says what it was measured on: `--calibrate`, else `dataset`, else
+    what the file names. Errors: those of `convc.runtime.calibration.measured_ranges`; a usage error for `--calibrate`
+    without int8."""
     asked = arguments.precision
     if INT8 not in (asked if isinstance(asked, list) else [asked]):
         if arguments.calibrate is not None:
@@ -120,9 +126,8 @@ def measured_ranges(
         return None
     from convc.runtime.calibration import measured_ranges as measure
 
-    found = measure(
-        net, arguments.calibrate, weights=weights, fp32=fp32, threads=arguments.threads, target=arguments.target
-    )
+    data = arguments.calibrate or dataset
+    found = measure(net, data, weights=weights, fp32=fp32, threads=arguments.threads, target=arguments.target)
     if not arguments.json:
         print(f"ranges for int8: {found.images}")
     return found.ranges

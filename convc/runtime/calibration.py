@@ -20,8 +20,8 @@ from convc.ir.ops.quantize import on_grid
 from convc.lazy import dataclass
 from convc.passes.quantization import RANGE, Observe, Ranges, grid_of
 from convc.runtime.build import build
-from convc.runtime.checkpoint import match, read_checkpoint, require_match
 from convc.runtime.configuration import named_layers, positive, seed_number
+from convc.runtime.data import DataSet
 from convc.runtime.data.image_size import centred
 from convc.runtime.operands import as_images
 from convc.runtime.program import Program
@@ -50,20 +50,20 @@ class Calibration:
 
 def measured_ranges(
     net: Net,
-    data: str | None = None,
+    data: str | DataSet | None = None,
     *,
     weights: Weights | None = None,
     fp32: Sequence[str] = (),
     threads: int | None = None,
     target: str = "cpu",
 ) -> Calibration:
-    """Ranges from training images, evenly spread over the part, of `data` (a data item; default: the file's); from
-    random numbers where no data are named. Errors: those of `calibrate`, `data-…`."""
+    """Ranges from training images, evenly spread over the part, of `data` (a data item, or what has been read of one;
+    default: the file's); from random numbers where no data are named. Errors: those of `calibrate`, `data-…`."""
     if data is None and net.settings.data is None and net.input_shape != (1, 28, 28):
         drawn = np.random.Generator(np.random.Philox(net.settings.seed)).normal(size=(_RANDOM, *net.input_shape))
         images, words = drawn.astype(np.float32), f"{_RANDOM} images of random numbers, for want of data"
     else:
-        dataset = evaluation_data(net, data)[0]
+        dataset = data if isinstance(data, DataSet) else evaluation_data(net, data)[0]
         part = centred(dataset.train, net.input_shape[1:])
         places = np.linspace(0, len(part) - 1, min(_IMAGES, len(part))).astype(np.int64)
         images, words = part.batch(places)[0], f"{len(places)} training images of {dataset.name}"
@@ -108,20 +108,11 @@ def calibrate(
             half=observe,
         ) as program,
     ):
-        _set_weights(program, net, weights)
+        if isinstance(weights, Mapping):
+            program.set_params(weights)
+        elif weights is not None:
+            program.load_params(weights_file(Path(weights)))
         return _ranges(program, given, check)
-
-
-def _set_weights(program: Program, net: Net, weights: Weights | None) -> None:
-    if weights is None:
-        return
-    if isinstance(weights, Mapping):
-        program.set_params(weights)
-        return
-    path = weights_file(Path(weights))
-    found = read_checkpoint(path).weights
-    require_match(match({name: array.shape for name, array in found.items()}, program.params.shapes), path, net.name)
-    program.set_params(found, str(path))
 
 
 def _ranges(program: Program, images: np.ndarray, check: Callable[[], None]) -> dict[str, tuple[float, float]]:

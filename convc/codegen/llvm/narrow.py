@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 # What memory holds: numbers of an LLVM type, or of a grid.
 Kind = str | Grid
-# Adding it to a small float rounds that to a whole number, ties to even, which the lowest bits then hold.
-_ROUNDS = 1.5 * 2.0**23
+# A float whose last place is 1, and its bits.
+_ROUNDS, _ROUNDS_BITS = 1.5 * 2.0**23, 0x4B400000
 
 
 def memory_type(kind: Kind) -> str:
@@ -83,10 +83,16 @@ def _to_grid(f: Function, value: V, grid: Grid) -> V:
     whole = f.binary("fmul", value, f.constant(float(np.float32(1) / np.float32(grid.step)), value.lanes))
     whole = f.select(f.compare("ogt", whole, low), whole, low)
     whole = f.select(f.compare("olt", whole, high), whole, high)
-    bits = f.convert("bitcast", f.binary("fadd", whole, f.constant(_ROUNDS, value.lanes)), "i32")
+    nearest = to_whole(f, whole)
     if grid.zero:
-        bits = f.binary("add", bits, _of(f, grid.zero, bits))
-    return f.convert("trunc", bits, "i8")
+        nearest = f.binary("add", nearest, _of(f, grid.zero, nearest))
+    return f.convert("trunc", nearest, "i8")
+
+
+def to_whole(f: Function, value: V) -> V:
+    """Small floats as the nearest i32, ties to even: adding this number leaves it in the lowest bits."""
+    bits = f.convert("bitcast", f.binary("fadd", value, f.constant(_ROUNDS, value.lanes)), "i32")
+    return f.binary("sub", bits, _of(f, _ROUNDS_BITS, bits))
 
 
 def _rounded_to_half(f: Function, value: V) -> V:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from convc.codegen.llvm.kernel import KernelBuilder
+from convc.codegen.llvm.narrow import to_whole
 from convc.codegen.llvm.register_tile import Piece, Sums, column_pieces
 from convc.codegen.llvm.units import column_blocks
 from convc.codegen.llvm.vocabulary import Function, Index, V
@@ -18,9 +19,6 @@ from convc.lazy import dataclass
 from convc.passes.fusion import resolve
 from convc.passes.layout import WeightLayout
 from convc.passes.quantized_layout import TOGETHER, QuantizedLayout
-
-# 1.5·2²³: see convc/codegen/llvm/narrow.py.
-_ROUNDS = 1.5 * 2.0**23
 
 
 @dataclass(frozen=True)
@@ -164,5 +162,4 @@ class _Outputs:
         scaled = f.binary("fmul", value, inverse)
         if exists is not None:
             scaled = f.select(exists, scaled, f.constant(0.0, lanes))
-        bits = f.convert("bitcast", f.binary("fadd", scaled, f.constant(_ROUNDS, lanes)), "i32")
-        return f.binary("sub", bits, f.integers([0x4B400000] * lanes))
+        return to_whole(f, scaled)

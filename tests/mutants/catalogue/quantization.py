@@ -54,8 +54,8 @@ MUTANTS = (
     Mutant(
         "rounded-down",
         "codegen/llvm/narrow.py",
-        "_ROUNDS = 1.5 * 2.0**23\n",
-        "_ROUNDS = 1.5 * 2.0**23 - 0.5\n",
+        "_ROUNDS, _ROUNDS_BITS = 1.5 * 2.0**23, 0x4B400000\n",
+        "_ROUNDS, _ROUNDS_BITS = 1.5 * 2.0**23 + 1, 0x4B400000\n",
         "numbers are rounded otherwise than defined",
         _PRODUCTS,
     ),
