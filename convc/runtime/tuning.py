@@ -21,6 +21,7 @@ from convc.ir.ops.cast import Cast, cast
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
 from convc.ir.ops.elementwise import Negate
 from convc.ir.ops.pool import MaxPool
+from convc.ir.ops.quantize import Quantize, QuantizeWeights
 from convc.ir.ops.shape import Relayout
 from convc.ir.types import DType, TensorType
 from convc.passes.algorithms.problem import CONVOLUTIONS, Problem
@@ -102,25 +103,30 @@ def measure_graph(
     return sum(kernel.seconds for kernel in kernels)
 
 
+# Numbers around 0, as whole ones: what is measured does not depend on the step.
+_GRID = Quantize(1 / 32, 128)
+
+
 def graph_of(problem: Problem, algorithm: str, rounded: bool = True) -> Graph:
     """A graph with the convolution alone; rows are inputs, weights a parameter. Without `rounded` a result of 16 bits
     is stored in float32."""
     images = (problem.batch, problem.channels, *problem.size)
     results = (problem.batch, problem.filters, *problem.output)
     graph = Graph("tune")
-    builder = Builder(graph)
+    builder, whole = Builder(graph), problem.dtype.is_whole
 
     def rows(name: str, shape: tuple[int, ...]) -> Value:
         # A layer's images come from other layers. Those of the interface, channel after channel, some algorithms read
         # as they are, and more slowly.
         with builder.at((), "images"):
             rows = builder.add(Negate(), graph.add_input(name, TensorType(DType.F32, shape)))
-            return cast(builder, rows, problem.dtype)
+            return builder.add(_GRID, rows) if whole else cast(builder, rows, problem.dtype)
 
     def weights() -> Value:
         shape = (problem.filters, problem.channels // problem.groups, *problem.kernel)
         with builder.at((), "filters"):
-            return cast(builder, graph.add_parameter("w", TensorType(DType.F32, shape)), problem.dtype)
+            w = graph.add_parameter("w", TensorType(DType.F32, shape))
+            return builder.add(QuantizeWeights(_GRID.zero), w) if whole else cast(builder, w, problem.dtype)
 
     geometry = {name: getattr(problem, name) for name in ("stride", "padding", "dilation", "groups")}
     with builder.at((), LABEL):

@@ -137,6 +137,7 @@ def test_commands(net: Net, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "quantize_weights" in capsys.readouterr().out
     assert main([*words, "--verify-numerics"]) == 0
     assert "in float32 and int8" in capsys.readouterr().err
+    assert main([*words, "--tune", "0.1"]) == 0
     assert main([*words, "--mode", "train"]) == 2
     assert "int8 is for inference" in capsys.readouterr().err
     assert main(["compile", file, "--calibrate", "mnist"]) == 2
