@@ -180,7 +180,7 @@ def compare(makers: Mapping[str, Callable[[], Contestant]], split: Split) -> Com
             stack.enter_context(closing(contestants[name].program))
         found = {name: evaluate(one.program, split) for name, one in contestants.items()}
         timed = {name: one.program for name, one in contestants.items() if one.memory is not None}
-        rates, busy = _take_turns(timed, split) if timed else ({}, [])
+        rates, busy = take_turns(timed, split) if timed else ({}, [])
         base = BASE if BASE in found else next(iter(found))
         records = tuple(
             PrecisionRecord(
@@ -199,7 +199,7 @@ def compare(makers: Mapping[str, Callable[[], Contestant]], split: Split) -> Com
         return Comparison(records, average_busy(busy))
 
 
-def _take_turns(programs: Mapping[str, Classifier], split: Split) -> tuple[dict[str, list[float]], list[float]]:
+def take_turns(programs: Mapping[str, Classifier], split: Split) -> tuple[dict[str, list[float]], list[float]]:
     """Images per second in each round, in whole batches, and what others kept busy in its pause; who begins rotates."""
     rates: dict[str, list[float]] = {name: [] for name in programs}
     busy: list[float] = []
