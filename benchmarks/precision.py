@@ -126,7 +126,7 @@ def training_program(net: Net, kind: str, rounding: str) -> convc.Program:
         seed=net.settings.seed,
         recipe=recipe,
         rate=make_rate(net.settings.schedule, 1, net.settings.epochs),
-        half=half,
+        types=half,
     )
 
 

@@ -171,7 +171,7 @@ def _fitting(arguments: argparse.Namespace, net: Net, ranges: Ranges | None) -> 
         threads=arguments.threads,
         passes=arguments.passes,
         algorithms=AlgorithmOptions(**algorithm_arguments(arguments)),
-        half=element_types(arguments.precision, net.settings, arguments.mode, net.layers, fp32, ranges),
+        types=element_types(arguments.precision, net.settings, arguments.mode, net.layers, fp32, ranges),
     )
     if not arguments.json:
         print(f"batch {found.batch}: {found}")

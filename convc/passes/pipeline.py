@@ -40,18 +40,18 @@ def pipeline(
     *,
     recipe: Recipe | None = None,
     choose: ChooseAlgorithms | None = None,
-    half: Pass | None = None,
+    types: Pass | None = None,
 ) -> tuple[Pass, ...]:
     """The passes that turn the forward graph of a net into an inference program or a training step.
 
     `optimizer` alone is short for a recipe that says nothing else. `choose` is left out for targets that compute
-    convolutions by their definition, `half`, which decides what is computed in fewer bits, for programs in float32.
+    convolutions by their definition, `types`, which decides what is computed in fewer bits, for programs in float32.
     """
     # Last: when nothing will be added or removed any more, every direction is chosen by itself.
     choices = () if choose is None else (choose,)
     # After the layers have the form of their mode: folded weights are cast as they are used. Before differentiation:
     # gradients are of the types of what they are gradients of.
-    halves = () if half is None else (half,)
+    narrowing = () if types is None else (types,)
     if mode == "infer":
         return (
             Canonicalize(),  # first: a border within its convolution, nothing between the layers that are folded
@@ -60,7 +60,7 @@ def pipeline(
             FoldInputScale(),
             FoldBatchNorm(),
             Specialize("infer"),  # everything after may rely on there being no loss and no dropout
-            *halves,
+            *narrowing,
             CommonSubexpressions(),  # a layer used twice is folded twice, into equal weights
             DeadCode(),  # removes what only the loss needed
             *choices,
@@ -72,7 +72,7 @@ def pipeline(
         FoldConstants(),  # likewise
         # Before differentiation: the training forms are the ones with gradients.
         Specialize("train", several, recipe.class_weights),
-        *halves,
+        *narrowing,
         Training(
             recipe.optimizer, recipe.decay_bias, recipe.clip, several, recipe.max_norm, recipe.scaling, recipe.rounding
         ),

@@ -121,7 +121,7 @@ def build_net(
             algorithms=algorithms,
             memory=memory,
             planned=planned,
-            half=types,
+            types=types,
         )
 
 
@@ -144,7 +144,7 @@ def build(
     algorithms: AlgorithmOptions = _AUTOMATIC,
     memory: int | None = None,
     planned: Planned | None = None,
-    half: Pass | None = None,
+    types: Pass | None = None,
 ) -> Program:
     """Make a program of `forward`, which is rewritten in place; `remake` makes another one like it.
 
@@ -154,7 +154,7 @@ def build(
         require_loss(forward)
     loss = main_loss(forward)
     dump = None if dump_dir is None else Dump(dump_dir)
-    chosen = choose_passes(mode, recipe, passes, target, algorithms.chooser(target, threads), memory, half=half)
+    chosen = choose_passes(mode, recipe, passes, target, algorithms.chooser(target, threads), memory, types=types)
     reports = PassManager(chosen.graph, dump=dump).run(forward)
     require_decided(forward, target)
     executor = make_executor(
@@ -199,7 +199,7 @@ def choose_passes(
     choose: ChooseAlgorithms | None = None,
     memory: int | None = None,
     cpu: CpuTarget | None = None,
-    half: Pass | None = None,
+    types: Pass | None = None,
 ) -> Order:
     """The usual passes, or those that were chosen, with the options of the usual ones.
 
@@ -208,7 +208,7 @@ def choose_passes(
     for the processor `cpu` (by default this one).
     Errors: `missing-pass`, `unavailable-pass`, `value-pass-order`.
     """
-    usual = pipeline(mode, recipe=recipe, choose=choose, half=half)
+    usual = pipeline(mode, recipe=recipe, choose=choose, types=types)
     passes = [parse_pass(text, (*usual, *PLANNING)) for text in chosen or ()]
     over_graph = tuple(step for step in passes if isinstance(step, Pass))
     given = {step.name: step for step in passes if isinstance(step, PlanPass)}

@@ -105,7 +105,7 @@ def calibrate(
             threads=threads,
             start=lambda: dict(net.weights),
             most_instructions=net.limits.instructions,
-            half=observe,
+            types=observe,
         ) as program,
     ):
         if isinstance(weights, Mapping):

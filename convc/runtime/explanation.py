@@ -90,7 +90,7 @@ def explain(
     cores = choose_threads(threads).threads
     choose = (algorithms or AlgorithmOptions()).chooser("cpu", threads)
     assert choose is not None
-    order = choose_passes(mode, recipe, None, "cpu", choose, half=half)
+    order = choose_passes(mode, recipe, None, "cpu", choose, types=half)
     reports = PassManager(order.graph, check=False).run(graph)
     choices = tuple(choices_of(reports))
     misses = _misses(choices, cores)

@@ -49,7 +49,7 @@ def fitting_batch(
     threads: int | None = None,
     passes: Sequence[str] | None = None,
     algorithms: AlgorithmOptions | None = None,
-    half: Pass | None = None,
+    types: Pass | None = None,
 ) -> FittingBatch:
     """The largest batch of at most `most` images for which a program of the net takes at most `limit` bytes.
 
@@ -59,8 +59,8 @@ def fitting_batch(
     positive(limit, "fit")
     settings = settings or net.settings
     choose = replace(algorithms or AlgorithmOptions(), tune=None).chooser("cpu", threads)
-    recipe = make_recipe(settings, net.graph(1), half) if mode == "train" else Recipe()
-    order = choose_passes(mode, recipe, passes, "cpu", choose, half=half)
+    recipe = make_recipe(settings, net.graph(1), types) if mode == "train" else Recipe()
+    order = choose_passes(mode, recipe, passes, "cpu", choose, types=types)
 
     def bytes_of(batch: int) -> int:
         from convc.codegen.llvm.program import plan_step

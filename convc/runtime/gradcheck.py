@@ -148,7 +148,7 @@ def _after_passes(
     half: HalfPrecision | None,
 ) -> GradientReport:
     recipe = make_recipe(net.settings, forward)
-    order = choose_passes("train", recipe, passes, target, algorithms.chooser(target, threads), half=half)
+    order = choose_passes("train", recipe, passes, target, algorithms.chooser(target, threads), types=half)
     before = forward.copy()
     PassManager([step for step in pipeline("train", recipe=recipe) if isinstance(step, _NEEDED)]).run(before)
     reports = PassManager(order.graph).run(forward)
@@ -191,7 +191,7 @@ def _compiled(
 def training_graph(forward: Graph, half: HalfPrecision | None = None) -> Graph:
     """The gradients of a forward graph, without optimiser; with `half` in numbers of 16 bits where that pass says."""
     graph = forward.copy()
-    PassManager(pipeline("train", half=half)).run(graph)
+    PassManager(pipeline("train", types=half)).run(graph)
     return graph
 
 

@@ -103,7 +103,7 @@ def verify_passes(
     recipe = make_recipe(net.settings, forward, half) if mode == "train" else Recipe()
     check = NumericsCheck(bisect=bisect)
     algorithms = algorithms or AlgorithmOptions()
-    order = choose_passes(mode, recipe, passes, target, algorithms.chooser(target, threads), half=half)
+    order = choose_passes(mode, recipe, passes, target, algorithms.chooser(target, threads), types=half)
     reports = PassManager(order.graph, watch=check).run(forward)
     lines = check.lines()
     if target != "reference":

@@ -308,14 +308,14 @@ def _plan(
     threads: int | None,
     passes: Sequence[str] | None,
     memory: int | None,
-    half: Pass | None,
+    types: Pass | None,
 ) -> Plan:
     """The program of one tier as far as its plan: what `convc.compile` would make on such a processor."""
     graph = net.graph(batch)
     if mode == "train":
         require_loss(graph)
     chooser = algorithms.chooser("cpu", threads, target)
-    order = choose_passes(mode, recipe, passes, "cpu", chooser, memory, target, half)
+    order = choose_passes(mode, recipe, passes, "cpu", chooser, memory, target, types)
     PassManager(order.graph).run(graph)
     require_decided(graph, "cpu")
     return plan_step(graph, target, order.plan)

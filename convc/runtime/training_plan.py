@@ -151,7 +151,7 @@ def make_plan(
         most = min(LARGEST, len(dataset.train))
         found = fitting_batch(
             net, overrides["fit_bytes"], mode="train", most=most, settings=settings, threads=workers,
-            algorithms=algorithms, half=half,
+            algorithms=algorithms, types=half,
         )  # fmt: skip
         settings = replace(settings, batch=found.batch)
         choices.append(Choice("batch", str(found.batch), str(found)))

@@ -27,7 +27,7 @@ EPSILON = {"fp16": 2.0**-11, "bf16": 2.0**-8}
 
 def half(graph: Graph, mode: Mode, kind: Precision) -> Graph:
     twin = graph.copy()
-    PassManager(pipeline(mode, recipe=Recipe(SgdUpdate(momentum=0.9)), half=HalfPrecision(kind))).run(twin)
+    PassManager(pipeline(mode, recipe=Recipe(SgdUpdate(momentum=0.9)), types=HalfPrecision(kind))).run(twin)
     return twin
 
 

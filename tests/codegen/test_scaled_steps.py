@@ -177,7 +177,7 @@ def test_halves_underflow_unless_the_loss_is_scaled(threads: int) -> None:
     results: list[Arrays] = []
     for half, scaling in ((None, None), (HalfPrecision("fp16"), None), (HalfPrecision("fp16"), DYNAMIC)):
         graph = net.graph(4)
-        PassManager(pipeline("train", recipe=Recipe(AdamUpdate(), scaling=scaling), half=half)).run(graph)
+        PassManager(pipeline("train", recipe=Recipe(AdamUpdate(), scaling=scaling), types=half)).run(graph)
         arrays = arrays_at(graph, 65536.0, 4)
         single = run_natively(graph, arrays)
         assert_same_bits(single, run_natively(graph, arrays, threads, guards="after"))

@@ -50,7 +50,7 @@ net n {
 
 def half(text: str, mode: Mode, kind: Precision = "bf16", fp32: tuple[str, ...] = ()) -> Graph:
     graph = loads(text).graph(4)
-    PassManager(pipeline(mode, recipe=Recipe(SgdUpdate(momentum=0.9)), half=HalfPrecision(kind, fp32))).run(graph)
+    PassManager(pipeline(mode, recipe=Recipe(SgdUpdate(momentum=0.9)), types=HalfPrecision(kind, fp32))).run(graph)
     return graph
 
 

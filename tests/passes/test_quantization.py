@@ -43,11 +43,11 @@ def load(folder: Path, text: str = BRANCHES) -> Net:
 def quantized(net: Net, **options: object) -> tuple[Graph, PassReport]:
     """The graph that the pass leaves with ranges of -1 … 3 everywhere, and its report."""
     graph = net.graph(2)
-    PassManager(pipeline("infer", half=Observe())).run(graph)
+    PassManager(pipeline("infer", types=Observe())).run(graph)
     names = [name.removeprefix(RANGE) for name in graph.outputs if name.startswith(RANGE)]
     step = QuantizeProducts(dict.fromkeys(names, (-1.0, 3.0)), **options)  # type: ignore[arg-type]
     graph = net.graph(2)
-    reports = PassManager(pipeline("infer", half=step)).run(graph)
+    reports = PassManager(pipeline("infer", types=step)).run(graph)
     return graph, next(report for report in reports if report.name == step.name)
 
 

@@ -87,7 +87,7 @@ def test_threads_do_not_change_a_bit_and_the_interpreter_agrees(kind: str) -> No
     half = HalfPrecision(kind)  # type: ignore[arg-type]
     rounding = ParameterRounding("f16" if kind == "fp16" else "bf16")
     recipe = Recipe(SgdUpdate(momentum=0.5), max_norm=2.0, rounding=rounding)
-    PassManager(pipeline("train", recipe=recipe, half=half)).run(graph)
+    PassManager(pipeline("train", recipe=recipe, types=half)).run(graph)
     arrays = arrays_for(graph, 4)
     alone = run_natively(graph, arrays)
     assert_same_bits(run_natively(graph, arrays, threads=3, guards="after"), alone)

@@ -27,7 +27,7 @@ TRAIN = 'train {\n  data npz "d.npz"\n  batch 4\n  epochs 1\n  optim sgd lr=0.01
 
 def in_half(kind: str) -> Graph:
     graph = loads(NET).graph(2)
-    PassManager(pipeline("train", half=HalfPrecision(kind))).run(graph)  # type: ignore[arg-type]
+    PassManager(pipeline("train", types=HalfPrecision(kind))).run(graph)  # type: ignore[arg-type]
     return graph
 
 
