@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -25,8 +25,8 @@ from convc.runtime.program import Rate
 TARGETS = ("cpu", "reference")
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # What inference may be asked for: whole numbers of 8 bits, too.
-InferencePrecision = Precision | Literal["int8"]
-INFERENCE_PRECISIONS: tuple[InferencePrecision, ...] = (*PRECISIONS, "int8")
+INT8 = "int8"
+INFERENCE_PRECISIONS = (*PRECISIONS, INT8)
 # Settings that change what a compiled step computes; the others concern the trainer alone.
 STEP_WORDS = ("optim", "clip", "maxnorm", "class_weights")
 
@@ -62,7 +62,7 @@ def choose_precision(asked: str | None, settings: TrainSettings, mode: Mode | No
         if known == precision:
             break
     else:
-        if precision == "int8":
+        if precision == INT8:
             message = "int8 is for inference: gradients have no use for 256 numbers"
             fail("unavailable-precision", message, span, hint="fp32, fp16 or bf16")
         fail("unavailable-precision", f"precision `{precision}` is not {', '.join(INFERENCE_PRECISIONS)}", span)
@@ -95,7 +95,7 @@ def element_types(
 
     Errors: those of `choose_precision` and `half_precision`, `missing-ranges`.
     """
-    if precision == "int8" and mode == "infer":
+    if precision == INT8 and mode == "infer":
         if ranges is None:
             message = "precision int8 needs the ranges of what the net computes"
             fail("missing-ranges", message, hint="ranges=convc.calibrate(net, images, weights=…)")

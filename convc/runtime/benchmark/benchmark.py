@@ -14,11 +14,11 @@ from convc.runtime.benchmark import machine
 from convc.runtime.benchmark.arithmetic import KernelFloor, flops_per_image, kernel_floors, profile_case
 from convc.runtime.benchmark.case import Case, draws, write_material
 from convc.runtime.benchmark.checking import compare
-from convc.runtime.benchmark.peers import INT8, OURS, Field
+from convc.runtime.benchmark.peers import OURS, Field
 from convc.runtime.benchmark.results import CaseResult, Report, best_of, entry_of, ratio_spread
 from convc.runtime.benchmark.rounds import Contestant, Pace, await_ready, launch, take_turns
 from convc.runtime.benchmark.task import TRAIN, Task
-from convc.runtime.configuration import choose_precision
+from convc.runtime.configuration import INT8, choose_precision
 from convc.runtime.machine_probe import measure_ceilings
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from convc.runtime.benchmark.peers import INT8
 from convc.runtime.benchmark.prepared import Prepared
 from convc.runtime.benchmark.quantized_model import quantized_model
 from convc.runtime.benchmark.task import Task
+from convc.runtime.configuration import INT8
 
 
 def prepare(task: Task) -> Prepared:

@@ -7,10 +7,10 @@ from __future__ import annotations
 import numpy as np
 
 from convc.ir.diagnostic import fail
-from convc.runtime.benchmark.peers import INT8
 from convc.runtime.benchmark.prepared import Prepared
 from convc.runtime.benchmark.quantized_model import quantized_model
 from convc.runtime.benchmark.task import Task
+from convc.runtime.configuration import INT8
 
 # Its names of precisions.
 _TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", INT8: "f32"}

@@ -6,11 +6,11 @@ import numpy as np
 
 from convc._version import __version__
 from convc.runtime.benchmark.case import open_case_net
-from convc.runtime.benchmark.peers import INT8
 from convc.runtime.benchmark.prepared import Prepared
 from convc.runtime.benchmark.task import LEARNING_RATE, TRAIN, WEIGHTS, Task
 from convc.runtime.build import build_net
 from convc.runtime.calibration import calibrate
+from convc.runtime.configuration import INT8
 
 
 def prepare(task: Task) -> Prepared:

@@ -9,9 +9,8 @@ from importlib.util import find_spec
 from convc.ir.diagnostic import fail
 from convc.lazy import dataclass
 from convc.runtime.benchmark.task import INFER, TRAIN
-from convc.runtime.configuration import PRECISIONS
+from convc.runtime.configuration import INT8, PRECISIONS
 
-INT8 = "int8"
 _ROOM = "convc.runtime.benchmark"
 OURS = "convc"
 
