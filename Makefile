@@ -3,6 +3,8 @@
 #   make demo    train LeNet on MNIST                  make lint    style and types
 #   make test    all tests                             make bench   speed beside PyTorch (downloads it)
 #   make quick   the tests that take no time           make clean   remove what was built, keep .venv and runs
+#   make test-cuda-full   all tests of CUDA kernels, on the emulator, which needs no GPU (an hour or more)
+#   make test-gpu         the same ops and LeNet on a GPU, beside cuDNN; CUDA=12 for drivers before 580
 #   make mutants break the compiler in many small ways, and see whether the tests notice (an hour or two)
 #
 # PYTHON=python3.12 make test   chooses the interpreter for a new .venv.
@@ -12,10 +14,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 # One process of tests per core; make test PARALLEL= runs them in one, in order.
 PARALLEL ?= -n auto --dist worksteal
+# The CUDA that the driver of `make test-gpu` runs: 12 or 13.
+CUDA ?= 13
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: demo test quick mutants lint format bench clean
+.PHONY: demo test quick test-cuda-full test-gpu mutants lint format bench clean
 .NOTPARALLEL:
 
 demo: install
@@ -26,6 +30,12 @@ test: install-test
 
 quick: install-test
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+
+test-cuda-full: install-cuda
+	CONVC_CUDA_FULL=1 $(BIN)/python -m pytest $(PARALLEL) tests/cuda tests/cuda_emulator
+
+test-gpu: install-gpu
+	CONVC_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu tests/cuda
 
 mutants: install-test
 	$(BIN)/python -m tests.mutants.run $(ARGS)
@@ -48,13 +58,15 @@ clean:
 
 # A stamp holds the place and the pyproject.toml that it was made from. Where both are the same nothing is installed, so
 # an existing environment works off line; a moved or copied checkout is installed anew.
-.PHONY: python install install-test install-dev install-bench
+.PHONY: python install install-test install-dev install-bench install-cuda install-gpu
 install: EXTRAS :=
 install-test: EXTRAS := [test]
 install-dev: EXTRAS := [dev]
 install-bench: EXTRAS := [bench]
+install-cuda: EXTRAS := [test,cuda-test]
+install-gpu: EXTRAS := [test,cuda$(CUDA)]
 
-install install-test install-dev install-bench: python
+install install-test install-dev install-bench install-cuda install-gpu: python
 	@if ! { pwd; cat pyproject.toml; } | cmp -s - $(VENV)/$@; then \
 	    set -e; \
 	    echo "installing convc$(EXTRAS) into $(VENV)"; \

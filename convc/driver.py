@@ -44,6 +44,8 @@ def compile(
     batch: int | None = None,
     mode: str = "infer",
     target: str = "cpu",
+    arch: str | None = None,
+    gpu: str | None = None,
     precision: str | None = None,
     fp32: Sequence[str] = (),
     ranges: Ranges | None = None,
@@ -61,14 +63,17 @@ def compile(
 ) -> Program:
     """Make a program of a net. None means the file's value, else batch 64, fp32, seed 0, all threads there are.
 
-    `mode` is "infer" or "train"; `target` "cpu" or "reference", the slow interpreter. With `dump_dir` every pass leaves
-    its graph, its log and the difference there. A `train` item needs neither data nor optimiser to compile. With
-    `init "W"` in it the parameters of a training program start from that file, which is read when the first of them is
-    needed; what it lacks is drawn, what `freeze=` names is not trained. `passes` is another order of passes, each as
-    `NAME` or `NAME:option=value,…` (see `convc passes`), with the options of the usual ones where none are given. What
-    this version cannot do is refused by name. `precision` is that of products and activations: "fp32", "fp16", "bf16",
-    and for inference "int8", which needs `ranges` of what the net computes, measured by `convc.calibrate`. Layers whose
-    names match a pattern of `fp32` ("fc*") stay in float32, whatever else is said of them.
+    `mode` is "infer" or "train"; `target` "cpu", "cuda" (NVIDIA's GPUs, docs/cuda.md) or "reference", the slow
+    interpreter. `arch` is the architecture of GPUs to compile for, such as "sm_90": by default that of the GPU here,
+    which is needed to run but not to compile; sm_80 where there is none. `gpu` ("h100") implies its architecture, and
+    algorithms are chosen for it. With `dump_dir` every pass leaves its graph, its log and the difference there. A
+    `train` item needs neither data nor optimiser to compile. With `init "W"` in it the parameters of a training program
+    start from that file, which is read when the first of them is needed; what it lacks is drawn, what `freeze=` names
+    is not trained. `passes` is another order of passes, each as `NAME` or `NAME:option=value,…` (see `convc passes`),
+    with the options of the usual ones where none are given. What this version cannot do is refused by name. `precision`
+    is that of products and activations: "fp32", "fp16", "bf16", and for inference "int8", which needs `ranges` of what
+    the net computes, measured by `convc.calibrate`. Layers whose names match a pattern of `fp32` ("fc*") stay in
+    float32, whatever else is said of them.
 
     `algo` says how convolutions are computed: "auto", a family ("winograd") or an algorithm for all that can be, or
     "conv1=fft,conv3_*=direct" by layer; it comes before what the file says. `scratch` bounds the bytes of scratch space
@@ -83,16 +88,21 @@ def compile(
     from convc.runtime.build import build_net
     from convc.runtime.starting_weights import starting_weights
 
+    if gpu is not None and arch is None:
+        from convc.codegen.cuda.gpus import gpu as gpu_named
+
+        arch = gpu_named(gpu).architecture.name
     start = starting_weights(net) if mode == "train" else None
     return build_net(
         net,
         batch=batch,
         mode=mode,
         target=target,
+        arch=arch,
         precision=precision,
         fp32=fp32,
         ranges=ranges,
-        algorithms=AlgorithmOptions(algo, scratch, max_error, tune, constants),
+        algorithms=AlgorithmOptions(algo, scratch, max_error, tune, constants, gpu=gpu or ""),
         threads=threads,
         dump_dir=None if dump_dir is None else Path(dump_dir),
         seed=seed,

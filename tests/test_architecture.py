@@ -32,6 +32,7 @@ HOMES = {
     "safetensors": {"runtime/"},
     "onnx": {"frontend/onnx/", "codegen/onnx/", "ir/onnx_library.py"},
     "torch": {"runtime/benchmark/"},
+    "cupy": {"runtime/cupy_device.py"},
     "onnxruntime": {"runtime/benchmark/"},
     "openvino": {"runtime/benchmark/"},
     "pygls": {"commands/language_server/"},
@@ -39,7 +40,7 @@ HOMES = {
 }
 
 # Costly to load: `import convc` must leave them alone.
-HEAVY = ("llvmlite", "lark", "networkx", "matplotlib", "rich", "PIL", "safetensors", "pygls", "onnx", "torch")
+HEAVY = ("llvmlite", "lark", "networkx", "matplotlib", "rich", "PIL", "safetensors", "pygls", "onnx", "torch", "cupy")
 
 
 @cache

@@ -166,7 +166,7 @@ def test_the_overview_lists_every_verb(output: Output) -> None:
         (["train", "a.cnn", "--batch", "many"], "argument --batch: a whole number is needed, not 'many'", ""),
         (["train", "a.cnn", "--set", "depth"], "argument --set: a setting is written K=V", ""),
         (["train", "a.cnn", "--quiet", "--json"], "not allowed with argument", ""),
-        (["compile", "a.cnn", "--target", "gpu"], "'gpu' is not one of cpu, reference", ""),
+        (["compile", "a.cnn", "--target", "gpu"], "'gpu' is not one of cpu, cuda, reference", ""),
         (["compile", "a.cnn", "--mode", "trian"], "'trian' is not one of train, infer; did you mean train?", ""),
         (["compile", "a.cnn", "--emit", "ir,obj"], "--emit ir,obj needs -o PATH or --dump-dir D", ""),
         (["compile", "a.cnn", "-o", "x"], "-o needs --emit", ""),

@@ -9,8 +9,8 @@ from pathlib import Path
 from convc.frontend.layers import BY_WORD
 
 _PREFIXES = (
-    "assert|budget|checkpoint|data|failed|file|missing|name|onnx|platform|redundant|shape|suspicious|syntax|train|type|"
-    "unavailable|unused|value|verify"
+    "assert|budget|checkpoint|data|failed|file|mismatched|missing|name|onnx|platform|redundant|shape|suspicious|syntax|"
+    "train|type|unavailable|unsupported|unused|value|verify"
 )
 _CODE = re.compile(rf"(?:{_PREFIXES})(?:-[a-z]+)+")
 # Words of this form that are no codes: passes, events, packages.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from convc.commands.options import (
     INT8,
     add_algorithms,
+    add_arch,
     add_batch,
     add_fp32,
     add_html,
@@ -25,6 +26,7 @@ from convc.commands.options import (
     add_threads,
     add_verify_numerics,
     algorithm_arguments,
+    check_arch,
     check_memory,
     measured_ranges,
     open_net,
@@ -44,7 +46,11 @@ if TYPE_CHECKING:
     from convc.runtime.fitting_batch import FittingBatch
     from convc.runtime.program import Program
 
-_SUFFIXES = {"ir": ".ir", "llvm": ".ll", "asm": ".s", "obj": ".o"}
+_SUFFIXES = {
+    "ir": ".ir", "llvm": ".ll", "asm": ".s", "obj": ".o", "cu": ".cu", "ptx": ".ptx", "cubin": ".cubin", "sass": ".sass"
+}  # fmt: skip
+# What --dump-dir gets of every kernel by itself, and the folder; of machine code there is nothing else.
+_PER_KERNEL, _KERNELS = ("cu", "ptx", "cubin", "sass"), "kernels"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_inference_precision(parser)
     add_fp32(parser)
     add_target(parser)
+    add_arch(parser)
+    text = "the GPU that --report kernels predicts times for (h100, a100, rtx4090, t4, …), and its --arch"
+    parser.add_argument("--gpu", metavar="NAME", help=text)
     add_threads(parser)
     add_algorithms(parser)
     add_passes(parser)
@@ -85,6 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     import convc
 
     _check(arguments)
+    _choose_arch(arguments)
     if arguments.html:
         refuse_input(arguments.file, arguments.html)
     net = open_net(arguments)
@@ -103,14 +113,14 @@ def run(arguments: argparse.Namespace) -> int:
             fp32=patterns(arguments.fp32),
             ranges=ranges,
             threads=arguments.threads,
-            algorithms=AlgorithmOptions(**algorithm_arguments(arguments)),
+            algorithms=AlgorithmOptions(**algorithm_arguments(arguments), gpu=arguments.gpu or ""),
         ):
             print(line, file=sys.stderr)
     fitting = _fitting(arguments, net, ranges)
     if arguments.header:
         return write_library(arguments, net, fitting.batch if fitting is not None else arguments.batch, ranges)
     # What a program takes is told before it takes it.
-    early = "memory" in arguments.report and not arguments.json and arguments.target == "cpu"
+    early = "memory" in arguments.report and not arguments.json and arguments.target != "reference"
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         # What a pass left is known from its dump.
@@ -120,6 +130,8 @@ def run(arguments: argparse.Namespace) -> int:
             batch=fitting.batch if fitting is not None else arguments.batch,
             mode=arguments.mode,
             target=arguments.target,
+            arch=arguments.arch,
+            gpu=arguments.gpu,
             precision=arguments.precision,
             fp32=patterns(arguments.fp32),
             ranges=ranges,
@@ -140,11 +152,11 @@ def run(arguments: argparse.Namespace) -> int:
                 written.append(arguments.html)
             if arguments.json:
                 fit = {} if fitting is None else {"fit": asdict(fitting)}
-                print_json(_as_json(program, seconds, written, arguments.report) | fit)
+                print_json(_as_json(program, seconds, written, arguments) | fit)
             else:
                 quiet = arguments.print_after or arguments.emit
                 reports = [name for name in arguments.report if not (early and name == "memory")]
-                _print(program, seconds, written, reports, brief=not quiet)
+                _print(program, seconds, written, reports, arguments.gpu, brief=not quiet)
     return 0
 
 
@@ -170,8 +182,10 @@ def _fitting(arguments: argparse.Namespace, net: Net, ranges: Ranges | None) -> 
         mode=arguments.mode,
         threads=arguments.threads,
         passes=arguments.passes,
-        algorithms=AlgorithmOptions(**algorithm_arguments(arguments)),
+        algorithms=AlgorithmOptions(**algorithm_arguments(arguments), gpu=arguments.gpu or ""),
         types=element_types(arguments.precision, net.settings, arguments.mode, net.layers, fp32, ranges),
+        target=arguments.target,
+        arch=arguments.arch,
     )
     if not arguments.json:
         print(f"batch {found.batch}: {found}")
@@ -184,16 +198,31 @@ def _print_memory(plan: Plan, passes: list[PassReport]) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     check_memory(arguments)
+    check_arch(arguments)
     check_standalone(arguments)
     if arguments.output and not (arguments.emit or arguments.header):
         raise UsageError(
             "-o needs --emit or --header", f"--emit {','.join(_SUFFIXES)}, or --header FILE.h for a library"
         )
+    if "cubin" in arguments.emit and not arguments.dump_dir:
+        raise UsageError("--emit cubin needs --dump-dir D", "there is one for each kernel")
     homeless = [kind for kind in arguments.emit if not (arguments.output or arguments.dump_dir)]
     if "obj" in homeless or len(homeless) > 1:
         raise UsageError(f"--emit {','.join(homeless)} needs -o PATH or --dump-dir D", "a single text may be printed")
     if arguments.json and (homeless or arguments.print_after):
         raise UsageError("--json and the text of a graph cannot both be printed", "-o PATH writes the graph to a file")
+
+
+def _choose_arch(arguments: argparse.Namespace) -> None:
+    """The architecture of --gpu, where --arch names none. Errors: `value-gpu`, `value-architecture`."""
+    if arguments.gpu is None:
+        return
+    from convc.codegen.cuda.gpus import gpu
+    from convc.runtime.cuda_kernels import require_runs
+
+    product = gpu(arguments.gpu)
+    arguments.arch = arguments.arch or product.architecture.name
+    require_runs(product, arguments.arch)
 
 
 def _after(name: str, program: Program, dump: Path) -> str:
@@ -221,12 +250,13 @@ def _emit(arguments: argparse.Namespace, program: Program) -> list[Path]:
     """Write or print what `--emit` asks for; returns the files."""
     from convc.runtime.artifacts import artifact, write_artifact
 
-    contents = {kind: artifact(program, kind) for kind in arguments.emit}
+    written = _emit_kernels(program, arguments) if arguments.dump_dir else []
+    whole = [kind for kind in arguments.emit if kind != "cubin" or program.cuda_step is None]
+    contents = {kind: artifact(program, kind) for kind in whole}
     if contents and not (arguments.output or arguments.dump_dir):
         (text,) = contents.values()
         print(text.decode(), end="")
         return []
-    written: list[Path] = []
     for kind, content in contents.items():
         stem = arguments.output or arguments.dump_dir / program.graph.name
         # The name of a single file is taken as it is given.
@@ -235,7 +265,24 @@ def _emit(arguments: argparse.Namespace, program: Program) -> list[Path]:
     return written
 
 
-def _as_json(program: Program, seconds: float, written: list[Path], reports: list[str]) -> dict[str, Any]:
+def _emit_kernels(program: Program, arguments: argparse.Namespace) -> list[Path]:
+    """Write what a GPU runs of every kernel by itself."""
+    from convc.runtime.atomic import write_bytes
+    from convc.runtime.cuda_kernels import separate
+
+    step, folder = program.cuda_step, arguments.dump_dir / _KERNELS
+    kinds = [kind for kind in arguments.emit if kind in _PER_KERNEL] if step is not None else []
+    written: list[Path] = []
+    for kind in kinds:
+        assert step is not None
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in separate(step, kind).items():
+            write_bytes(folder / name, content)
+            written.append(folder / name)
+    return written
+
+
+def _as_json(program: Program, seconds: float, written: list[Path], arguments: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {
         "net": program.graph.name,
         "mode": program.mode,
@@ -245,10 +292,19 @@ def _as_json(program: Program, seconds: float, written: list[Path], reports: lis
         "nodes": len(program.graph.nodes),
         "files": [str(path) for path in written],
     }
-    return result | {report: REPORTS[report].content(program) for report in reports}
+    if program.architecture is not None:
+        result |= {"arch": program.architecture.value, "arch_why": program.architecture.why}
+    return result | {report: REPORTS[report].content(program, arguments.gpu) for report in arguments.report}
 
 
-def _print(program: Program, seconds: float, written: list[Path], reports: list[str], brief: bool) -> None:
+def _print(
+    program: Program, seconds: float, written: list[Path], reports: list[str], gpu: str | None, brief: bool
+) -> None:
+    from convc.runtime.cuda_driver import ASKED
+
+    if program.architecture is not None and program.architecture.why != ASKED:
+        # To the error output, since the text of a kernel may be printed.
+        print(str(program.architecture).strip(), file=sys.stderr)
     if brief:
         print(
             f"{program.graph.name}: {program.mode}, batch {program.batch}, target {program.target}: "
@@ -258,4 +314,4 @@ def _print(program: Program, seconds: float, written: list[Path], reports: list[
         print(f"wrote {path}")
     for report in reports:
         print()
-        print(REPORTS[report].text(program))
+        print(REPORTS[report].text(program, gpu))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from convc.runtime.data import DataSet
     from convc.runtime.program import Program
 
-TARGETS = ("cpu", "reference")
+TARGETS = ("cpu", "cuda", "reference")
 # All words of the language: what this version does not have is refused by name (`unavailable-precision`).
 PRECISIONS = ("fp32", "fp16", "bf16")
 INT8 = "int8"
@@ -71,14 +71,27 @@ def check_memory(arguments: argparse.Namespace) -> None:
     if arguments.fit is not None and arguments.memory is not None:
         raise UsageError("--fit chooses a batch that needs no --memory", "leave one of them out")
     for name in ("fit", "memory"):
-        if getattr(arguments, name) is not None and arguments.target != "cpu":
+        if getattr(arguments, name) is not None and arguments.target == "reference":
             raise UsageError(f"--{name} works with plans, and the target {arguments.target} makes none", "--target cpu")
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
     kind = OneOf(*TARGETS)
-    text = "cpu (the default) or reference, the slow interpreter"
+    text = "cpu (the default), cuda (NVIDIA's GPUs) or reference, the slow interpreter"
     parser.add_argument("--target", type=kind, metavar="T", default="cpu", help=text)
+
+
+def add_arch(parser: argparse.ArgumentParser) -> None:
+    """`--arch`, for verbs that compile and take `--target`."""
+    text = "the architecture of GPUs to compile for, such as sm_90 (default: that of the GPU here, else sm_80)"
+    parser.add_argument("--arch", metavar="sm_N", help=text)
+
+
+def check_arch(arguments: argparse.Namespace) -> None:
+    """Refuse options of GPUs with other targets."""
+    for name in ("arch", "gpu"):
+        if getattr(arguments, name, None) is not None and arguments.target != "cuda":
+            raise UsageError(f"--{name} is for GPUs, and the target is {arguments.target}", "--target cuda")
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
@@ -125,7 +138,9 @@ def measured_ranges(
             raise UsageError("--calibrate measures ranges for int8", "--precision int8")
         return None
     from convc.runtime.calibration import measured_ranges as measure
+    from convc.runtime.configuration import refuse_precision
 
+    refuse_precision(arguments.target, INT8)
     data = arguments.calibrate or dataset
     found = measure(net, data, weights=weights, fp32=fp32, threads=arguments.threads, target=arguments.target)
     if not arguments.json:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from convc.passes.manager import PassReport
     from convc.passes.plan import Plan
     from convc.passes.plan_report import MemoryReport
+    from convc.runtime.cuda_kernels import KernelReport
     from convc.runtime.program import Program
 
 
@@ -22,13 +23,13 @@ _LONGEST_BAR = 40  # characters
 
 @dataclass(frozen=True)
 class Report:
-    """Two forms of one report on a compiled program."""
+    """Two forms of one report on a compiled program, which may ask for the name of a GPU."""
 
-    text: Callable[[Program], str]
-    content: Callable[[Program], Any]
+    text: Callable[[Program, str | None], str]
+    content: Callable[[Program, str | None], Any]
 
 
-def _passes_text(program: Program) -> str:
+def _passes_text(program: Program, gpu: str | None = None) -> str:
     rows = [
         (
             report.name,
@@ -47,7 +48,9 @@ def _passes_text(program: Program) -> str:
     return "\n".join(lines)
 
 
-def _kernels_text(program: Program) -> str:
+def _kernels_text(program: Program, gpu: str | None = None) -> str:
+    if program.cuda_step is not None:
+        return _launches_text(program, gpu)
     from convc.passes.plan_report import kernel_rows
     from convc.runtime.artifacts import plan_of
 
@@ -68,7 +71,54 @@ def _kernels_text(program: Program) -> str:
     return format_table(header, rows, left=(0, 1, 3))
 
 
-def _memory_text(program: Program) -> str:
+def _launches(program: Program, gpu: str | None) -> KernelReport:
+    from convc.runtime.cuda_kernels import report_kernels
+
+    assert program.cuda_step is not None
+    return report_kernels(program.cuda_step, program.batch, gpu)
+
+
+def _launches_text(program: Program, gpu: str | None) -> str:
+    """The launches of a program for GPUs."""
+    report = _launches(program, gpu)
+    header = (
+        *("kernel", "layer", "line", "section", "grid", "block", "registers", "spills", "shared", "dynamic"),
+        *("occupancy", "Mflop", "bytes", "µs"),
+    )
+    rows: list[tuple[str, ...]] = [
+        (
+            row.kernel,
+            row.layer,
+            str(row.line or ""),
+            row.section,
+            "x".join(str(extent) for extent in _shortened(row.grid)),
+            str(row.block),
+            str(row.registers),
+            format_bytes(row.spill_bytes) if row.spill_bytes else "",
+            format_bytes(row.static_shared) if row.static_shared else "",
+            format_bytes(row.dynamic_shared) if row.dynamic_shared else "",
+            f"{row.occupancy:.0%}",
+            f"{row.flops / 1e6:,.2f}",
+            format_bytes(row.bytes),
+            "-" if row.predicted_us is None else f"{row.predicted_us:,.1f}",
+        )
+        for row in report.kernels
+    ]
+    moved = format_bytes(sum(row.bytes for row in report.kernels))
+    work = f"{sum(row.flops for row in report.kernels) / 1e6:,.2f}"
+    blank = ("",) * 10
+    rows.append((f"{len(report.kernels)} launches", *blank, work, moved, f"{report.predicted_us:,.1f}"))
+    words = f"compiled for {report.arch}; occupancy and times are for {report.gpu}, {report.note}"
+    return f"{format_table(header, rows, left=(0, 1, 3))}\n\n{words}"
+
+
+def _shortened(grid: tuple[int, int, int]) -> tuple[int, ...]:
+    """A grid without what is 1 at its end."""
+    x, y, z = grid
+    return (x, y, z) if z > 1 else (x, y) if y > 1 else (x,)
+
+
+def _memory_text(program: Program, gpu: str | None = None) -> str:
     from convc.runtime.artifacts import plan_of
 
     return memory_text(plan_of(program), program.reports)
@@ -116,7 +166,7 @@ def _bar(live: int, report: MemoryReport) -> str:
     return "#" * round(_LONGEST_BAR * live / max(1, report.bound_bytes))
 
 
-def _passes(program: Program) -> list[dict[str, Any]]:
+def _passes(program: Program, gpu: str | None = None) -> list[dict[str, Any]]:
     return [pass_as_json(report) for report in program.reports]
 
 
@@ -138,14 +188,16 @@ def pass_as_json(report: PassReport) -> dict[str, Any]:
     }
 
 
-def _kernels(program: Program) -> list[dict[str, Any]]:
+def _kernels(program: Program, gpu: str | None = None) -> Any:
+    if program.cuda_step is not None:
+        return asdict(_launches(program, gpu))
     from convc.passes.plan_report import kernel_rows
     from convc.runtime.artifacts import plan_of
 
     return [asdict(row) for row in kernel_rows(plan_of(program))]
 
 
-def _memory(program: Program) -> dict[str, Any]:
+def _memory(program: Program, gpu: str | None = None) -> dict[str, Any]:
     from convc.passes.plan_report import memory_report
     from convc.runtime.artifacts import plan_of
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from convc.commands.options import (
     add_algorithms,
+    add_arch,
     add_batch,
     add_fp32,
     add_html,
@@ -16,6 +17,7 @@ from convc.commands.options import (
     add_target,
     add_threads,
     algorithm_arguments,
+    check_arch,
     check_memory,
     open_net,
     patterns,
@@ -35,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_precision(parser)
     add_fp32(parser)
     add_target(parser)
+    add_arch(parser)
     add_threads(parser)
     add_algorithms(parser)
     add_html(parser)
@@ -56,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     import convc
 
     check_memory(arguments)
+    check_arch(arguments)
     if arguments.html:
         refuse_input(arguments.file, arguments.html)
     net = open_net(arguments)
@@ -65,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         epochs=arguments.epochs,
         batch=arguments.batch,
         target=arguments.target,
+        arch=arguments.arch,
         precision=arguments.precision,
         fp32=patterns(arguments.fp32),
         threads=arguments.threads,

@@ -63,12 +63,12 @@ if TYPE_CHECKING:
 _VIEWS = (Flatten, Unflatten)
 
 
-def natural(value: Value, batched: bool) -> Layout:
-    """The layout that a value has when nothing asks for another."""
+def natural(value: Value, batched: bool, multiple: int) -> Layout:
+    """The layout that a value has when nothing asks for another; channels are padded to a multiple."""
     shape = value.shape[1:] if batched else value.shape
     if not shape:
         return ScalarLayout()
-    return ImageLayout.of(shape) if batched or len(shape) == 3 else VectorLayout(shape[0])
+    return ImageLayout.of(shape, multiple) if batched or len(shape) == 3 else VectorLayout(shape[0], multiple)
 
 
 def pixels_collapse(op: Conv2d | Conv2dBackwardData | Conv2dBackwardWeights, kernel: tuple[int, ...]) -> bool:
@@ -165,7 +165,7 @@ class _Arranger:
         for parameter in self.graph.parameters.values():
             value = parameter.value
             if value.type.rank < 2:
-                self.layouts[value] = VectorLayout(value.shape[0]) if value.shape else ScalarLayout()
+                self.layouts[value] = self._natural(value, False)
         for node in list(self.graph.nodes):
             for index, operand in enumerate(node.operands):
                 if operand in self.batched and self._wants_natural(node, index, operand):
@@ -173,6 +173,8 @@ class _Arranger:
             self._weights(node)
             if isinstance(node.op, (Conv2d, Linear)) and node.operands[1].type.dtype is DType.QW8:
                 self._quantized_weights(node)
+            elif self.machine.cuda:
+                pass  # kernels read filters as they are
             elif self._multiplies_pairs(node):
                 self._pair_rows(node)
             elif isinstance(node.op, Conv2d):
@@ -185,20 +187,23 @@ class _Arranger:
                 self.quantized.get(value) or self._family_layout(value) or PlanarLayout(value.type.size)
             )
 
+    def _natural(self, value: Value, batched: bool = True) -> Layout:
+        return natural(value, batched, self.machine.channels)
+
     def _input(self, value: Value) -> Layout:
         if not value.shape:
             return ScalarLayout()
         row = value.shape[1:] or (1,)
         if len(row) not in (1, 3):
             return PlanarLayout(math.prod(row))
-        image = ImageLayout.of(row)
+        image = ImageLayout.of(row, self.machine.channels)
         return image if image.stored == 1 else PlanarLayout(*row)
 
     def _wants_natural(self, node: Node, index: int, operand: Value) -> bool:
         layout = self.layouts[operand]
         if isinstance(node.op, (*_VIEWS, Relayout)) or operand.type.dtype is DType.I32:
             return False  # views share their operand's memory; labels are read in the order of the interface
-        if layout == natural(operand, True):
+        if layout == self._natural(operand):
             return False
         if isinstance(layout, PlanarLayout):
             return not all(self._reads_planes(user, position) for user, position in operand.users)
@@ -217,14 +222,15 @@ class _Arranger:
 
     def _reads_planes(self, node: Node, index: int) -> bool:
         """Whether a kernel reads images channel by channel, as they are given, as well as pixel by pixel."""
-        return isinstance(node.op, Conv2d) and _is_direct(node) and index == 0 and not self._spans_groups(node)
+        planes = isinstance(node.op, Conv2d) and _is_direct(node) and index == 0 and not self.machine.cuda
+        return planes and not self._spans_groups(node)
 
     def _spans_groups(self, node: Node) -> bool:
         """Whether the vectors of a convolution span groups."""
         assert isinstance(node.op, CONVOLUTIONS)
         w = node.result if isinstance(node.op, Conv2dBackwardWeights) else node.operands[1]
         outputs, channels = w.shape[:2]
-        together = w in self.families and self.families.of(w) not in self.apart
+        together = w in self.families and self.families.of(w) not in self.apart and not self.machine.cuda
         return together and fits_lanes(self.machine, node.op.groups, channels, outputs // node.op.groups)
 
     def _twin(self, value: Value, node: Node) -> Value:
@@ -238,7 +244,7 @@ class _Arranger:
             else:
                 twin = builder.add(Relayout(), value)
         self.twins[value] = twin
-        self.layouts[twin] = natural(value, True)
+        self.layouts[twin] = self._natural(value)
         self.batched.add(twin)
         why = f"{node.op.name} reads {self.layouts[twin]}, its operand is {self.layouts[value]}"
         assert twin.producer is not None
@@ -246,7 +252,7 @@ class _Arranger:
         return twin
 
     def _natural_operand(self, operand: Value, node: Node) -> Value:
-        arranged = operand not in self.batched or self.layouts[operand] == natural(operand, True)
+        arranged = operand not in self.batched or self.layouts[operand] == self._natural(operand)
         return operand if arranged else self._twin(operand, node)
 
     def _weights(self, node: Node) -> None:
@@ -256,7 +262,9 @@ class _Arranger:
             self._choose(w, self._filters(node, w.shape))
         elif isinstance(node.op, (Linear, LinearBackwardData)):
             x, w = node.operands[:2]
-            rows = self.layouts[x] if isinstance(node.op, Linear) else ImageLayout.of(w.shape[1:])
+            rows = (
+                self.layouts[x] if isinstance(node.op, Linear) else ImageLayout.of(w.shape[1:], self.machine.channels)
+            )
             self._choose(w, self._matrix(w.shape[0], rows, x.shape[0]))
         elif isinstance(node.op, LinearBackwardWeights):
             x = node.operands[0]
@@ -340,6 +348,9 @@ class _Arranger:
         """Filters (K, C/groups, R, S)."""
         op, (k, c, r, s) = node.op, shape
         assert isinstance(op, CONVOLUTIONS)
+        if self.machine.cuda:
+            stored = padded(c, self.machine.channels) if op.groups == 1 else c
+            return WeightLayout(k, ImageLayout(c, r, s, stored), 1, op.groups)
         if self._spans_groups(node):
             return lane_filters(self.machine, k, c, (r, s))
         images = (
@@ -352,7 +363,7 @@ class _Arranger:
 
     def _matrix(self, outputs: int, rows: Layout, images: int) -> WeightLayout:
         assert isinstance(rows, ImageLayout)
-        block = choose_tile(self.machine, images, outputs).block
+        block = 1 if self.machine.cuda else choose_tile(self.machine, images, outputs).block
         return WeightLayout(outputs, rows, min(block, padded(outputs)))
 
     def _result(self, node: Node, result: Value) -> Layout:
@@ -367,4 +378,4 @@ class _Arranger:
             same = [self.layouts[o] for o in node.operands if o.shape == result.shape and o in self.layouts]
             if same:
                 return same[0]
-        return natural(result, batched)
+        return self._natural(result, batched)

@@ -24,10 +24,11 @@ from convc.ir.diagnostic import fail, similar
 from convc.ir.graph import Graph, Node
 from convc.ir.ops.conv import ALGORITHM_WORDS
 from convc.lazy import dataclass
+from convc.passes.algorithms.algorithm import Algorithm
 from convc.passes.algorithms.decision import PLAIN, Decision, Limits, Measured, decide, is_wanted, obstacle_of
-from convc.passes.algorithms.prediction import CONSTANTS, Constants
+from convc.passes.algorithms.prediction import CONSTANTS, Predictor
 from convc.passes.algorithms.problem import CONVOLUTIONS, Problem
-from convc.passes.algorithms.table import ALGORITHMS, BY_NAME
+from convc.passes.algorithms.table import ALGORITHMS
 from convc.passes.base import Pass, PassLog
 from convc.passes.machine import MACHINES, Machine, Tier
 from convc.passes.sections import fixed_values
@@ -97,7 +98,8 @@ class ChooseAlgorithms(Pass):
     `wishes` is what somebody asks for (see `parse_wishes`; it comes before what the file says); `scratch` bounds the
     bytes of scratch space of a kernel (0: no bound), `error` the relative error. `constants` replaces those of the
     tier, `timer` measures contenders, the most promising of the largest problems first;
-    `recorded` holds choices that were made before, by `Choice.key`, and are made again.
+    `recorded` holds choices that were made before, by `Choice.key`, and are made again. For a `gpu` its `constants`
+    and its `algorithms` are to be given.
 
     Leaves a `Choice` for every convolution among the log's findings. Errors: `unavailable-algorithm`, `name-algorithm`,
     those of `parse_wishes`.
@@ -112,13 +114,15 @@ class ChooseAlgorithms(Pass):
     wishes: str = ""
     scratch: int = 0
     error: float = 1e-4
-    constants: Constants | None = None
+    constants: Predictor | None = None
     timer: Timer | None = None
     recorded: Mapping[str, str] = field(default_factory=dict[str, str])
+    gpu: Machine | None = None
+    algorithms: tuple[Algorithm, ...] = ALGORITHMS
 
     @property
     def machine(self) -> Machine:
-        return replace(
+        return self.gpu or replace(
             MACHINES[self.tier],
             dot_bf16=self.dot_bf16,
             dot_int8=self.dot_int8,
@@ -127,7 +131,7 @@ class ChooseAlgorithms(Pass):
         )
 
     def run(self, graph: Graph, log: PassLog) -> None:
-        wanted = _Wanted(graph, parse_wishes(self.wishes), self.machine)
+        wanted = _Wanted(graph, parse_wishes(self.wishes), self.machine, self.algorithms)
         nodes, fixed = list(graph.nodes_of(*CONVOLUTIONS)), fixed_values(graph)
         asked = {node: (Problem.of(node, fixed), *self._asked(node, wanted)) for node in nodes}
         counts = Counter((problem, wish) for problem, wish, _ in asked.values())
@@ -149,14 +153,15 @@ class ChooseAlgorithms(Pass):
 
     def _asked(self, node: Node, wanted: _Wanted) -> tuple[str, str | None]:
         earlier = self.recorded.get(f"{node.label} {Problem.of(node).direction}")
-        if earlier in BY_NAME and _obstacle(node, earlier, self.machine) is None:
+        names = [algorithm.name for algorithm in self.algorithms]
+        if earlier in names and _obstacle(node, earlier, self.machine, self.algorithms) is None:
             return earlier, None
         return wanted.of(node)
 
     def _decide(self, problem: Problem, wish: str, measured: Measured | None = None) -> Decision:
         limits = Limits(self.scratch or None, self.error)
         constants = self.constants or CONSTANTS[self.tier]
-        return decide(problem, self.machine, constants, limits, measured, wish)
+        return decide(problem, self.machine, constants, limits, measured, wish, self.algorithms)
 
 
 def _contenders(
@@ -182,8 +187,10 @@ class _Wanted:
     """What is asked for, node by node. A layer may get its wish in one direction and not in another: that is missed,
     not refused. It is refused where nothing that a wish names can have it."""
 
-    def __init__(self, graph: Graph, wishes: tuple[Wish, ...], machine: Machine) -> None:
-        self._wishes, self._machine = wishes, machine
+    def __init__(
+        self, graph: Graph, wishes: tuple[Wish, ...], machine: Machine, algorithms: tuple[Algorithm, ...]
+    ) -> None:
+        self._wishes, self._machine, self._algorithms = wishes, machine, algorithms
         nodes = list(graph.nodes_of(*CONVOLUTIONS))
         layers: dict[Wish, list[Node]] = {wish: [] for wish in wishes}
         for node in nodes:
@@ -196,7 +203,7 @@ class _Wanted:
                 labels = list(dict.fromkeys(node.label for node in nodes))
                 hint = similar(wish.pattern, labels) or f"there are {', '.join(labels) or 'no convolutions'}"
                 fail("name-algorithm", f"no convolution is called `{wish.pattern}`", hint=hint)
-            reasons = [_obstacle(node, wish.algorithm, machine) for node in members]
+            reasons = [_obstacle(node, wish.algorithm, machine, algorithms) for node in members]
             if members and all(reasons):
                 place = members[0]
                 message = f"{place.label or place.op.name} cannot be computed by `{wish.algorithm}`: {reasons[0]}"
@@ -215,12 +222,12 @@ class _Wanted:
         wish = self._wish(node)
         if wish is None or wish.algorithm == AUTO:
             return AUTO, None
-        reason = _obstacle(node, wish.algorithm, self._machine)
+        reason = _obstacle(node, wish.algorithm, self._machine, self._algorithms)
         return (wish.algorithm, None) if reason is None else (AUTO, f"{wish.algorithm} was asked for: {reason}")
 
 
-def _obstacle(node: Node, wanted: str, machine: Machine) -> str | None:
+def _obstacle(node: Node, wanted: str, machine: Machine, algorithms: tuple[Algorithm, ...]) -> str | None:
     """Why nothing that is wanted can compute a node."""
     problem = Problem.of(node)
-    reasons = [obstacle_of(a, problem, machine) for a in ALGORITHMS if is_wanted(a, wanted)]
+    reasons = [obstacle_of(a, problem, machine) for a in algorithms if is_wanted(a, wanted)]
     return None if None in reasons else next(iter(reasons), "there is no such algorithm")

@@ -192,7 +192,7 @@ class Fuse(PlanPass):
             fail("value-pass-option", f"the option `depth` of `fuse` is at least 0, not {self.depth}")
 
     def run(self, plan: Plan, log: PassLog) -> None:
-        plan.kernels = fuse(plan.graph, log, self.depth)
+        plan.kernels = fuse(plan.graph, log, self.depth, riders=not plan.machine.cuda)
         inside = [node for kernel in plan.kernels for node in kernel.nodes if not is_boolean(node)]
         stored = {value for kernel in plan.kernels for value in kernel.writes}
         kept = [value for node in inside for value in node.results if value not in stored]
@@ -208,9 +208,12 @@ class Fuse(PlanPass):
         return kernel_text(plan)
 
 
-def fuse(graph: Graph, log: PassLog, depth: int = LONGEST_CHAIN) -> list[Kernel]:
-    """Partition the graph's nodes into kernels, in the order in which they run."""
-    return _Fuser(graph, log, depth).kernels()
+def fuse(graph: Graph, log: PassLog, depth: int = LONGEST_CHAIN, *, riders: bool = True) -> list[Kernel]:
+    """Partition the graph's nodes into kernels, in the order in which they run.
+
+    Without `riders` kernels compute nothing beside their anchor and its chain, but for sweeps.
+    """
+    return _Fuser(graph, log, depth, riders).kernels()
 
 
 def _after_last_readers(kernels: list[Kernel]) -> list[Kernel]:
@@ -233,8 +236,9 @@ def _alike(node: Node) -> object:
 
 
 class _Fuser:
-    def __init__(self, graph: Graph, log: PassLog, depth: int) -> None:
+    def __init__(self, graph: Graph, log: PassLog, depth: int, riders: bool) -> None:
         self.graph = graph
+        self.riders = riders
         self.log = log
         self.depth = depth
         self.sections = assign_sections(graph)
@@ -299,11 +303,12 @@ class _Fuser:
     def _grow(self, anchor: Node) -> Kernel:
         self.taken.add(anchor)
         if isinstance(anchor.op, _WEIGHT_GRADIENTS):
-            return self._kernel(anchor, (), (*self._bias_gradient(anchor), *self._update(anchor)))
+            riders = (*self._bias_gradient(anchor), *self._update(anchor)) if self.riders else ()
+            return self._kernel(anchor, (), riders)
         chain: list[Node] = [anchor] if is_elementwise(anchor) else []
         if chain or isinstance(anchor.op, EPILOGUE_ANCHORS):
             chain = self._chain(anchor, chain)
-        return self._kernel(anchor, tuple(chain), self._moments(anchor))
+        return self._kernel(anchor, tuple(chain), self._moments(anchor) if self.riders else ())
 
     def _moments(self, anchor: Node) -> tuple[Node, ...]:
         """The statistics of the result that the kernel takes while it has the result in a cache."""

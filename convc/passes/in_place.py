@@ -39,14 +39,19 @@ LAST_READ_IN_PLACE: Mapping[type[Op], tuple[int, ...]] = {
     LocalResponseNormBackward: (0, 1),
     ScaleMaps: (0,),
 }
+# On a GPU pixels, images and windows are read by blocks that know nothing of each other's progress.
+_NEIGHBOURS = (LocalResponseNorm, LocalResponseNormBackward, MaxPoolBackward)
+LAST_READ_ON_GPU = {op: free for op, free in LAST_READ_IN_PLACE.items() if op not in _NEIGHBOURS}
 
 
-def in_place_pairs(kernel: Kernel, lies_like: Callable[[Value, Value], bool]) -> tuple[tuple[Value, Value], ...]:
+def in_place_pairs(
+    kernel: Kernel, lies_like: Callable[[Value, Value], bool], cuda: bool = False
+) -> tuple[tuple[Value, Value], ...]:
     """(written, read): what a kernel writes, and an operand in whose place it may. `lies_like` compares two stored
-    values: layout, rows and size."""
+    values: layout, rows and size. `cuda`: the kernel runs on a GPU."""
     made = {kernel.anchor.results[0], *(node.results[0] for node in kernel.chain)}
     written = [value for value in kernel.writes if value in made]
-    read = elementwise_operands(kernel)
+    read = elementwise_operands(kernel, cuda)
     return tuple(
         (value, operand)
         for value in written
@@ -55,12 +60,12 @@ def in_place_pairs(kernel: Kernel, lies_like: Callable[[Value, Value], bool]) ->
     )
 
 
-def elementwise_operands(kernel: Kernel) -> set[Value]:
+def elementwise_operands(kernel: Kernel, cuda: bool = False) -> set[Value]:
     """The stored values that a kernel reads for the last time where, and before, it writes an element."""
     chain = {resolve(operand) for node in kernel.chain for operand in node.operands}
     if kernel.anchor in kernel.chain:
         return chain
-    free = LAST_READ_IN_PLACE.get(type(kernel.anchor.op), ())
+    free = (LAST_READ_ON_GPU if cuda else LAST_READ_IN_PLACE).get(type(kernel.anchor.op), ())
     own = [resolve(operand) for operand in kernel.anchor.operands]
     spread = {value for position, value in enumerate(own) if position not in free}
     riding = {resolve(operand) for node in kernel.riders for operand in node.operands}
@@ -68,7 +73,11 @@ def elementwise_operands(kernel: Kernel) -> set[Value]:
 
 
 def report_in_place(
-    kernels: Sequence[Kernel], buffers: Sequence[Buffer], lies_like: Callable[[Value, Value], bool], log: PassLog
+    kernels: Sequence[Kernel],
+    buffers: Sequence[Buffer],
+    lies_like: Callable[[Value, Value], bool],
+    log: PassLog,
+    cuda: bool = False,
 ) -> None:
     """Log which results lie in the place of an operand, and why others do not whose operands lie like them."""
     overwritten = {after: before for buffer in buffers for before, after in pairwise(buffer.values)}
@@ -76,7 +85,7 @@ def report_in_place(
     last_reader = {value: kernel for kernel in kernels for value in kernel.reads}
     kept = {buffer.values[-1] for buffer in buffers if buffer.last == len(kernels)}
     for kernel in kernels:
-        elementwise = elementwise_operands(kernel)
+        elementwise = elementwise_operands(kernel, cuda)
 
         def obstacle(operand: Value, kernel: Kernel = kernel, elementwise: set[Value] = elementwise) -> str:
             name = describe(_producer(operand))

@@ -19,10 +19,16 @@ import numpy as np
 
 from convc.lazy import dataclass
 
+# Channels are padded to a multiple of so many, where nothing asks for another one.
+CHANNELS = 4
 
-def padded(channels: int) -> int:
-    """Channels as stored: a single one alone, else a multiple of four, so that vectors need no masks."""
-    return channels if channels == 1 else -(-channels // 4) * 4
+
+def padded(channels: int, multiple: int = CHANNELS) -> int:
+    """Channels as stored: a multiple of four, so that vectors need no masks, but for a single one, which is alone.
+
+    With another multiple there are no exceptions.
+    """
+    return channels if channels == 1 and multiple == CHANNELS else -(-channels // multiple) * multiple
 
 
 class Layout(Protocol):
@@ -47,11 +53,11 @@ class ImageLayout:
     stored: int = 0  # channels as stored, at least `channels`
 
     @classmethod
-    def of(cls, shape: tuple[int, ...]) -> ImageLayout:
+    def of(cls, shape: tuple[int, ...], multiple: int = CHANNELS) -> ImageLayout:
         """The natural layout of (C, H, W) or (D,)."""
         channels, *rest = shape
         height, width = rest if rest else (1, 1)
-        return cls(channels, height, width, padded(channels))
+        return cls(channels, height, width, padded(channels, multiple))
 
     @property
     def pixels(self) -> int:
@@ -93,10 +99,11 @@ class VectorLayout:
     """A per-channel vector (C,), padded like the channels that it belongs to."""
 
     channels: int
+    multiple: int = CHANNELS
 
     @property
     def size(self) -> int:
-        return padded(self.channels)
+        return padded(self.channels, self.multiple)
 
     def index_map(self) -> np.ndarray:
         index = np.arange(self.size)

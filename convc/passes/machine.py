@@ -25,7 +25,9 @@ class Machine:
     it has one that does so with four products of 8 bits and a sum of 32, in a quarter of it. `dot_i16`: how many sums
     of 32 bits a vector has at most to which it adds two products of 16; 0 without instructions for it. `amx_bf16`: it
     has tile registers that multiply matrices of bfloat16 numbers, `amx_int8`: of whole numbers of 8 bits; with
-    `emulates_amx` kernels do in memory what these would.
+    `emulates_amx` kernels do in memory what these would. `capability`: it is a GPU of this compute capability (80:
+    sm_80), whose kernels read filters one after the other and leave sums over images to kernels of their own. Channels
+    are padded to a multiple of `channels`.
     """
 
     name: str
@@ -41,6 +43,13 @@ class Machine:
     amx_bf16: bool = False
     amx_int8: bool = False
     emulates_amx: bool = False
+    capability: int = 0
+    channels: int = 4
+
+    @property
+    def cuda(self) -> bool:
+        """Whether it is a GPU."""
+        return self.capability > 0
 
 
 # The tiers on x86-64; what another architecture's baseline has is known where code is generated.

@@ -123,7 +123,7 @@ class PlanMemory(PlanPass):
                 f"what lives within a run and {lasting} for what outlives it; the budget is {format_bytes(self.limit)}",
                 hint=SMALLER_BATCH,
             )
-        report_in_place(plan.kernels, plan.memory.buffers, plan.lies_like, log)
+        report_in_place(plan.kernels, plan.memory.buffers, plan.lies_like, log, plan.machine.cuda)
         sizes = plan.memory
         log.metrics |= {
             "arena_bytes": sizes.arena_bytes,
@@ -147,7 +147,7 @@ def arena_needs(plan: Plan, in_place: bool = True) -> list[Needs]:
     apart = outside.union(*gradient_blocks(plan))
 
     def pairs(kernel: Kernel) -> tuple[tuple[Value, Value], ...]:
-        found = in_place_pairs(kernel, plan.lies_like) if in_place else ()
+        found = in_place_pairs(kernel, plan.lies_like, plan.machine.cuda) if in_place else ()
         return tuple((written, read) for written, read in found if not {written, read} & apart)
 
     return [
@@ -184,7 +184,8 @@ def plan_memory(plan: Plan, in_place: bool = True) -> MemoryPlan:
         for index, kernel in enumerate(needs)
         if kernel.scratch
     }
-    on_demand = sum(aligned(plan.bytes_of(value)) for value in on_demand_values(plan))
+    # Memory of GPUs is there as soon as it is asked for.
+    on_demand = 0 if plan.machine.cuda else sum(aligned(plan.bytes_of(value)) for value in on_demand_values(plan))
     return MemoryPlan(slots, scratch, total, persistent, on_demand, tuple(buffers), tuple(live_bytes(needs, buffers)))
 
 

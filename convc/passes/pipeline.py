@@ -81,6 +81,6 @@ def pipeline(
         Canonicalize(),  # gradients of losses with weights begin with a multiplication by 1
         DeadCode(),  # gradients that nobody wanted: of the input, of frozen layers
         *choices,
-        # Which kernels can compute statistics depends on the algorithms.
-        *(() if choose is None else (SeparateMoments(),)),
+        # Which kernels can compute statistics depends on the algorithms; on a GPU none compute anything beside.
+        *(() if choose is None or choose.gpu is not None else (SeparateMoments(),)),
     )

@@ -25,7 +25,8 @@ class AlgorithmOptions:
     `algo` is "auto", a family or an algorithm for all of them, or `PATTERN=ALGORITHM,…` by layer. `scratch` bounds the
     bytes of scratch space of each, `max_error` the relative error. `tune` measures: that many seconds, or "full" for
     everything that applies. `constants` are those of the "table", or those "measured" by `convc doctor --measure`.
-    `recorded` (see `record`) repeats an earlier choice.
+    `recorded` (see `record`) repeats an earlier choice. `gpu` names the GPU (of `convc.codegen.cuda.gpus`) whose
+    constants the model takes where the target is cuda; "" stands for a typical one of the architecture.
     """
 
     algo: str = "auto"
@@ -34,6 +35,7 @@ class AlgorithmOptions:
     tune: Tune | None = None
     constants: str = "table"
     recorded: Mapping[str, str] = field(default_factory=dict[str, str])
+    gpu: str = ""
 
     def __post_init__(self) -> None:
         parse_wishes(self.algo)
@@ -44,9 +46,13 @@ class AlgorithmOptions:
         fits = self.tune in (None, "full") or 0 < float(self.tune) < math.inf
         _require(fits, "tune", self.tune, "a number of seconds above 0, or 'full'")
 
-    def chooser(self, target: str, threads: int | None, cpu: CpuTarget | None = None) -> ChooseAlgorithms | None:
-        """The pass that chooses for a processor (by default this one); None for a target that computes by the
-        definition."""
+    def chooser(
+        self, target: str, threads: int | None, cpu: CpuTarget | None = None, arch: str | None = None
+    ) -> ChooseAlgorithms | None:
+        """The pass that chooses for a processor (by default this one), or for GPUs of an architecture ("sm_90"); None
+        for a target that computes by the definition."""
+        if target == "cuda":
+            return self._gpu_chooser(arch)
         if target != "cpu":
             return None
         from convc.codegen.llvm.target import AMX_BF16, AMX_INT8, DOT_BF16, DOT_INT8, host_target
@@ -56,7 +62,7 @@ class AlgorithmOptions:
         if self.tune is not None:
             from convc.runtime.tuning import Tuner
 
-            timer = Tuner(math.inf if self.tune == "full" else self.tune, threads)
+            timer = Tuner(self._budget, threads)
         constants = None
         if self.constants == "measured":
             from convc.runtime.machine_probe import require_constants
@@ -74,6 +80,42 @@ class AlgorithmOptions:
             constants=constants,
             timer=timer,
             recorded=self.recorded,
+            **limits,
+        )
+
+    @property
+    def _budget(self) -> float:
+        """Seconds for measuring."""
+        return math.inf if self.tune in ("full", None) else float(self.tune)
+
+    def _gpu_chooser(self, arch: str | None) -> ChooseAlgorithms:
+        """For GPUs of an architecture, by default that of this machine's; `constants` are those of the table."""
+        from convc.codegen.cuda.algorithms import GPU_ALGORITHMS, GpuConstants, typical_gpu
+        from convc.codegen.cuda.gpus import gpu as gpu_named
+        from convc.codegen.cuda.program import gpu_machine
+        from convc.runtime.cuda_driver import capability_of, choose_architecture
+
+        if self.constants == "measured":
+            message = "the constants of GPUs are those that are published; `convc doctor --measure` measures processors"
+            fail("unavailable-constants", message, hint="--tune measures the kernels themselves")
+        capability = capability_of(choose_architecture(arch))
+        timer = None
+        if self.tune is not None:
+            from convc.runtime.cuda_driver import usable_gpu
+            from convc.runtime.cupy_device import open_device
+            from convc.runtime.tuning import GpuTuner
+
+            found = usable_gpu(f"sm_{capability}")
+            timer = GpuTuner(self._budget, found.name, capability, open_device)
+        limits: dict[str, Any] = {} if self.max_error is None else {"error": self.max_error}
+        return ChooseAlgorithms(
+            wishes=self.algo,
+            scratch=self.scratch or 0,
+            constants=GpuConstants(gpu_named(self.gpu) if self.gpu else typical_gpu(capability)),
+            timer=timer,
+            recorded=self.recorded,
+            gpu=gpu_machine(capability, halves=False),
+            algorithms=GPU_ALGORITHMS,
             **limits,
         )
 

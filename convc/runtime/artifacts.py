@@ -15,13 +15,18 @@ if TYPE_CHECKING:
     from convc.runtime.program import Program
 
 
+_OF_GPUS = ("cu", "ptx", "cubin", "sass")
+
+
 def artifact(program: Program, kind: str) -> bytes:
-    """The graph (`ir`), or what the back end made of it (`llvm`, `asm`, `obj`). Error: `value-target`."""
+    """The graph (`ir`), or what the back end made of it: `llvm`, `asm`, `obj`; for GPUs `cu`, `ptx`, `sass`, with all
+    kernels in one text. Errors: `value-target`, those of `convc.runtime.cuda_kernels.joined`."""
     if kind == "ir":
         return print_ir(program.graph).encode()
     content: bytes | None = program.artifact(kind)
     if content is None:
-        fail("value-target", f"the target {program.target} makes no {kind}", hint="compile for target cpu")
+        maker = "cuda" if kind in _OF_GPUS else "cpu"
+        fail("value-target", f"the target {program.target} makes no {kind}", hint=f"compile for target {maker}")
     return content
 
 
@@ -38,7 +43,7 @@ def write_artifact(program: Program, kind: str, content: bytes, path: Path) -> l
 
 
 def plan_of(program: Program) -> Plan:
-    """The plan that native code was made from. Error: `value-target` for a target that has none."""
+    """The plan that compiled code was made from. Error: `value-target` for a target that has none."""
     if program.plan is None:
         fail("value-target", f"the target {program.target} runs the graph as it is", hint="compile for target cpu")
     return program.plan

@@ -21,6 +21,7 @@ from convc.passes.algorithms.table import BY_NAME
 from convc.passes.base import Mode, Pass, PlanPass
 from convc.passes.choose_algorithms import AUTO, ChooseAlgorithms
 from convc.passes.dump import Dump
+from convc.passes.machine import Tier
 from convc.passes.manager import PassManager, PassReport
 from convc.passes.memory import PlanMemory
 from convc.passes.pipeline import Recipe, pipeline
@@ -32,6 +33,7 @@ from convc.passes.registry import parse_pass
 from convc.passes.specialize import Specialize
 from convc.passes.training import Training
 from convc.runtime.algorithms import AlgorithmOptions
+from convc.runtime.choices import Choice
 from convc.runtime.configuration import (
     STEP_WORDS,
     check_target,
@@ -39,9 +41,11 @@ from convc.runtime.configuration import (
     make_rate,
     make_recipe,
     positive,
+    refuse_precision,
     refuse_unsupported,
     seed_number,
 )
+from convc.runtime.cuda_driver import capability_of, choose_architecture
 from convc.runtime.executor import Executor, ReferenceExecutor
 from convc.runtime.memory_budget import require_memory
 from convc.runtime.program import Program, Rate
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
     from convc.codegen.llvm.target import CpuTarget
     from convc.frontend.net import Net
     from convc.frontend.settings import TrainSettings
+    from convc.runtime.cuda import Device
 
 
 # Told what the passes have done before a program is made: its plan, and the reports of the passes over the graph.
@@ -66,6 +71,7 @@ def build_net(
     batch: int | None = None,
     mode: str = "infer",
     target: str = "cpu",
+    arch: str | None = None,
     precision: str | None = None,
     fp32: Sequence[str] = (),
     ranges: Ranges | None = None,
@@ -86,7 +92,8 @@ def build_net(
     settings = settings or net.settings
     if mode not in ("infer", "train"):
         fail("value-mode", f"mode={mode!r} is neither 'infer' nor 'train'")
-    check_target(target)
+    check_target(target, arch)
+    refuse_precision(target, precision)
     if memory is not None:
         memory = positive(memory, "memory")
         require_plans(target)
@@ -108,6 +115,7 @@ def build_net(
             mode=kind,
             batch=batch,
             target=target,
+            arch=arch,
             seed=seed,
             threads=None if threads is None else positive(threads, "threads"),
             recipe=recipe,
@@ -132,6 +140,7 @@ def build(
     batch: int,
     target: str,
     seed: int,
+    arch: str | None = None,
     threads: int | None = None,
     recipe: Recipe = _PLAIN,
     rate: Rate | None = None,
@@ -152,9 +161,12 @@ def build(
     """
     if mode == "train":
         require_loss(forward)
+    choice = choose_architecture(arch) if target == "cuda" else None
     loss = main_loss(forward)
     dump = None if dump_dir is None else Dump(dump_dir)
-    chosen = choose_passes(mode, recipe, passes, target, algorithms.chooser(target, threads), memory, types=types)
+    planner = gpu_planner(choice) if choice is not None else None
+    chooser = algorithms.chooser(target, threads, arch=arch)
+    chosen = choose_passes(mode, recipe, passes, target, chooser, memory, types=types, planner=planner)
     reports = PassManager(chosen.graph, dump=dump).run(forward)
     require_decided(forward, target)
     executor = make_executor(
@@ -162,6 +174,7 @@ def build(
         target,
         batch=batch,
         threads=threads,
+        architecture=choice,
         most_instructions=most_instructions,
         passes=chosen.plan,
         dump=dump,
@@ -184,6 +197,14 @@ def build(
 
 
 @dataclass(frozen=True)
+class Planner:
+    """Makes plans by passes (the graph gains `relayout` nodes), for processors of a tier."""
+
+    make: Callable[[Graph, Sequence[PlanPass]], Plan]
+    tier: Tier
+
+
+@dataclass(frozen=True)
 class Order:
     """The passes of a program in their order: over the graph, then over the plan."""
 
@@ -198,14 +219,14 @@ def choose_passes(
     target: str = "cpu",
     choose: ChooseAlgorithms | None = None,
     memory: int | None = None,
-    cpu: CpuTarget | None = None,
     types: Pass | None = None,
+    planner: Planner | None = None,
 ) -> Order:
     """The usual passes, or those that were chosen, with the options of the usual ones.
 
     Whoever names passes over the graph names all of them. Those over the plan are needed anyway; naming one, at the
     end, gives it options. A program that is to take `memory` bytes recomputes and checks its plan whatever was named,
-    for the processor `cpu` (by default this one).
+    by what plans of `planner` take (by default those for this processor).
     Errors: `missing-pass`, `unavailable-pass`, `value-pass-order`.
     """
     usual = pipeline(mode, recipe=recipe, choose=choose, types=types)
@@ -233,20 +254,37 @@ def choose_passes(
         elif target == "cpu" and not over_graph:
             order = (*order, Recompute(spare=_SPARE))
     plan = tuple(given.get(step.name, step) for step in PLANNING)
-    order = tuple(_measuring(step, plan, cpu) if isinstance(step, Recompute) else step for step in order)
+    order = tuple(_measuring(step, plan, planner) if isinstance(step, Recompute) else step for step in order)
     return Order(order, tuple(_limited(step, memory) if isinstance(step, PlanMemory) else step for step in plan))
 
 
-def _measuring(step: Recompute, plan: tuple[PlanPass, ...], cpu: CpuTarget | None) -> Recompute:
-    """Recomputation that judges by plans, made as that of the program will be."""
-
+def cpu_planner(cpu: CpuTarget | None = None) -> Planner:
+    """Plans for the processor `cpu`, by default this one."""
     from convc.codegen.llvm.program import plan_step
     from convc.codegen.llvm.target import host_target
 
     processor = cpu or host_target()
-    return replace(
-        step, tier=processor.tier, measure=lambda graph: plan_step(graph, processor, plan).memory.total_bytes
-    )
+    return Planner(lambda graph, passes: plan_step(graph, processor, passes), processor.tier)
+
+
+def gpu_planner(architecture: Choice) -> Planner:
+    """Plans for GPUs of an architecture."""
+    from convc.codegen.cuda.program import plan_step
+
+    capability = capability_of(architecture)
+    # Scratch space of convolutions is estimated as that of a processor; what is measured is that of the plan.
+    return Planner(lambda graph, passes: plan_step(graph, capability, passes), "avx512")
+
+
+def planner_for(target: str, arch: str | None = None) -> Planner:
+    """The planner of a target that plans. Errors: those of `choose_architecture`."""
+    return gpu_planner(choose_architecture(arch)) if target == "cuda" else cpu_planner()
+
+
+def _measuring(step: Recompute, plan: tuple[PlanPass, ...], planner: Planner | None) -> Recompute:
+    """Recomputation that judges by plans, made as that of the program will be."""
+    chosen = planner or cpu_planner()
+    return replace(step, tier=chosen.tier, measure=lambda graph: chosen.make(graph, plan).memory.total_bytes)
 
 
 def _limited(step: PlanMemory, memory: int | None) -> PlanMemory:
@@ -255,7 +293,7 @@ def _limited(step: PlanMemory, memory: int | None) -> PlanMemory:
 
 def require_plans(target: str) -> None:
     """Error: `value-target` for a target whose programs have no plan."""
-    if target != "cpu":
+    if target == "reference":
         fail("value-target", f"the target {target} plans no memory", hint="compile for target='cpu'")
 
 
@@ -263,7 +301,7 @@ def require_decided(graph: Graph, target: str) -> None:
     """Refuse (`missing-pass`) a family of algorithms that no pass has made an algorithm of."""
     for node in graph.nodes_of(*CONVOLUTIONS):
         assert isinstance(node.op, CONVOLUTIONS)
-        if target == "cpu" and node.op.algorithm not in (AUTO, *BY_NAME):
+        if target != "reference" and node.op.algorithm not in (AUTO, *BY_NAME):
             message = f"{node.label} asks for `{node.op.algorithm}`, and no pass has decided which"
             fail("missing-pass", message, node.span, hint=f"add -p {ChooseAlgorithms.name}")
 
@@ -274,17 +312,27 @@ def make_executor(
     *,
     batch: int,
     threads: int | None = None,
+    architecture: Choice | None = None,
     most_instructions: int = DEFAULT_LIMITS.instructions,
     passes: Sequence[PlanPass] = PLANNING,
     dump: Dump | None = None,
     planned: Callable[[Plan], None] | None = None,
 ) -> Executor:
-    """The back end `target` for a graph that the passes have prepared.
+    """The back end `target` for a graph that the passes have prepared; `architecture` is that of GPUs, by default what
+    `choose_architecture` says.
 
     `planned` is called with the plan, if there is one, before anything is compiled or allocated.
     """
     if target == "reference":
         return ReferenceExecutor(graph, batch=batch)
+    if target == "cuda":
+        from convc.runtime.cuda import CudaExecutor
+
+        chosen = architecture or choose_architecture(None)
+        return CudaExecutor(
+            graph, capability_of(chosen), _open_device, batch=batch, passes=passes, dump=dump, planned=planned,
+            architecture=chosen,
+        )  # fmt: skip
     from convc.runtime.native import NativeExecutor
 
     return NativeExecutor(
@@ -296,6 +344,12 @@ def make_executor(
         dump=dump,
         planned=planned,
     )
+
+
+def _open_device(capability: int, plan: Plan) -> Device:
+    from convc.runtime.cupy_device import open_device
+
+    return open_device(capability, plan)
 
 
 def require_loss(forward: Graph) -> None:

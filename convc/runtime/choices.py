@@ -14,6 +14,7 @@ from convc.lazy import dataclass
 if TYPE_CHECKING:
     from convc.passes.plan_report import MemoryReport
     from convc.passes.training import LossScaling, ParameterRounding
+    from convc.runtime.cuda_driver import FoundGpu
     from convc.runtime.data import DataSet
 
 
@@ -85,6 +86,13 @@ def explain_algorithms(mode: str, chosen: Mapping[str, str], measured: bool) -> 
     text = ", ".join(f"{count} x {name}" for name, count in counts)
     why = "measured" if measured else "predicted to be the fastest; `convc explain` shows the others"
     return Choice(f"algorithms ({mode})", text, why)
+
+
+def explain_gpu(gpu: FoundGpu) -> Choice:
+    """The GPU that a training runs on."""
+    size, cuda = format_bytes(gpu.memory_bytes), f"{gpu.cuda[0]}.{gpu.cuda[1]}"
+    why = f"{gpu.architecture}, {size}, the driver runs CUDA {cuda}; CUDA_VISIBLE_DEVICES chooses another one"
+    return Choice("GPU", gpu.name, why)
 
 
 def explain_memory(report: MemoryReport) -> Choice:

@@ -22,7 +22,7 @@ from convc.passes.quantization import QuantizeProducts, Ranges
 from convc.passes.training import LossScaling, ParameterRounding
 from convc.runtime.program import Rate
 
-TARGETS = ("cpu", "reference")
+TARGETS = ("cpu", "cuda", "reference")
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # What inference may be asked for: whole numbers of 8 bits, too.
 INT8 = "int8"
@@ -112,11 +112,24 @@ def named_layers(layers: Sequence[Layer], fp32: Sequence[str] = ()) -> tuple[tup
     return tuple((layer.name, known) for layer in layers for known in PRECISIONS if known == layer.precision)
 
 
-def check_target(target: str) -> None:
-    """Error: `unavailable-target`."""
+def check_target(target: str, arch: str | None = None) -> None:
+    """Errors: `unavailable-target`; `value-architecture` for an architecture of GPUs that there is not, or with another
+    target."""
     if target not in TARGETS:
-        reason = "is not available in this version" if target == "cuda" else "is unknown"
-        fail("unavailable-target", f"target `{target}` {reason}", hint=f"there are {' and '.join(TARGETS)}")
+        fail("unavailable-target", f"target `{target}` is unknown", hint=f"there are {', '.join(TARGETS)}")
+    if arch is None:
+        return
+    if target != "cuda":
+        fail("value-architecture", f"arch={arch!r} is for GPUs, and the target is {target}", hint="target='cuda'")
+    from convc.codegen.cuda.architectures import architecture
+
+    architecture(arch)
+
+
+def refuse_precision(target: str, precision: str | None) -> None:
+    """Error: `unavailable-precision` for whole numbers of 8 bits on a GPU."""
+    if target == "cuda" and precision == INT8:
+        fail("unavailable-precision", "int8 is for processors, not for GPUs", hint="fp16, bf16, or target cpu")
 
 
 def positive(value: object, what: str) -> int:

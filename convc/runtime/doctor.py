@@ -6,7 +6,6 @@ one key, `error`.
 
 from __future__ import annotations
 
-import ctypes
 import platform
 import sys
 import time
@@ -20,6 +19,8 @@ from convc.codegen.llvm.object_cache import cache_folder, shared_cache
 from convc.codegen.llvm.spmd import default_waits
 from convc.codegen.llvm.target import amx_state, host_target, llvm_versions
 from convc.ir.diagnostic import CompileError
+from convc.ir.sizes import format_bytes
+from convc.runtime import cuda_driver
 from convc.runtime.cores import choose_threads
 
 SCHEMA = 1
@@ -161,20 +162,26 @@ def _constants() -> dict[str, Any]:
 
 
 def _cuda() -> dict[str, Any]:
-    found = [(name, version) for name in _CUPY if (version := _installed(name)) is not None]
-    return {"cupy": " ".join(found[0]) if found else None, "driver": _cuda_driver()}
+    """CuPy, the driver, the GPU, NVRTC, and whether programs for GPUs run here, or why not."""
+    from convc.codegen.cuda.nvrtc import nvrtc, version
 
-
-def _cuda_driver() -> str | None:
-    """The CUDA version that the installed driver supports, such as "12.8"."""
+    found = [(name, installed) for name in _CUPY if (installed := _installed(name)) is not None]
+    library, gpu = cuda_driver.load(), None
+    cuda = None if library is None else cuda_driver.driver_version(library)
+    runs = "yes"
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-        version = ctypes.c_int()
-        if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
-            return None
-    except (OSError, AttributeError):
-        return None
-    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+        gpu = cuda_driver.find_gpu()
+        cuda_driver.usable_gpu()
+    except CompileError as error:
+        runs = f"no: {error.diagnostics[0].message}"
+    return {
+        "cupy": " ".join(found[0]) if found else None,
+        "driver": None if cuda is None else f"{cuda[0]}.{cuda[1]}",
+        "gpu": None if gpu is None else f"{gpu.name} ({gpu.architecture}, {format_bytes(gpu.memory_bytes)})",
+        "nvrtc": None if nvrtc() is None else ".".join(str(part) for part in version()),
+        "compiles": "yes" if nvrtc() is not None else "no: NVRTC is not installed (pip install nvidia-cuda-nvrtc)",
+        "runs": runs,
+    }
 
 
 def _self_test() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from convc.passes.base import Mode, Pass
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import Recipe
 from convc.runtime.algorithms import AlgorithmOptions
-from convc.runtime.build import choose_passes
+from convc.runtime.build import choose_passes, planner_for
 from convc.runtime.configuration import make_recipe, positive
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def fitting_batch(
     passes: Sequence[str] | None = None,
     algorithms: AlgorithmOptions | None = None,
     types: Pass | None = None,
+    target: str = "cpu",
+    arch: str | None = None,
 ) -> FittingBatch:
     """The largest batch of at most `most` images for which a program of the net takes at most `limit` bytes.
 
@@ -58,16 +60,15 @@ def fitting_batch(
     """
     positive(limit, "fit")
     settings = settings or net.settings
-    choose = replace(algorithms or AlgorithmOptions(), tune=None).chooser("cpu", threads)
+    choose = replace(algorithms or AlgorithmOptions(), tune=None).chooser(target, threads, arch=arch)
     recipe = make_recipe(settings, net.graph(1), types) if mode == "train" else Recipe()
-    order = choose_passes(mode, recipe, passes, "cpu", choose, types=types)
+    planner = planner_for(target, arch)
+    order = choose_passes(mode, recipe, passes, target, choose, types=types, planner=planner)
 
     def bytes_of(batch: int) -> int:
-        from convc.codegen.llvm.program import plan_step
-
         graph = net.graph(batch)
         PassManager(order.graph, check=False).run(graph)
-        return plan_step(graph, passes=order.plan).memory.total_bytes
+        return planner.make(graph, order.plan).memory.total_bytes
 
     found = largest_batch(bytes_of, limit, most, settings.batch)
     if found is None:

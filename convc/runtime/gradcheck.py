@@ -37,6 +37,7 @@ from convc.runtime.algorithms import AlgorithmOptions, choices_of
 from convc.runtime.build import choose_passes, make_executor, require_decided
 from convc.runtime.compiled_gradients import CompiledCheck, compare_compiled, exact_gradients
 from convc.runtime.configuration import check_target, choose_precision, half_precision, make_recipe
+from convc.runtime.cuda_driver import usable_gpu
 from convc.runtime.finite_differences import LossProbe, straight_through
 from convc.runtime.random_point import random_point
 
@@ -111,9 +112,12 @@ def gradcheck(
 
     With `after_passes` the graph that a training program is made of is checked, settings and all; `passes` and
     `algorithms` are those of `convc.compile`, and each of them implies it. Errors: `value-loss` for a net without a
-    loss, `unavailable-precision`, those of `convc.compile`.
+    loss, `unavailable-precision`, those of `convc.compile`; for target "cuda", which needs a GPU, those of
+    `convc.runtime.cupy_device.open_device`.
     """
     check_target(target)
+    if target == "cuda":
+        usable_gpu()
     half = half_precision(choose_precision(precision, net.settings, "train"), net.layers, fp32)
     forward = net.graph(batch)
     if "loss" not in forward.outputs:

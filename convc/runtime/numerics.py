@@ -106,7 +106,9 @@ def verify_passes(
     order = choose_passes(mode, recipe, passes, target, algorithms.chooser(target, threads), types=half)
     reports = PassManager(order.graph, watch=check).run(forward)
     lines = check.lines()
-    if target != "reference":
+    if target == "cuda":
+        lines.append("kernels of GPUs are not compared here: `convc gradcheck --target cuda` does so, on a GPU")
+    if target == "cpu":
         require_decided(forward, target)
         errors = [choice.decision.candidate(choice.decision.chosen).max_rel_error for choice in choices_of(reports)]
         rounding = max(rounding_error(half), *(error for error in errors if error is not None), 0.0)

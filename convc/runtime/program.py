@@ -32,7 +32,9 @@ from convc.runtime.parameters import STATE_ROLES, Parameters, as_parameter
 from convc.runtime.scaled_steps import ScaledSteps
 
 if TYPE_CHECKING:
+    from convc.codegen.cuda.program import CudaStep
     from convc.passes.plan import Plan
+    from convc.runtime.choices import Choice
     from convc.runtime.profile import Profile
 
 # The learning rate for a progress in epochs (2.5: in the middle of the third) and a number of updates done.
@@ -231,7 +233,7 @@ class Program:
             return profile(images, rows, rounds)
 
     def artifact(self, kind: str) -> bytes | None:
-        """What the back end made of the graph: `llvm`, `asm` or `obj`; None if it makes no such thing."""
+        """What the back end made of the graph: `llvm`, `asm` or `obj`, for GPUs `cu`, `ptx` or `sass`; None if not."""
         make = getattr(self._executor, "artifact", None)
         if make is None:
             return None
@@ -239,8 +241,18 @@ class Program:
             return make(kind)
 
     @property
+    def cuda_step(self) -> CudaStep | None:
+        """The launches of a program for GPUs; None for any other target."""
+        return getattr(self._executor, "cuda_step", None)
+
+    @property
+    def architecture(self) -> Choice | None:
+        """The architecture of GPUs that was compiled for, with the reason; None for any other target."""
+        return getattr(self._executor, "architecture", None)
+
+    @property
     def plan(self) -> Plan | None:
-        """Schedule, layouts and memory of native code; None for a target that runs the graph as it is."""
+        """Schedule, layouts and memory of compiled code; None for a target that runs the graph as it is."""
         return getattr(self._executor, "plan", None)
 
     # Tensors

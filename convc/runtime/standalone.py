@@ -37,7 +37,7 @@ from convc.passes.plan import Plan
 from convc.passes.quantization import QuantizeProducts, Ranges
 from convc.runtime.algorithms import AlgorithmOptions
 from convc.runtime.atomic import replaced
-from convc.runtime.build import build_net, choose_passes, require_decided, require_loss
+from convc.runtime.build import build_net, choose_passes, cpu_planner, require_decided, require_loss
 from convc.runtime.checkpoint import match, read_checkpoint, require_match, text_list, write_checkpoint
 from convc.runtime.configuration import (
     STEP_WORDS,
@@ -315,7 +315,7 @@ def _plan(
     if mode == "train":
         require_loss(graph)
     chooser = algorithms.chooser("cpu", threads, target)
-    order = choose_passes(mode, recipe, passes, "cpu", chooser, memory, target, types)
+    order = choose_passes(mode, recipe, passes, "cpu", chooser, memory, types=types, planner=cpu_planner(target))
     PassManager(order.graph).run(graph)
     require_decided(graph, "cpu")
     return plan_step(graph, target, order.plan)

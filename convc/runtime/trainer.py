@@ -75,6 +75,7 @@ def fit(
     epochs: int | None = None,
     batch: int | None = None,
     target: str = "cpu",
+    arch: str | None = None,
     precision: str | None = None,
     fp32: Sequence[str] = (),
     threads: int | None = None,
@@ -122,7 +123,7 @@ def fit(
         sources = {**net.sources, **({"--data": f"data {data}"} if isinstance(data, str) else {})}
         with with_sources(sources):
             algorithms = AlgorithmOptions(algo, scratch, max_error, tune, constants)
-            plan = make_plan(net, given, target, threads, algorithms, reporter, interrupts.check, resume)
+            plan = make_plan(net, given, target, threads, algorithms, reporter, interrupts.check, resume, arch)
         folder, continued = open_folder(None if out is None else Path(out), net.name, resume)
         stack.callback(folder.close)
         training = _Training(plan, folder, reporter, interrupts, stack, inspect, numerics)
@@ -236,6 +237,7 @@ class _Training:
             plan.net,
             mode=mode,
             target=plan.run.target,
+            arch=plan.arch,
             precision=plan.run.precision,
             fp32=plan.fp32,
             threads=plan.threads,

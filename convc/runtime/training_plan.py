@@ -20,6 +20,7 @@ from convc.runtime.algorithms import AlgorithmOptions
 from convc.runtime.build import main_loss, require_plans
 from convc.runtime.choices import (
     Choice,
+    explain_gpu,
     explain_rounding,
     explain_scaling,
     explain_settings,
@@ -40,6 +41,7 @@ from convc.runtime.configuration import (
     refuse_unsupported,
     seed_number,
 )
+from convc.runtime.cuda_driver import usable_gpu
 from convc.runtime.data import DataSet, Source, load_dataset
 from convc.runtime.data.dataset import require_labels
 from convc.runtime.fitting_batch import LARGEST, fitting_batch
@@ -63,8 +65,9 @@ class TrainingPlan:
     """Everything that a training needs. `model` is the text of model.cnn, `about` what checkpoints say.
 
     `train` delivers the training images of `dataset` as they are to be learned from: changed by `augment`. `memory`
-    bounds the bytes of the training step, `fp32` are patterns of the layers that stay in float32. `rate` leaves out
-    what `plateau` does to it. `init` has been read once, unless the run may be one to be continued.
+    bounds the bytes of the training step, `arch` is the architecture of the GPU for target cuda, `fp32` are patterns of
+    the layers that stay in float32. `rate` leaves out what `plateau` does to it. `init` has been read once, unless the
+    run may be one to be continued.
     """
 
     net: Net
@@ -76,6 +79,7 @@ class TrainingPlan:
     threads: int | None
     algorithms: AlgorithmOptions
     memory: int | None
+    arch: str | None
     fp32: tuple[str, ...]
     init: StartingWeights | None
     plateau: Plateau | None
@@ -94,13 +98,16 @@ def make_plan(
     reporter: Reporter,
     check: Callable[[], None],
     resume: bool = False,
+    arch: str | None = None,
 ) -> TrainingPlan:
     """Resolve settings (`overrides` holds the arguments of `fit` that were given), read the data, check all of it.
 
     Nothing is written. `check` is called now and then during the reading of images and may raise. With `resume` the
     weights to start from are not read: a run that goes on has no need of them.
     """
-    check_target(target)
+    check_target(target, arch)
+    # Nothing is read for a training that cannot run.
+    gpu = usable_gpu(arch) if target == "cuda" else None
     if threads is not None:
         positive(threads, "threads")
     if not net.has_loss:
@@ -134,7 +141,8 @@ def make_plan(
         notes = [note.message for note in warning.notes]
         text = "\n  ".join([f"warning: {warning.message}", *notes])
         reporter.emit("warning", text, code=warning.code, message=warning.message, notes=notes)
-    workers = _threads(target, threads, choices)
+    workers = _threads(target, threads, choices) if gpu is None else None
+    choices += [] if gpu is None else [explain_gpu(gpu)]
     measures_loss = main_loss(graph) is not None
     choices += explain_images(net, settings)
     choices += explain_settings(settings)
@@ -151,7 +159,7 @@ def make_plan(
         most = min(LARGEST, len(dataset.train))
         found = fitting_batch(
             net, overrides["fit_bytes"], mode="train", most=most, settings=settings, threads=workers,
-            algorithms=algorithms, types=half,
+            algorithms=algorithms, types=half, target=target, arch=arch,
         )  # fmt: skip
         settings = replace(settings, batch=found.batch)
         choices.append(Choice("batch", str(found.batch), str(found)))
@@ -202,6 +210,7 @@ def make_plan(
         threads=workers,
         algorithms=algorithms,
         memory=overrides.get("memory"),
+        arch=None if gpu is None else gpu.architecture,
         fp32=fp32,
         init=init,
         plateau=plateau,

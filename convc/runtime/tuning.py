@@ -1,4 +1,5 @@
-"""Measure algorithms on this machine: each contender as a program of its own, its kernel timed inside a whole run.
+"""Measure algorithms on this machine, its processor or its GPU: each contender as a program of its own, its kernel
+timed inside a whole run.
 
 Times are remembered in the cache of compiled code, keyed by the problem, the algorithm, the processor's features, the
 number of threads and the compiler's sources, so that a second `--tune` costs nothing.
@@ -25,7 +26,9 @@ from convc.ir.ops.quantize import Quantize, QuantizeWeights
 from convc.ir.ops.shape import Relayout
 from convc.ir.types import DType, TensorType
 from convc.passes.algorithms.problem import CONVOLUTIONS, Problem
+from convc.passes.plan import Plan
 from convc.runtime.cores import choose_threads
+from convc.runtime.cuda import CudaExecutor, Device
 from convc.runtime.native import NativeExecutor
 
 _ROUNDS = 7
@@ -55,12 +58,15 @@ class Tuner:
         for problem, algorithm in requests:
             known = self._recall(problem, algorithm)
             if known is None and time.monotonic() < deadline:
-                known = measure(problem, algorithm, self.threads)
+                known = self._measure(problem, algorithm)
                 self.measured += 1
                 shared_cache().put(self._key(problem, algorithm), _TIME.pack(known))
             if known is not None:
                 times[problem, algorithm] = known
         return times
+
+    def _measure(self, problem: Problem, algorithm: str) -> float:
+        return measure(problem, algorithm, self.threads)
 
     def _key(self, problem: Problem, algorithm: str) -> str:
         return cache_key(f"time of {algorithm} for {problem!r}", host_target(), {"threads": self.threads})
@@ -71,6 +77,21 @@ class Tuner:
             return None
         (seconds,) = _TIME.unpack(payload)
         return seconds if math.isfinite(seconds) and seconds > 0 else None
+
+
+class GpuTuner(Tuner):
+    """Measures on the GPU of this machine; `open_device` gives it for each measurement."""
+
+    def __init__(self, budget: float, gpu: str, capability: int, open_device: Callable[[int, Plan], Device]) -> None:
+        super().__init__(budget)
+        self._gpu, self._capability, self._open_device = gpu, capability, open_device
+
+    def _measure(self, problem: Problem, algorithm: str) -> float:
+        graph = graph_of(problem, algorithm)
+        return _timed(CudaExecutor(graph, self._capability, self._open_device, batch=problem.batch), _ROUNDS)
+
+    def _key(self, problem: Problem, algorithm: str) -> str:
+        return cache_key(f"time of {algorithm} for {problem!r} on {self._gpu}", host_target(), {})
 
 
 def measure(
@@ -87,7 +108,11 @@ def measure_graph(
 
     Without what brings the images of the interface into the order of kernels: within a net they have it.
     """
-    executor = NativeExecutor(graph, batch=batch, threads=threads)
+    return _timed(NativeExecutor(graph, batch=batch, threads=threads), rounds, clock)
+
+
+def _timed(executor: NativeExecutor | CudaExecutor, rounds: int, *clock: Clock) -> float:
+    """What `measure_graph` returns; the executor is closed."""
     random = np.random.default_rng(1)
     try:
         for name, parameter in executor.graph.parameters.items():
@@ -96,7 +121,7 @@ def measure_graph(
             if name != "x":
                 executor.write_input(name, random.standard_normal(value.shape, np.float32))
         x = random.standard_normal(executor.graph.inputs["x"].shape, np.float32)
-        profile = executor.profile(x, None, rounds, clock)
+        profile = executor.profile(x, None, rounds, *clock)
     finally:
         executor.close()
     kernels = (kernel for kernel in profile.kernels if kernel.layer == LABEL and kernel.ops not in _CASTS)

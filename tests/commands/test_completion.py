@@ -58,7 +58,7 @@ CASES = [
     (["convc", "summ"], ["summary"]),
     (["convc", "new", "x", "--like", "l"], ["lenet"]),
     (["convc", "train", "--targ"], ["--target"]),
-    (["convc", "train", "--target", ""], ["cpu", "reference"]),
+    (["convc", "train", "--target", ""], ["cpu", "cuda", "reference"]),
     (["convc", "check", "le"], ["lenet.cnn"]),
     (["convc", "predict", "se"], ["seven.png"]),
     (["convc", "docs", "resid"], ["residual"]),

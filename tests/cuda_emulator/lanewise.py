@@ -100,6 +100,8 @@ ROWS: tuple[Row | Comparison | Native, ...] = (
     Row("abs.{t:s16,s32,s64}", "t t", "a < 0 ? T(U(0) - U(a)) : a"),
     Row(f"sad.{{t:{INTEGERS}}}", "t t t t", "T(U(c) + (a < b ? U(b) - U(a) : U(a) - U(b)))"),
     Row("dp4a.{x:s32,u32}.{y:s32,u32}", "s32 x y s32", "dot4<XBYTE, YBYTE>(uint32_t(a), uint32_t(b), c)"),
+    Row("dp2a.lo.{x:s32,u32}.{y:s32,u32}", "s32 x y s32", "dot2<XWORD, YBYTE>(uint32_t(a), uint32_t(b), c)"),
+    Row("dp2a.hi.{x:s32,u32}.{y:s32,u32}", "s32 x y s32", "dot2<XWORD, YBYTE>(uint32_t(a), uint32_t(b) >> 16, c)"),
     # Bits
     Row(f"and.{{t:{BITS}}}", "t t t", "T(a & b)"),
     Row(f"or.{{t:{BITS}}}", "t t t", "T(a | b)"),
@@ -311,7 +313,9 @@ def _row_handler(row: Row, found: Expansion) -> HandlerSpec:
     flushes = "ftz" in found.options
     expression = row.expression.replace("OP", {"add": "+", "sub": "-"}.get(bound.get("op", ""), ""))
     for name in ("x", "y"):
-        expression = expression.replace(f"{name.upper()}BYTE", "int8_t" if bound.get(name) == "s32" else "uint8_t")
+        sign = "" if bound.get(name) == "s32" else "u"
+        expression = expression.replace(f"{name.upper()}BYTE", f"{sign}int8_t")
+        expression = expression.replace(f"{name.upper()}WORD", f"{sign}int16_t")
     if "sat" in found.options and c[0] in ("float", "double", "half", "bfloat"):
         expression = f"saturate<R>({expression})"
     if flushes and c[0] in ("float", "half", "bfloat"):

@@ -129,10 +129,13 @@ class _Launch(ctypes.Structure):
 
 @dataclass
 class Memory:
-    """Buffers with addresses on the device, for arguments that hold pointers: structures, tables of pointers."""
+    """Buffers with addresses on the device, for arguments that hold pointers: structures, tables of pointers.
+
+    `first` windows of the address space are a module's own variables.
+    """
 
     buffers: list[Buffer] = field(default_factory=list)
-    _first: int = 0
+    first: int = 0
 
     def add(self, buffer: Buffer) -> int:
         """The address of a buffer."""
@@ -145,7 +148,7 @@ class Memory:
             if isinstance(buffer, Out):
                 array.view(np.uint8).reshape(-1)[:] = 0xFF
         self.buffers.append(buffer)
-        return base_of(self._first + len(self.buffers) - 1) + buffer.shift
+        return base_of(self.first + len(self.buffers) - 1) + buffer.shift
 
 
 class Module:
@@ -162,7 +165,7 @@ class Module:
 
     def memory(self) -> Memory:
         """An address space; buffers of the module's own variables come before those that are added."""
-        return Memory(_first=len(self._variables))
+        return Memory(first=len(self._variables))
 
     def variable(self, name: str) -> np.ndarray:
         """The bytes of a `__device__` or `__constant__` variable."""

@@ -395,7 +395,6 @@ def test_a_closed_program(compile_text: Compile, batch: Batch) -> None:
 def test_what_this_version_cannot_do(compile_text: Compile, tmp_path: Path) -> None:
     (tmp_path / "n.cnn").write_text(PLAIN)
     net = convc.load(tmp_path / "n.cnn")
-    assert refusal(lambda: convc.compile(net, target="cuda")) == "unavailable-target"
     assert refusal(lambda: convc.compile(net, target="tpu")) == "unavailable-target"
     assert refusal(lambda: convc.compile(net, precision="fp8")) == "unavailable-precision"
     assert refusal(lambda: convc.compile(net, algo="karatsuba")) == "value-algorithm"

@@ -34,7 +34,8 @@ def page(report: Report) -> str:
     }
     present = [part for part in _PARTS if content[part]]
     links = tag("nav", "".join(tag("a", part, href=f"#{part}") for part in present))
-    processor = f", {report.tier}, {report.threads} threads" if report.tier else ""
+    threads = "" if report.target == "cuda" else f", {report.threads} threads"
+    processor = f", {report.tier}{threads}" if report.tier else ""
     about = f"{report.mode}, batch {report.batch}, target {report.target}{processor}; convc {__version__}"
     body = tag("h1", text(report.net.name)) + tag("p", text(about), class_="lead") + links + sections.figures(report)
     style = files("convc.commands.page").joinpath("page.css").read_text(encoding="utf-8")

@@ -58,7 +58,7 @@ class Report:
             choices=tuple(choices_of(program.reports)),
             kernels=kernel_rows(plan) if plan is not None else (),
             memory=memory_report(plan, program.reports) if plan is not None else None,
-            profile=_profile(program) if plan is not None else None,
+            profile=_profile(program) if plan is not None and _runs_here(program) else None,
             constants=next(
                 (c for tier, c in CONSTANTS.items() if plan is not None and tier == plan.machine.name), None
             ),
@@ -86,6 +86,20 @@ def entry_anchor(number: int, index: int) -> str:
 
 
 _ROUNDS = 3
+
+
+def _runs_here(program: Program) -> bool:
+    """Whether there is a GPU, for a program that needs one."""
+    if program.architecture is None:
+        return True
+    from convc.ir.diagnostic import CompileError
+    from convc.runtime.cuda_driver import usable_gpu
+
+    try:
+        usable_gpu(program.architecture.value)
+    except CompileError:
+        return False
+    return True
 
 
 def _profile(program: Program) -> Profile:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from convc.lazy import dataclass
 from convc.passes.algorithms.algorithm import Algorithm
 from convc.passes.algorithms.patches import multiplies_tiles
-from convc.passes.algorithms.prediction import Constants, predict
+from convc.passes.algorithms.prediction import Predictor, predict
 from convc.passes.algorithms.problem import Problem
 from convc.passes.algorithms.table import ALGORITHMS
 from convc.passes.machine import Machine
@@ -95,23 +95,24 @@ def is_wanted(algorithm: Algorithm, wanted: str) -> bool:
 def decide(
     problem: Problem,
     machine: Machine,
-    constants: Constants,
+    constants: Predictor,
     limits: Limits = _UNLIMITED,
     measured: Measured | None = None,
     wanted: str = "auto",
+    algorithms: Sequence[Algorithm] = ALGORITHMS,
 ) -> Decision:
     """The fastest of the wanted algorithms that apply: as measured where there are measurements, else as predicted.
 
     A family or a name that is asked for may exceed the limits where nothing of it keeps them. Raises `Impossible`.
     """
-    found = [_candidate(algorithm, problem, machine, constants, limits, measured or {}) for algorithm in ALGORITHMS]
-    inside = [c for a, c in zip(ALGORITHMS, found, strict=True) if c.applicable and is_wanted(a, wanted)]
+    found = [_candidate(algorithm, problem, machine, constants, limits, measured or {}) for algorithm in algorithms]
+    inside = [c for a, c in zip(algorithms, found, strict=True) if c.applicable and is_wanted(a, wanted)]
     if not inside:
         # A limit is what we keep by ourselves; what somebody asks for by name he gets, if it is possible at all.
-        free = [_candidate(a, problem, machine, constants, _NO_LIMITS, measured or {}) for a in ALGORITHMS]
-        inside = [c for a, c in zip(ALGORITHMS, free, strict=True) if c.applicable and is_wanted(a, wanted)]
+        free = [_candidate(a, problem, machine, constants, _NO_LIMITS, measured or {}) for a in algorithms]
+        inside = [c for a, c in zip(algorithms, free, strict=True) if c.applicable and is_wanted(a, wanted)]
         if not inside:
-            raise Impossible({a.name: c.reason for a, c in zip(ALGORITHMS, free, strict=True) if is_wanted(a, wanted)})
+            raise Impossible({a.name: c.reason for a, c in zip(algorithms, free, strict=True) if is_wanted(a, wanted)})
         found = [next((c for c in inside if c.algorithm == old.algorithm), old) for old in found]
     predicted = _best_predicted(inside)
     timed = [candidate for candidate in inside if candidate.measured is not None]
@@ -132,7 +133,7 @@ _NO_LIMITS = Limits(None, float("inf"))
 
 
 def _candidate(
-    algorithm: Algorithm, problem: Problem, machine: Machine, constants: Constants, limits: Limits, measured: Measured
+    algorithm: Algorithm, problem: Problem, machine: Machine, constants: Predictor, limits: Limits, measured: Measured
 ) -> Candidate:
     obstacle = obstacle_of(algorithm, problem, machine)
     if obstacle is not None:

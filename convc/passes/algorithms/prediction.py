@@ -7,10 +7,18 @@ many there are.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from convc.lazy import dataclass
 from convc.passes.algorithms.algorithm import Algorithm, Stage
 from convc.passes.algorithms.problem import Problem
 from convc.passes.machine import Machine, Tier
+
+
+class Predictor(Protocol):
+    """Knows how long a stage takes."""
+
+    def seconds(self, stage: Stage) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,6 @@ CONSTANTS: dict[Tier, Constants] = {
 }
 
 
-def predict(algorithm: Algorithm, problem: Problem, machine: Machine, constants: Constants, threads: int = 1) -> float:
+def predict(algorithm: Algorithm, problem: Problem, machine: Machine, constants: Predictor, threads: int = 1) -> float:
     """Seconds of a problem that the algorithm can compute."""
     return sum(constants.seconds(stage) for stage in algorithm.stages(problem, machine)) / threads

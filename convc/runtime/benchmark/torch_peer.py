@@ -62,7 +62,7 @@ def _prepare(task: Task, *, channels_last: bool = False, compiled: bool = False)
     scaler = torch.amp.GradScaler("cpu", enabled=half is torch.float16)
     targets = task.targets()
     y = torch.from_numpy(targets if targets.dtype.kind == "f" else targets.astype(np.int64))
-    optimizer = _optimizer(task.optimizer, peer, graph)
+    optimizer = make_optimizer(task.optimizer, peer, graph)
 
     def train() -> float:
         optimizer.zero_grad(set_to_none=True)
@@ -76,7 +76,7 @@ def _prepare(task: Task, *, channels_last: bool = False, compiled: bool = False)
     return Prepared(torch.__version__, train, np.float64)
 
 
-def _optimizer(settings: dict[str, Any], peer: Any, graph: Graph) -> Any:
+def make_optimizer(settings: dict[str, Any], peer: Any, graph: Graph) -> Any:
     """The same update, fused where PyTorch can. Error: `unavailable-peer` for a step that is more than an update."""
     import torch
 

@@ -263,4 +263,10 @@ template <class A, class B> inline int32_t dot4(uint32_t a, uint32_t b, int32_t 
   return sum;
 }
 
+// Two words of 16 bits times the lower two bytes.
+template <class A, class B> inline int32_t dot2(uint32_t a, uint32_t b, int32_t sum) {
+  for (uint32_t k = 0; k < 2; k++) sum += int32_t(A(a >> (16 * k))) * int32_t(B(b >> (8 * k)));
+  return sum;
+}
+
 }  // namespace emulator

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from convc.passes.algorithms import decision
 from convc.passes.algorithms.algorithm import Algorithm, Stage
-from convc.passes.algorithms.decision import Impossible, Limits, decide
+from convc.passes.algorithms.decision import Decision, Impossible, Limits, decide
 from convc.passes.algorithms.prediction import Constants
 from convc.passes.algorithms.problem import Problem
 from convc.passes.machine import MACHINES, Machine
@@ -48,21 +47,16 @@ FASTER = Fake("fast_4", "fast", 3.0, scratch=5000, error=5e-4)
 NEVER = Fake("never", "never", 1.0, why="the moon is full")
 
 
-@pytest.fixture
-def algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decision, "ALGORITHMS", (DIRECT, FAST, FASTER, NEVER))
-
-
 def choice(
     wanted: str = "auto",
     limits: Limits = NO_LIMIT_BUT_ERROR,
     measured: dict[str, float] | None = None,
-) -> decision.Decision:
+    algorithms: tuple[Fake, ...] = (DIRECT, FAST, FASTER, NEVER),
+) -> Decision:
     times = {(PROBLEM, name): seconds for name, seconds in (measured or {}).items()}
-    return decide(PROBLEM, MACHINE, CONSTANTS, limits, times, wanted)
+    return decide(PROBLEM, MACHINE, CONSTANTS, limits, times, wanted, algorithms)
 
 
-@pytest.mark.usefixtures("algorithms")
 class TestDecisions:
     def test_the_fastest_within_the_error_budget(self) -> None:
         found = choice()
@@ -82,9 +76,9 @@ class TestDecisions:
         assert found.chosen == "direct"
         assert found.candidate("fast_2").reason == "scratch of 0.0 MiB above the budget of 0.0 MiB"
 
-    def test_a_lead_within_the_margin_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(decision, "ALGORITHMS", (DIRECT, replace(FAST, seconds=9.5)))
-        found = choice()
+    def test_a_lead_within_the_margin_is_none(self) -> None:
+        close = (DIRECT, replace(FAST, seconds=9.5))
+        found = choice(algorithms=close)
         assert found.chosen == found.predicted_choice == "direct"
         assert "less than the margin of 1.1" in found.why
 

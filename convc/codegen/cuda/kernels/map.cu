@@ -1,0 +1,11 @@
+// Element by element: `source` makes WIDTH neighbouring channels of a pixel, `finish` does the rest.
+extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(PARAMETERS) {
+  const Index total = (Index)ROWS * (PIXELS * (STORED / WIDTH));
+  for (Index i = blockIdx.x * THREADS + threadIdx.x; i < total; i += (Index)gridDim.x * THREADS) {
+    const int channel = i % (STORED / WIDTH) * WIDTH;
+    const int pixel = i / (STORED / WIDTH) % PIXELS, row = i / (STORED / WIDTH * PIXELS);
+    float v[WIDTH];
+    source<WIDTH>(ARGUMENTS, row, pixel, channel, v);
+    finish<WIDTH>(ARGUMENTS, row, pixel, channel, v);
+  }
+}
