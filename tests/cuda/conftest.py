@@ -16,10 +16,15 @@ _HERE = Path(__file__).parent
 FULL = os.environ.get("CONVC_CUDA_FULL", "") not in ("", "0")
 # Of the cases of each test in these modules one in so many runs by default.
 ONE_IN = {
-    "test_halves.py": 8,
-    "test_simt.py": 5,
-    "test_tensor_core.py": 5,
-    "test_transforms.py": 4,
+    "test_algorithms.py": 3,
+    "test_halves.py": 12,
+    "test_nets.py": 2,
+    "test_ops.py": 4,
+    "test_reductions.py": 4,
+    "test_simt.py": 8,
+    "test_tensor_core.py": 6,
+    "test_transforms.py": 10,
+    "test_updates.py": 4,
 }
 # Modules that take no time; `make quick` leaves out all others.
 QUICK = ("test_architectures.py", "test_gpus.py", "test_resources.py")

@@ -119,6 +119,15 @@ def test_scaled_steps_agree_with_the_interpreter(name: str) -> None:
     assert_agrees(graph, arrays, run_on_gpu(graph, arrays))
 
 
+@pytest.mark.parametrize("layers", ["bn -> dropout 0.5", "bn -> relu", "conv 5 k=1 -> bn -> dropout 0.5"])
+def test_features_of_several_pixels_are_neighbours(layers: str) -> None:
+    """Where a fully connected layer reads an image, what is finished at once may be several pixels of one channel."""
+    net = loads(f"net n {{ input 1x4x7 -> {layers} -> fc 5 -> loss softmax }}")
+    graph = lowered(net.graph(3), "train", OPTIMIZERS[0])
+    arrays = arrays_for(graph, 3)
+    assert_agrees(graph, arrays, run_on_gpu(graph, arrays))
+
+
 @pytest.mark.parametrize("name", ["pixels", "dropconnect"])
 def test_tensors_may_share_the_arena(name: str) -> None:
     """Places over time, and results in the place of operands, change no bit."""

@@ -14,6 +14,7 @@ Texts depend on shapes only and on which tensors are one in memory, so layers th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -164,6 +165,12 @@ class KernelBuilder:
         """The name of a stored value's pointer."""
         return self._names[resolve(value)]
 
+    @property
+    def finished(self) -> tuple[Value, ...]:
+        """What the epilogue stores: of the anchor's first result and of the chain that which somebody reads."""
+        made = {self.anchor.results[0], *(result for node in self.kernel.chain for result in node.results)}
+        return tuple(value for value in self.kernel.writes if value in made)
+
     # Text
 
     def finish(self) -> str:
@@ -272,6 +279,9 @@ class _Epilogue:
         kernel = k.kernel
         self.inside = {result: f"v{n}" for n, result in enumerate(r for node in kernel.nodes for r in node.results)}
         self.shape = kernel.anchor.results[0].shape
+        # Fully connected layers know the features of a flattened image by one number, of which V may be of several
+        # pixels.
+        self.flat = isinstance(kernel.anchor.op, LinearBackwardData) and self.shape_layout().pixels > 1
         self.loads: list[str] = []  # before the loop over the channels
         self.body: list[str] = []  # in it
         self.loaded: dict[str, str] = {}
@@ -286,32 +296,33 @@ class _Epilogue:
             self.body.append(f"const float {self.inside[anchor.results[0]]} = {start};")
         for node in kernel.chain:
             self._node(node)
-        results = [
-            value
-            for value in kernel.writes
-            if value is anchor.results[0] or any(value in node.results for node in kernel.chain)
-        ]
         result = self.shape_layout()
         stores: list[str] = []
-        for number, value in enumerate(results):
+        for number, value in enumerate(k.finished):
             self.loads.append(f"float r{number}[V];")
             kept = self.inside[value] if result.channels == result.stored else f"real ? {self.inside[value]} : 0.0f"
             self.body.append(f"r{number}[i] = {kept};")
             stores.append(f"store<V>({k.name(value)} + at, r{number});")
         pixels, stored = result.pixels, result.stored
-        # Fully connected layers know the features of a flattened image by one number.
-        flat = isinstance(anchor.op, LinearBackwardData) and pixels > 1
-        place = [f"  pixel = channel / {stored};", f"  channel %= {stored};"] if flat else []
+        # A multiple of V in so many words: else accesses are split into single numbers.
+        place = f"(((Index)row * {pixels} + pixel) * ({stored} / V) + channel / V) * V"
+        own = {"p": "pixel", "c": "channel + i"}
+        if self.flat:
+            place = f"((Index)row * ({pixels * stored} / V) + channel / V) * V"
+            own = {"p": f"(channel + i) / {stored}", "c": f"(channel + i) % {stored}"}
+        if result.channels < stored:
+            self.body.insert(0, f"const bool real = c < {result.channels};")
+        text = "\n".join(self.body)
+        self.body[:0] = [
+            f"const int {name} = {value};" for name, value in own.items() if re.search(rf"\b{name}\b", text)
+        ]
         lines = [
             "template <int V>",
             "__device__ __forceinline__ void finish(PARAMETERS, int row, int pixel, int channel, float (&v)[V]) {",
-            *place,
-            # A multiple of V in so many words: else accesses are split into single numbers.
-            f"  const Index at = (((Index)row * {pixels} + pixel) * ({stored} / V) + channel / V) * V;",
+            *([f"  const Index at = {place};"] if any(" at" in line for line in (*self.loads, *stores)) else []),
             *(f"  {line}" for line in self.loads),
             "#pragma unroll",
             "  for (int i = 0; i < V; ++i) {",
-            *([f"    const bool real = channel + i < {result.channels};"] if result.channels < result.stored else []),
             *(f"    {line}" for line in self.body),
             "  }",
             *(f"  {line}" for line in stores),
@@ -340,7 +351,7 @@ class _Epilogue:
         layout = self.shape_layout()
         row = f"(u64)(row + {self.k.scalar(seen[0])})" if seen else "(u64)row"
         words = f"w{len(self.body)}"
-        element = f"({row} * {layout.channels} + channel + i) * {layout.pixels} + pixel"
+        element = f"({row} * {layout.channels} + c) * {layout.pixels} + p"
         assert isinstance(op, (DropoutTraining, NoiseTraining))
         update = f"(u64){self.k.scalar(step)}"
         self.body.append(
@@ -363,7 +374,9 @@ class _Epilogue:
         key = f"{'s' if spread else 'x'}{name}"
         if key not in self.loaded:
             self.loaded[key] = f"{key}[i]"
-            assert not spread or layout.size == self.shape_layout().stored, f"{layout} along the channels of a result"
+            result = self.shape_layout()
+            fits = not spread or (layout.size == result.stored and not self.flat)
+            assert fits, f"{layout} along the channels of a result that lies as {result}"
             self.loads += [f"float {key}[V];", f"load<V>({name} + {'channel' if spread else 'at'}, {key});"]
         return self.loaded[key]
 

@@ -25,7 +25,10 @@ def map_kernel(
     """Launch `map.cu` over all elements of the anchor's first result; the last of `files` has the `source`.
 
     Each thread makes up to `widest` neighbouring channels. `work` is that of this launch, by default of the kernel.
+    Where nobody reads the result, as with the gradient of batch norm by the images of a net, nothing is launched.
     """
+    if not k.finished:
+        return
     result = k.anchor.results[0]
     image = map_layout(k, result)
     halves = any(k.element(v) in ("f16", "bf16") for v in k.stored)

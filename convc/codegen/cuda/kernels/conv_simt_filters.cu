@@ -41,7 +41,8 @@ struct Images {
 
   __device__ __forceinline__ Line line(int n) const {
     const int tap = (first + n) / CHANNELS, channel = (first + n) % CHANNELS;
-    const int h = tap < TAPS ? tap / S * DILATION_H - TOP : -(1 << 29);
+    // Beyond the last tap all lines are above the image.
+    const int h = tap < TAPS ? tap / S * DILATION_H - TOP : -(OH * STRIDE_H);
     return {h, tap % S * DILATION_W - LEFT, group * CG + channel};
   }
   __device__ __forceinline__ bool find(const Line& line, int step, int depth, Offset& at) const {

@@ -189,7 +189,8 @@ __device__ __forceinline__ void multiply(Left& left, Right& right, int first, in
       left.fetch(step + 1);
       right.fetch(step + 1);
     }
-#pragma unroll
+    // More terms at once would want more registers for their operands than there are.
+#pragma unroll 8
     for (int d = 0; d < DEPTH; ++d) {
       float a[SUMS_M], b[SUMS_N];
 #pragma unroll
