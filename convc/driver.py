@@ -88,10 +88,12 @@ def compile(
     from convc.runtime.build import build_net
     from convc.runtime.starting_weights import starting_weights
 
-    if gpu is not None and arch is None:
-        from convc.codegen.cuda.gpus import gpu as gpu_named
+    if gpu is not None:
+        from convc.runtime.cuda_kernels import architecture_for
 
-        arch = gpu_named(gpu).architecture.name
+        if target != "cuda":
+            fail("value-target", f"gpu={gpu!r} is for target='cuda', not {target!r}")
+        arch = architecture_for(gpu, arch)
     start = starting_weights(net) if mode == "train" else None
     return build_net(
         net,

@@ -215,14 +215,9 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _choose_arch(arguments: argparse.Namespace) -> None:
     """The architecture of --gpu, where --arch names none. Errors: `value-gpu`, `value-architecture`."""
-    if arguments.gpu is None:
-        return
-    from convc.codegen.cuda.gpus import gpu
-    from convc.runtime.cuda_kernels import require_runs
+    from convc.runtime.cuda_kernels import architecture_for
 
-    product = gpu(arguments.gpu)
-    arguments.arch = arguments.arch or product.architecture.name
-    require_runs(product, arguments.arch)
+    arguments.arch = architecture_for(arguments.gpu, arguments.arch)
 
 
 def _after(name: str, program: Program, dump: Path) -> str:

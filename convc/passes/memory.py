@@ -184,8 +184,7 @@ def plan_memory(plan: Plan, in_place: bool = True) -> MemoryPlan:
         for index, kernel in enumerate(needs)
         if kernel.scratch
     }
-    # Memory of GPUs is there as soon as it is asked for.
-    on_demand = 0 if plan.machine.cuda else sum(aligned(plan.bytes_of(value)) for value in on_demand_values(plan))
+    on_demand = sum(aligned(plan.bytes_of(value)) for value in on_demand_values(plan))
     return MemoryPlan(slots, scratch, total, persistent, on_demand, tuple(buffers), tuple(live_bytes(needs, buffers)))
 
 

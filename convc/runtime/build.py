@@ -16,7 +16,7 @@ from convc.ir.graph import Graph
 from convc.ir.op import Op
 from convc.ir.ops.loss import CountCorrect
 from convc.lazy import dataclass
-from convc.passes.algorithms.problem import CONVOLUTIONS
+from convc.passes.algorithms.problem import CONVOLUTIONS, Problem
 from convc.passes.algorithms.table import BY_NAME
 from convc.passes.base import Mode, Pass, PlanPass
 from convc.passes.choose_algorithms import AUTO, ChooseAlgorithms
@@ -301,9 +301,17 @@ def require_decided(graph: Graph, target: str) -> None:
     """Refuse (`missing-pass`) a family of algorithms that no pass has made an algorithm of."""
     for node in graph.nodes_of(*CONVOLUTIONS):
         assert isinstance(node.op, CONVOLUTIONS)
-        if target != "reference" and node.op.algorithm not in (AUTO, *BY_NAME):
-            message = f"{node.label} asks for `{node.op.algorithm}`, and no pass has decided which"
+        algorithm = node.op.algorithm
+        if target != "reference" and algorithm not in (AUTO, *BY_NAME):
+            message = f"{node.label} asks for `{algorithm}`, and no pass has decided which"
             fail("missing-pass", message, node.span, hint=f"add -p {ChooseAlgorithms.name}")
+        if target == "cuda" and algorithm != AUTO:
+            from convc.codegen.cuda.algorithms import OnGpu
+
+            reason = OnGpu(algorithm).obstacle(Problem.of(node))
+            if reason is not None:
+                message = f"{node.label} cannot be computed by `{algorithm}`: {reason}"
+                fail("unavailable-algorithm", message, node.span, hint=f"add -p {ChooseAlgorithms.name}")
 
 
 def make_executor(

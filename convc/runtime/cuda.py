@@ -125,7 +125,13 @@ class CudaExecutor:
 
     @cached_property
     def _opened(self) -> _Opened:
-        return _Opened(self.graph, self.step, self._open_device(self.step.capability, self.plan))
+        device = self._open_device(self.step.capability, self.plan)
+        try:
+            return _Opened(self.graph, self.step, device)
+        except BaseException:
+            # Of a program that does not fit nothing stays behind.
+            device.close()
+            raise
 
     @property
     def _memory(self) -> Mapping[Region, Memory]:
@@ -276,10 +282,11 @@ class CudaExecutor:
                 return device.time(lambda: self._launch(EVERYTHING, rows))
             return device.time(lambda: self._start(range(first, last), rows))
 
-        profile = make_profile(phases, rounds, run, len(self.step.launches))
-        for slot, data in zip(slots, before, strict=True):
-            persistent.write(slot.offset, data)
-        return profile
+        try:
+            return make_profile(phases, rounds, run, len(self.step.launches))
+        finally:
+            for slot, data in zip(slots, before, strict=True):
+                persistent.write(slot.offset, data)
 
     def artifact(self, kind: str) -> bytes | None:
         """The program as `cu`, `ptx` or `sass`: of each kernel, below a comment that names it; None for any other

@@ -88,9 +88,9 @@ def find_gpu() -> FoundGpu:
 
 
 def choose_architecture(arch: str | None) -> Choice:
-    """What to compile for: `arch` ("sm_90") if given, else what the GPU here runs, else a default.
+    """What to compile for: `arch` ("sm_90") if given, else what the GPU here runs, else a default; and why.
 
-    Errors: `value-architecture`, `unsupported-gpu`.
+    Error: `value-architecture`.
     """
     if arch is not None:
         from convc.codegen.cuda.architectures import architecture
@@ -99,9 +99,8 @@ def choose_architecture(arch: str | None) -> Choice:
     try:
         found = find_gpu()
     except CompileError as error:
-        if error.diagnostics[0].code != "missing-driver":
-            raise
-        why = f"no GPU here: compiled for {DEFAULT_ARCHITECTURE} (--arch chooses)"
+        reason = error.diagnostics[0].message
+        why = f"{reason} (--arch chooses)"
         return Choice("architecture", DEFAULT_ARCHITECTURE, why)
     return Choice("architecture", found.architecture, f"that of the GPU here, {found.name}")
 
@@ -148,7 +147,8 @@ def _describe(library: Any, cuda: tuple[int, int]) -> FoundGpu:
     title, compute = name.value.decode(errors="replace"), 10 * major.value + minor.value
     if compute < _OLDEST_CAPABILITY:
         message = f"{title} has compute capability {compute // 10}.{compute % 10}; convc needs 7.5 (Turing) or newer"
-        fail("unsupported-gpu", message, hint="CUDA_VISIBLE_DEVICES chooses another GPU of this machine")
+        hint = f"CUDA_VISIBLE_DEVICES chooses another GPU of this machine; {WITHOUT_GPU}"
+        fail("unsupported-gpu", message, hint=hint)
     return FoundGpu(title, compute, _architecture_of(compute), size.value, cuda)
 
 

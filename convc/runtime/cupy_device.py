@@ -33,6 +33,8 @@ from convc.runtime.cuda_driver import OLDEST_CUDA, FoundGpu, extra_for, require_
 GRAPHS_VARIABLE = "CONVC_CUDA_GRAPHS"
 # CuPy adds -ftz=true and the architecture itself.
 OPTIONS = ("-std=c++17",)
+# Records of different numbers of rows that are kept: those that were made last.
+_MOST_GRAPHS = 16
 # Bytes that are copied between waits where a tensor is set or read, through memory of the host that cannot be swapped.
 CHUNK = 16 << 20
 # What every run is given has such memory of its own, so that copies need not wait for each other.
@@ -143,7 +145,7 @@ class CupyDevice:
             self.chunk = self.pinned(CHUNK)
         self._graphs: dict[Hashable, Any] = {}
         self._started: set[Hashable] = set()
-        self._records = os.environ.get(GRAPHS_VARIABLE) != "0"
+        self._records = os.environ.get(GRAPHS_VARIABLE, "1").lower() not in ("0", "off", "no", "false")
 
     @property
     def capability(self) -> int:
@@ -264,6 +266,8 @@ class CupyDevice:
             start()
             return
         if key not in self._graphs:
+            if len(self._graphs) >= _MOST_GRAPHS:
+                del self._graphs[next(iter(self._graphs))]
             try:
                 self._graphs[key] = self._record(start)
             except (RuntimeError, CompileError) as error:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from convc.codegen.cuda import nvrtc
 from convc.codegen.llvm.object_cache import cache_key, shared_cache
 from convc.codegen.llvm.target import host_target
 from convc.ir.builder import Builder
@@ -91,7 +92,8 @@ class GpuTuner(Tuner):
         return _timed(CudaExecutor(graph, self._capability, self._open_device, batch=problem.batch), _ROUNDS)
 
     def _key(self, problem: Problem, algorithm: str) -> str:
-        return cache_key(f"time of {algorithm} for {problem!r} on {self._gpu}", host_target(), {})
+        compiler = ".".join(map(str, nvrtc.version())) if nvrtc.nvrtc() is not None else "unknown"
+        return cache_key(f"time of {algorithm} for {problem!r} on {self._gpu}", host_target(), {"nvrtc": compiler})
 
 
 def measure(

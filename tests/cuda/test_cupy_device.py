@@ -298,7 +298,7 @@ def test_nothing_is_needed_to_compile(load: Any, monkeypatch: pytest.MonkeyPatch
         assert program.architecture is not None
         assert (program.architecture.value, program.architecture.why) == (
             "sm_80",
-            "no GPU here: compiled for sm_80 (--arch chooses)",
+            "there is no NVIDIA driver here: libcuda.so.1 cannot be loaded (--arch chooses)",
         )
         error = refusal(lambda: program(images(4)))
     (diagnostic,) = error.diagnostics

@@ -106,6 +106,7 @@ def architecture(name: str) -> Architecture:
     found = ARCHITECTURES.get(name)
     if found is not None:
         return found
+    name = str(name)  # whatever somebody has passed
     known = ", ".join(ARCHITECTURES)
     plain = name[:-1] if name.endswith(("a", "f")) else name
     if plain in ARCHITECTURES:

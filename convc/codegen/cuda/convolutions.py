@@ -156,10 +156,10 @@ def plan_convolution(
         return fourier.fft(problem, direction, algorithm)
     if on_tensor_cores(problem, element, capability):
         if direction == "forward":
-            return tensor_core.plan_forward(problem, capability, element)
+            return tensor_core.plan_forward(problem, capability)
         if direction == "backward_data":
-            return tensor_core.plan_data(problem, capability, element)
-        return tensor_core.plan_filters(problem, capability, element)
+            return tensor_core.plan_data(problem, capability)
+        return tensor_core.plan_filters(problem, capability)
     if direction == "forward":
         return simt.plan_forward(problem)
     if direction == "backward_data":

@@ -230,9 +230,9 @@ class KernelBuilder:
 
     @property
     def _index(self) -> str:
-        """A type that counts the elements of any tensor here."""
+        """A type that counts the elements of any tensor here, and beyond by a stride of the largest grid."""
         stored = [self.bytes_of(value) // self.plan.element(value).bytes for value in self.stored]
-        return "int" if max(stored, default=0) < 1 << 31 else "i64"
+        return "int" if max(stored, default=0) < (1 << 31) - MOST_BLOCKS * THREADS else "i64"
 
     @property
     def _draws(self) -> bool:

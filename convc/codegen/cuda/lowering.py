@@ -56,6 +56,7 @@ from convc.codegen.cuda.weights import (
     lower_sum_weights,
 )
 from convc.ir import ops
+from convc.ir.diagnostic import fail
 from convc.ir.op import Op
 from convc.lazy import dataclass
 from convc.passes.fusion import Kernel, is_elementwise
@@ -152,10 +153,19 @@ def scratch_bytes(kernel: Kernel, plan: Plan) -> int:
 
 
 def launches(plan: Plan) -> tuple[Launch, ...]:
-    """The launches of a step in order; kernels of equal text share an entry point of a source."""
+    """The launches of a step in order; kernels of equal text share an entry point of a source.
+
+    Error: `unavailable-op` for one that no GPU can start.
+    """
     made: list[Launch] = []
     for kernel in plan.kernels:
         builder = KernelBuilder(plan, kernel)
         lowering_of(kernel).emit(builder)
+        for launch in builder.launches:
+            x, y, z = launch.grid(plan.batch)
+            if x >= 1 << 31 or max(y, z) >= 1 << 16:
+                node = kernel.anchor
+                message = f"{node.op.name} of {node.label} would take {x}x{y}x{z} blocks, more than a GPU can start"
+                fail("unavailable-op", message, node.span, hint="a smaller stride, or fewer groups")
         made += builder.launches
     return tuple(made)

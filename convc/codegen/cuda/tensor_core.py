@@ -146,10 +146,8 @@ _SHARED_BYTES_PER_CYCLE, _SCHEDULERS = 128, 4
 _CHUNK_INSTRUCTIONS, _STEP_INSTRUCTIONS = 18, 60
 
 
-def plan_forward(
-    problem: ConvolutionProblem, capability: int, element: str = "f16", choice: Choice | None = None
-) -> MmaPlan:
-    """y from x and filters. `element` is that of both, "f16" or "bf16"; `capability` the compute capability: 80.
+def plan_forward(problem: ConvolutionProblem, capability: int, choice: Choice | None = None) -> MmaPlan:
+    """y from x and filters, both f16 or bf16. `capability` is the compute capability, 80: that of sm_80.
 
     `choice` is taken instead of what a model of the GPU finds best.
     """
@@ -158,15 +156,13 @@ def plan_forward(
     whole = p.c_stored % 8 == 0 and p.cg_stored % 8 == 0
     terms = p.r * p.s * p.cg_stored
     product = _Product(p.batch * pixels, columns, terms, p.groups, p.batch * pixels * p.k_stored, whole)
-    tile, parts = choice or _choose(product, capability, element)
+    tile, parts = choice or _choose(product, capability)
     return _plan_images(
         p, "conv_mma.cu", tile, parts, pixels, p.k_stored, columns, p.groups, lambda rows: rows * pixels
     )
 
 
-def plan_data(
-    problem: ConvolutionProblem, capability: int, element: str = "f16", choice: Choice | None = None
-) -> MmaPlan:
+def plan_data(problem: ConvolutionProblem, capability: int, choice: Choice | None = None) -> MmaPlan:
     """dx from dy and filters. Each phase of the stride is a product over its own taps: none is multiplied with 0."""
     p = problem
     phases, columns = p.stride_h * p.stride_w, p.c_stored - (p.groups - 1) * p.cg
@@ -176,23 +172,21 @@ def plan_data(
     terms = ceil(p.r / p.stride_h) * ceil(p.s / p.stride_w) * per_tap
     sums = p.batch * p.h * p.w * p.c_stored
     product = _Product(p.batch * largest, columns, terms, p.groups * phases, sums, whole)
-    tile, parts = choice or _choose(product, capability, element)
+    tile, parts = choice or _choose(product, capability)
     pixels = p.h * p.w
     files = ("window_taps.cuh", "conv_mma_data.cu")
     products = p.groups * phases
     return _plan_images(p, files, tile, parts, pixels, p.c_stored, columns, products, lambda rows: rows * largest)
 
 
-def plan_filters(
-    problem: ConvolutionProblem, capability: int, element: str = "f16", choice: Choice | None = None
-) -> MmaPlan:
+def plan_filters(problem: ConvolutionProblem, capability: int, choice: Choice | None = None) -> MmaPlan:
     """dw from x and dy, in single precision."""
     p = problem
     columns = p.r * p.s * p.cg_stored
     whole = p.c_stored % 8 == p.k_stored % 8 == p.cg_stored % 8 == 0 and (p.groups == 1 or p.kg % 8 == 0)
     elements = p.groups * p.kg_stored * columns
     product = _Product(p.kg_stored, columns, p.batch * p.oh * p.ow, p.groups, elements, whole)
-    tile, parts = choice or _choose(product, capability, element)
+    tile, parts = choice or _choose(product, capability)
     blocks = ceil(p.kg_stored / tile.tile_m) * ceil(columns / tile.tile_n), 1, p.groups * parts
     files = (*_FILES, "conv_mma_filters.cu")
     constants = _constants(tile, parts)
@@ -256,24 +250,22 @@ class _Product:
     whole: bool
 
 
-def _choose(product: _Product, capability: int, element: str) -> tuple[MmaTile, int]:
+def _choose(product: _Product, capability: int) -> tuple[MmaTile, int]:
     device = _DEVICES[max((known for known in _DEVICES if known <= capability), default=75)]
     staged = not (device.asynchronous and product.whole)
     found = min(
         (_cycles(product, tile, parts, device), -prod((tile.tile_m, tile.tile_n)), parts, number)
-        for number, tile in enumerate(_tiles(device, staged, element))
+        for number, tile in enumerate(_tiles(device, staged))
         for parts in _part_counts(product, tile)
     )
-    return tuple(_tiles(device, staged, element))[found[3]], found[2]
+    return tuple(_tiles(device, staged))[found[3]], found[2]
 
 
-def _tiles(device: _Device, staged: bool, element: str) -> Iterator[MmaTile]:
+def _tiles(device: _Device, staged: bool) -> Iterator[MmaTile]:
     """The tiles that an architecture has the registers and the shared memory for, with their stages."""
     for tile in TILES:
         if staged and tile.warp_m * tile.warp_n > 64 * 32:
             continue  # what is fetched stays in registers, too
-        if element == "bf16" and not device.asynchronous and tile.warp_m * tile.warp_n > 32 * 32:
-            continue  # without tensor cores for it a larger tile is longer code and nothing else
         stages = 2 if staged else 4 if device.shared_per_sm > 128 << 10 and tile.tile_k == 32 else 3
         yield MmaTile(tile.tile_m, tile.tile_n, tile.warp_m, tile.warp_n, tile.tile_k, stages)
 

@@ -17,9 +17,6 @@ _FINDS = "What is read is not stored, since `deposit` asks again; and `find` che
 _ONE_MORE_COLUMN = (
     "`is_read` is true of more columns then, but no pixel meets them by any tap: what is read is not used."
 )
-_TURING_BF16 = (
-    "No plan comes here: on sm_75 products of bf16 are computed on CUDA cores (`_TENSOR_CORES` in convolutions.py)."
-)
 _ONE_GROUP = "Only convolutions with several groups are computed so, and in their filters nothing is padded."
 
 _MOMENTS_JOIN = "if (place.works && place.lane < half && place.lane + half < LANES) {"
@@ -90,11 +87,7 @@ EQUIVALENT: dict[str, str] = {
     "simt_tile.cuh: bound: if (first >= last) return;": (
         "A part without steps begins where the terms end: `find` finds none, and the loop has no round."
     ),
-    "conv_mma_data.cu: bound: if (tile.m >= pixels) return;": (
-        "The block behind the last pixel computes sums of no pixel, and `m >= pixels` leaves all of them out. Slower."
+    "conv_mma_data.cu: bound: if ((int)blockIdx.x >= tiles_m * tiles_n) return;": (
+        "The block behind the last tile computes sums of no pixel or filter, and `deliver` leaves all out. Slower."
     ),
-    "tensor_core.cuh: one more: for (int pair = 0; pair < 4; ++pair) {": _TURING_BF16,
-    "tensor_core.cuh: one less: for (int pair = 0; pair < 4; ++pair) {": _TURING_BF16,
-    "tensor_core.cuh: one less: for (int i = 0; i < 4; ++i) c[i] += x[i >> 1] * y[i & 1];": _TURING_BF16,
-    "tensor_core.cuh: one less: for (int half = 0; half < 2; ++half) #2": _TURING_BF16,
 }

@@ -98,7 +98,7 @@ def _tiled(tile: Tile | None) -> Iterator[None]:
         yield
         return
     (chosen, *_) = (made for made in tensor_core.TILES if (made.tile_m, made.tile_n) == tile[:2])
-    with patch.object(tensor_core, "_choose", lambda product, capability, element: (chosen, tile[2])):
+    with patch.object(tensor_core, "_choose", lambda product, capability: (chosen, tile[2])):
         yield
 
 

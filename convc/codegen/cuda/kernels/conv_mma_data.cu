@@ -43,9 +43,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) KERNEL(PARAMETERS)
   // Pixels of the phase.
   const int height = (H - phase_h + STRIDE_H - 1) / STRIDE_H, width = (W - phase_w + STRIDE_W - 1) / STRIDE_W;
   const int size = height * width, pixels = rows * size;
-  const Place tile = place_of_block((pixels + TILE_M - 1) / TILE_M, (COLUMNS + TILE_N - 1) / TILE_N);
-  // The phases have grids of the same size, not the same number of pixels.
-  if (tile.m >= pixels) return;
+  const int tiles_m = (pixels + TILE_M - 1) / TILE_M, tiles_n = (COLUMNS + TILE_N - 1) / TILE_N;
+  // The phases have grids of the same size, not the same number of tiles.
+  if ((int)blockIdx.x >= tiles_m * tiles_n) return;
+  const Place tile = place_of_block(tiles_m, tiles_n);
 
   Cotangents cotangents(DY + group * KG, vertical.count, horizontal.count);
 #pragma unroll

@@ -45,7 +45,7 @@ __device__ __forceinline__ void multiply<bf16>(float (&c)[4], const u32 (&a)[4],
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 #else
-// Turing multiplies half as deep.
+// Turing multiplies half as deep, and no bf16.
 template <>
 __device__ __forceinline__ void multiply<f16>(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
 #pragma unroll
@@ -53,27 +53,5 @@ __device__ __forceinline__ void multiply<f16>(float (&c)[4], const u32 (&a)[4], 
     asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[half * 2]), "r"(a[half * 2 + 1]), "r"(b[half]));
-}
-// And has no bf16: the lanes tell each other their operands. Right, but no faster than without tensor cores.
-template <>
-__device__ __forceinline__ void multiply<bf16>(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
-  const int lane = threadIdx.x & 31, row = lane & ~3, column = (lane & 3) * 8;
-#pragma unroll
-  for (int half = 0; half < 2; ++half)
-#pragma unroll 1
-    for (int pair = 0; pair < 4; ++pair) {
-      const u32 upper = __shfl_sync(~0u, a[half * 2], row + pair);
-      const u32 lower = __shfl_sync(~0u, a[half * 2 + 1], row + pair);
-      const u32 left = __shfl_sync(~0u, b[half], column + pair);
-      const u32 right = __shfl_sync(~0u, b[half], column + 4 + pair);
-#pragma unroll
-      for (int shift = 16; shift >= 0; shift -= 16) {
-        const u32 kept = 0xffff0000u;
-        const float x[2] = {__uint_as_float(upper << shift & kept), __uint_as_float(lower << shift & kept)};
-        const float y[2] = {__uint_as_float(left << shift & kept), __uint_as_float(right << shift & kept)};
-#pragma unroll
-        for (int i = 0; i < 4; ++i) c[i] += x[i >> 1] * y[i & 1];
-      }
-    }
 }
 #endif
