@@ -16,15 +16,15 @@ _HERE = Path(__file__).parent
 FULL = os.environ.get("CONVC_CUDA_FULL", "") not in ("", "0")
 # Of the cases of each test in these modules one in so many runs by default.
 ONE_IN = {
-    "test_algorithms.py": 3,
-    "test_halves.py": 12,
-    "test_nets.py": 2,
-    "test_ops.py": 4,
-    "test_reductions.py": 4,
-    "test_simt.py": 8,
-    "test_tensor_core.py": 6,
-    "test_transforms.py": 10,
-    "test_updates.py": 4,
+    "test_algorithms.py": 4,
+    "test_halves.py": 20,
+    "test_nets.py": 3,
+    "test_ops.py": 7,
+    "test_reductions.py": 6,
+    "test_simt.py": 12,
+    "test_tensor_core.py": 8,
+    "test_transforms.py": 16,
+    "test_updates.py": 8,
 }
 # Modules that take no time; `make quick` leaves out all others.
 QUICK = ("test_architectures.py", "test_gpus.py", "test_resources.py")

@@ -38,6 +38,7 @@ from tests.codegen.whole_net import (
     run_natively,
     with_batch,
 )
+from tests.cuda.conftest import FULL
 from tests.cuda.emulated import EmulatedDevice
 from tests.cuda.test_ops import needs_nvrtc
 from tests.cuda_emulator.schedule import SCHEDULES
@@ -152,7 +153,7 @@ def test_a_net_with_everything_in_16_bits(kind: Precision, mode: Mode, capabilit
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60 if FULL else 8, deadline=None)
 @given(graphs(max_layers=6), st.integers(1, 4), st.booleans())
 def test_any_net(graph: Graph, batch: int, infer: bool) -> None:
     twin = lowered(with_batch(graph, batch), "infer" if infer else "train", SgdUpdate(momentum=0.9))

@@ -72,16 +72,21 @@ class Budget:
     """The most that any kernel of a file may take: registers of a thread, bytes of shared memory of a block.
 
     `occupancy` is the least share of an SM's warps, `has` the instructions that all its kernels have in machine code of
-    an architecture with asynchronous copies, for operands of 16 bits.
+    an architecture with asynchronous copies, for operands of 16 bits. `spills` are bytes that may go to memory and
+    back.
     """
 
     registers: int
     shared: int = 0
     occupancy: float = 0.5
     has: tuple[str, ...] = ()
+    spills: int = 0
 
 
 _TENSOR_CORES = ("HMMA", "LDSM")
+# Warps with 64 x 64 sums take all registers that a thread may have: a few kernels of the examples keep one number in
+# memory.
+_ONE_NUMBER = 8
 # A third of an SM's warps or fewer is the price of many sums in registers: those are independent work, too.
 BUDGETS: dict[str, Budget] = {
     "binarize.cu": Budget(40, 1024),
@@ -90,9 +95,9 @@ BUDGETS: dict[str, Budget] = {
     "conv_depthwise.cu": Budget(128, 16 * 1024, 0.25),
     "conv_depthwise_data.cu": Budget(128, 16 * 1024, 0.25),
     "conv_depthwise_filters.cu": Budget(128, 8 * 1024, 0.25),
-    "conv_mma.cu": Budget(255, 99 * 1024, 0.12, _TENSOR_CORES),
-    "conv_mma_data.cu": Budget(255, 99 * 1024, 0.12, _TENSOR_CORES),
-    "conv_mma_filters.cu": Budget(255, 99 * 1024, 0.12, _TENSOR_CORES),
+    "conv_mma.cu": Budget(255, 99 * 1024, 0.12, _TENSOR_CORES, _ONE_NUMBER),
+    "conv_mma_data.cu": Budget(255, 99 * 1024, 0.12, _TENSOR_CORES, _ONE_NUMBER),
+    "conv_mma_filters.cu": Budget(255, 99 * 1024, 0.12, _TENSOR_CORES, _ONE_NUMBER),
     "conv_simt.cu": Budget(128, 34 * 1024, 0.25),
     "conv_simt_data.cu": Budget(128, 34 * 1024, 0.25),
     "conv_simt_filters.cu": Budget(128, 34 * 1024, 0.25),
@@ -157,7 +162,7 @@ def excess(used: Used, name: str) -> Iterator[str]:
     if budget is None:
         yield "has no budget"
         return
-    if r.spill_stores or r.spill_loads or r.stack:
+    if max(r.spill_stores, r.spill_loads, r.stack) > budget.spills:
         yield f"spills {r.spill_stores} + {r.spill_loads} bytes, stack of {r.stack}"
     if r.registers > budget.registers:
         yield f"{r.registers} registers instead of {budget.registers}"

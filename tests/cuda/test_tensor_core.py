@@ -365,6 +365,7 @@ def test_no_registers_are_spilled(capability: int) -> None:
         assert len(tiles) > 1
 
 
+@pytest.mark.full
 def test_the_largest_tile_of_each_architecture_does_not_spill() -> None:
     for capability in (75, 80, 86, 90, 120):
         stages = 2 if capability == 75 else 3

@@ -64,8 +64,8 @@ MUTANTS = (
     Mutant(
         "padded-to-two",
         "passes/layout.py",
-        "    return channels if channels == 1 else -(-channels // 4) * 4\n",
-        "    return channels if channels < 4 else -(-channels // 4) * 4\n",
+        "    return channels if channels == 1 and multiple == CHANNELS else -(-channels // multiple) * multiple\n",
+        "    return channels if channels < 4 and multiple == CHANNELS else -(-channels // multiple) * multiple\n",
         "three channels are stored without padding",
         (*_ARRANGE, "tests/codegen/test_ops.py"),
     ),
