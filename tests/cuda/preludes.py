@@ -9,8 +9,8 @@ from importlib.resources import files
 import numpy as np
 
 from convc.codegen.cuda import nvrtc
+from convc.codegen.cuda.convolution_plan import ConvolutionLaunch, ConvolutionPlan
 from convc.codegen.cuda.convolution_problem import ConvolutionProblem
-from convc.codegen.cuda.simt import SimtLaunch, SimtPlan
 from convc.ir.ops.conv import Conv2d, Conv2dBackwardData, Conv2dBackwardWeights
 from convc.lazy import dataclass
 from tests.cuda_emulator.counters import Counters
@@ -125,7 +125,7 @@ def pack_filters(w: np.ndarray, p: ConvolutionProblem) -> np.ndarray:
     return packed
 
 
-def source(problem: ConvolutionProblem, direction: str, launch: SimtLaunch, kind: str, scratch: bool) -> str:
+def source(problem: ConvolutionProblem, direction: str, launch: ConvolutionLaunch, kind: str, scratch: bool) -> str:
     """The text of a launch, with its prelude."""
     kernels = files("convc.codegen.cuda") / "kernels"
     p = problem
@@ -190,13 +190,13 @@ class Convolution:
             self.operands = [packed["x"], packed["y"]]
             self.wanted = Conv2dBackwardWeights(kernel=case.kernel, **geometry).reference(wide["x"], wide["y"])
 
-    def sources(self, plan: SimtPlan) -> list[str]:
+    def sources(self, plan: ConvolutionPlan) -> list[str]:
         scratch = plan.scratch_bytes > 0
         return [source(self.problem, self.direction, launch, self.kind, scratch) for launch in plan.launches]
 
     def run(
         self,
-        plan: SimtPlan,
+        plan: ConvolutionPlan,
         architecture: str = "sm_80",
         schedule: Schedule = EVEN,
         *,

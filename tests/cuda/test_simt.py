@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from convc.codegen.cuda import nvrtc, simt
+from convc.codegen.cuda.convolution_plan import ConvolutionPlan
 from convc.codegen.cuda.convolution_problem import ConvolutionProblem
 from convc.codegen.cuda.resources import parse_resources
-from convc.codegen.cuda.simt import PARTS, TILES, SimtPlan, Tile
+from convc.codegen.cuda.simt import PARTS, TILES, Tile
 from tests.cuda.preludes import DIRECTIONS, Case, Convolution
 from tests.cuda_emulator.faults import Fault
 from tests.cuda_emulator.schedule import EVEN, SCHEDULES
@@ -71,7 +72,7 @@ SMALL_CASES = {
 }
 
 
-def plan(problem: ConvolutionProblem, direction: str, choice: Choice | None = None) -> SimtPlan:
+def plan(problem: ConvolutionProblem, direction: str, choice: Choice | None = None) -> ConvolutionPlan:
     make = {"forward": simt.plan_forward, "data": simt.plan_data, "filters": simt.plan_filters}[direction]
     return make(problem, choice)
 

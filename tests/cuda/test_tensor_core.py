@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from convc.codegen.cuda.convolution_plan import ConvolutionLaunch
 from convc.codegen.cuda.convolution_problem import ConvolutionProblem
 from convc.codegen.cuda.kernel import source_text
 from convc.codegen.cuda.nvrtc import RESOURCES, compile
@@ -16,7 +17,6 @@ from convc.codegen.cuda.resources import parse_resources
 from convc.codegen.cuda.tensor_core import (
     TILES,
     Choice,
-    MmaLaunch,
     MmaPlan,
     MmaTile,
     plan_data,
@@ -128,7 +128,7 @@ __device__ __forceinline__ void finish(PARAMETERS, int row, int pixel, int chann
 """
 
 
-def source(p: ConvolutionProblem, direction: str, launch: MmaLaunch, element: str) -> str:
+def source(p: ConvolutionProblem, direction: str, launch: ConvolutionLaunch, element: str) -> str:
     names = {
         "forward": ("X", "FILTERS", p.oh * p.ow, p.k_stored, p.k),
         "data": ("DY", "FILTERS", p.h * p.w, p.c_stored, p.c),

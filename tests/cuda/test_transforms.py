@@ -13,11 +13,10 @@ import pytest
 from convc.codegen.cuda import fourier, nvrtc, winograd
 from convc.codegen.cuda.architectures import architecture as architecture_of
 from convc.codegen.cuda.codelet import function, function_of_tile
+from convc.codegen.cuda.convolution_plan import ConvolutionLaunch, ConvolutionPlan
 from convc.codegen.cuda.convolution_problem import ConvolutionProblem
 from convc.codegen.cuda.kernel import source_text
 from convc.codegen.cuda.resources import parse_resources
-from convc.codegen.cuda.simt import SimtLaunch
-from convc.codegen.cuda.transform import TransformLaunch, TransformPlan
 from convc.passes.algorithms.fourier import complex_transform, complex_transform_back, real_transform
 from convc.passes.algorithms.straight_line import StraightLine
 from convc.passes.algorithms.table import BY_NAME
@@ -64,7 +63,7 @@ def algorithms(problem: ConvolutionProblem) -> tuple[str, ...]:
     return winograd.winograd_algorithms(problem) + fourier.fft_algorithms(problem)
 
 
-def plan(problem: ConvolutionProblem, direction: str, name: str, architecture: str = "sm_80") -> TransformPlan:
+def plan(problem: ConvolutionProblem, direction: str, name: str, architecture: str = "sm_80") -> ConvolutionPlan:
     if name.startswith("fft"):
         if direction == "filters":
             return fourier.fft_gradient(problem, name)
@@ -89,10 +88,12 @@ class Transformed(Convolution):
 
     change: Callable[[str], str] = staticmethod(lambda text: text)
 
-    def sources(self, plan: TransformPlan) -> list[str]:
+    def sources(self, plan: ConvolutionPlan) -> list[str]:
         found: list[str] = []
         for launch in plan.launches:
-            bare = SimtLaunch((), launch.constants, launch.grid, launch.threads, launch.finishes, launch.shared_bytes)
+            bare = ConvolutionLaunch(
+                (), launch.constants, launch.grid, launch.threads, launch.finishes, launch.shared_bytes
+            )
             prelude = source(self.problem, self.direction, bare, self.kind, plan.scratch_bytes > 0)
             found.append("\n".join([prelude, launch.text, *(self.change(source_text(name)) for name in launch.files)]))
         return found
@@ -328,7 +329,7 @@ LARGE = {
 }
 
 
-def launches(case: Case, kind: str, architecture: str) -> Iterator[tuple[str, TransformLaunch, str]]:
+def launches(case: Case, kind: str, architecture: str) -> Iterator[tuple[str, ConvolutionLaunch, str]]:
     """Algorithm and direction, launch and source of all that there is for a case."""
     for name in algorithms(case.problem()):
         for direction in DIRECTIONS:

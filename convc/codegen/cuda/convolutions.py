@@ -7,12 +7,12 @@ fully connected layer is a convolution of images of one pixel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from math import ceil
-from typing import Protocol
 
 from convc.codegen.cuda import fourier, simt, tensor_core, winograd
 from convc.codegen.cuda.architectures import architecture
+from convc.codegen.cuda.convolution_plan import ConvolutionLaunch, ConvolutionPlan
 from convc.codegen.cuda.convolution_problem import ConvolutionProblem
 from convc.codegen.cuda.kernel import KernelBuilder, Work
 from convc.ir.graph import Value
@@ -31,32 +31,6 @@ from convc.passes.layout import WeightLayout
 # Tensor cores multiply these from these compute capabilities on.
 _TENSOR_CORES = {"f16": 75, "bf16": 80}
 PLAIN = "direct"
-
-
-class ConvolutionLaunch(Protocol):
-    """A launch as the modules that plan kernels describe it."""
-
-    @property
-    def files(self) -> tuple[str, ...]: ...
-    @property
-    def constants(self) -> Mapping[str, int | str]: ...
-    @property
-    def grid(self) -> Callable[[int], tuple[int, int, int]]: ...
-    @property
-    def threads(self) -> int: ...
-    @property
-    def shared_bytes(self) -> int: ...
-    @property
-    def finishes(self) -> bool: ...
-
-
-class ConvolutionPlan(Protocol):
-    """Launches in their order, and the bytes of scratch space that they share."""
-
-    @property
-    def launches(self) -> Sequence[ConvolutionLaunch]: ...
-    @property
-    def scratch_bytes(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -252,7 +226,7 @@ def lower_convolution(k: KernelBuilder) -> None:
             constants={**problem.constants(), **launch.constants},
             types=types if tensor_cores else {**types, "Source": source},
             names=found.names,
-            text=getattr(launch, "text", ""),
+            text=launch.text,
             finishes=launch.finishes,
             shared_bytes=launch.shared_bytes,
             work=work_of(problem, found.direction, algorithm, plan, launch, bytes, tensor_cores),

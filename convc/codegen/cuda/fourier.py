@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from convc.codegen.cuda.architectures import WARP
 from convc.codegen.cuda.codelet import function
+from convc.codegen.cuda.convolution_plan import ConvolutionLaunch, ConvolutionPlan, divide_up
 from convc.codegen.cuda.transform import (
     BLOCKS,
     FLOAT,
@@ -14,9 +15,6 @@ from convc.codegen.cuda.transform import (
     Constants,
     Direction,
     Sides,
-    TransformLaunch,
-    TransformPlan,
-    divide_up,
     in_a_row,
     round_up,
     source_of,
@@ -144,7 +142,7 @@ class _Fourier:
             ]
         )
 
-    def images(self, chunk: int, source: str, place: int) -> TransformLaunch:
+    def images(self, chunk: int, source: str, place: int) -> ConvolutionLaunch:
         """Spectra of the images that are read."""
         sides, everything = self.sides, tuple(range(self.size))
         image: Constants = {
@@ -160,7 +158,7 @@ class _Fourier:
             chunk, image, lambda: f"{source}\n{self.transforms(everything, everything, -1)}", self.row, place
         )
 
-    def cotangents(self, chunk: int, place: int) -> TransformLaunch:
+    def cotangents(self, chunk: int, place: int) -> ConvolutionLaunch:
         """Conjugated spectra of the cotangents of results."""
         sides = self.sides
         image: Constants = {
@@ -177,9 +175,11 @@ class _Fourier:
             chunk, image, lambda: f"{source}\n{self.transforms(*self.kept, 1)}", self.result_row, place
         )
 
-    def _spectra(self, chunk: int, image: Constants, write: Callable[[], str], row: int, place: int) -> TransformLaunch:
+    def _spectra(
+        self, chunk: int, image: Constants, write: Callable[[], str], row: int, place: int
+    ) -> ConvolutionLaunch:
         lanes = _Lanes.of(row)
-        return TransformLaunch(
+        return ConvolutionLaunch(
             files=("fft_spectra.cu",),
             constants={
                 **self.tile_constants(chunk),
@@ -193,9 +193,9 @@ class _Fourier:
             threads=self.threads,
         )
 
-    def filters(self, turned: bool, place: int) -> TransformLaunch:
+    def filters(self, turned: bool, place: int) -> ConvolutionLaunch:
         lanes = _Lanes.of(self.filter_row)
-        return TransformLaunch(
+        return ConvolutionLaunch(
             files=("fft_filters.cu",),
             constants={
                 "SIZE": self.size,
@@ -209,10 +209,10 @@ class _Fourier:
             threads=self.threads,
         )
 
-    def results(self, chunk: int, place: int) -> TransformLaunch:
+    def results(self, chunk: int, place: int) -> ConvolutionLaunch:
         lanes = _Lanes.of(self.result_row)
         sides = self.sides
-        return TransformLaunch(
+        return ConvolutionLaunch(
             files=("fft_results.cu",),
             constants={
                 **self.tile_constants(chunk),
@@ -229,9 +229,9 @@ class _Fourier:
             finishes=True,
         )
 
-    def filter_gradients(self, parts: int, place: int) -> TransformLaunch:
+    def filter_gradients(self, parts: int, place: int) -> ConvolutionLaunch:
         lanes = _Lanes.of(self.filter_row)
-        return TransformLaunch(
+        return ConvolutionLaunch(
             files=("fft_filter_gradients.cu",),
             constants={
                 "SIZE": self.size,
@@ -271,7 +271,7 @@ def _product_block(rows: int, columns: int) -> Pair:
     return 128 if rows > 96 else 64, 64 if columns > 32 else 32
 
 
-def fft(p: ConvolutionProblem, direction: Literal["forward", "backward_data"], name: str) -> TransformPlan:
+def fft(p: ConvolutionProblem, direction: Literal["forward", "backward_data"], name: str) -> ConvolutionPlan:
     """A convolution, or its gradient by the images, by the algorithm `name`, one of `fft_algorithms`."""
     f = _Fourier(p, direction, name)
     turned = direction == "backward_data"
@@ -290,7 +290,7 @@ def fft(p: ConvolutionProblem, direction: Literal["forward", "backward_data"], n
         right = _Operand(0, p.kg_stored * f.filter_row, f.filter_row, filter_count, transposed=not turned)
         launches.append(f.images(chunk, source_of(direction), images))
         launches.append(
-            TransformLaunch(
+            ConvolutionLaunch(
                 files=("fft_product.cu",),
                 constants={
                     **f.tile_constants(chunk),
@@ -317,10 +317,10 @@ def fft(p: ConvolutionProblem, direction: Literal["forward", "backward_data"], n
             )
         )
         launches.append(f.results(chunk, products))
-    return TransformPlan(tuple(launches), FLOAT * end)
+    return ConvolutionPlan(tuple(launches), FLOAT * end)
 
 
-def fft_gradient(p: ConvolutionProblem, name: str) -> TransformPlan:
+def fft_gradient(p: ConvolutionProblem, name: str) -> ConvolutionPlan:
     """The gradient by the filters, by the algorithm `name`, one of `fft_algorithms`."""
     f = _Fourier(p, "backward_weights", name)
     of_part = p.kg_stored * f.filter_row * f.entries  # complex numbers
@@ -334,14 +334,14 @@ def fft_gradient(p: ConvolutionProblem, name: str) -> TransformPlan:
     images = cotangents + f.floats_of(f.chunk_tiles * f.result_row)
     end = images + f.floats_of(f.chunk_tiles * f.row)
     of_chunk = divide_up(f.chunk_tiles, parts)
-    launches: list[TransformLaunch] = []
+    launches: list[ConvolutionLaunch] = []
     for chunk in range(f.chunks):
         tiles = f"min(CHUNK_TILES, rows * {f.tiles} - CHUNK * CHUNK_TILES)"
         left = _Operand(cotangents, f.chunk_tiles * f.result_row, f.result_row, f.result_row, transposed=False)
         right = _Operand(images, f.chunk_tiles * f.row, f.row, f.row, transposed=False)
         launches += [f.cotangents(chunk, cotangents), f.images(chunk, source_of("backward_weights"), images)]
         launches.append(
-            TransformLaunch(
+            ConvolutionLaunch(
                 files=("fft_product.cu",),
                 constants={
                     **f.tile_constants(chunk),
@@ -364,4 +364,4 @@ def fft_gradient(p: ConvolutionProblem, name: str) -> TransformPlan:
             )
         )
     launches.append(f.filter_gradients(parts * f.chunks, 0))
-    return TransformPlan(tuple(launches), FLOAT * end)
+    return ConvolutionPlan(tuple(launches), FLOAT * end)

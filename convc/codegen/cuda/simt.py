@@ -7,39 +7,20 @@ order everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import product
 from math import gcd
 
 from convc.codegen.cuda.architectures import SHARED_PER_BLOCK
+from convc.codegen.cuda.convolution_plan import (
+    ConvolutionLaunch,
+    ConvolutionPlan,
+    divide_up,
+    sum_filter_parts,
+    sum_image_parts,
+)
 from convc.codegen.cuda.convolution_problem import ConvolutionProblem
 from convc.lazy import dataclass
-
-Grid = Callable[[int], tuple[int, int, int]]
-
-
-@dataclass(frozen=True, eq=False)
-class SimtLaunch:
-    """One launch: the files that make its source, the last one with the entry point, and what they are given.
-
-    `constants` come beside those of the problem; texts are macros. `grid` maps rows to blocks. `finishes` says that the
-    kernel calls `finish`.
-    """
-
-    files: tuple[str, ...]
-    constants: Mapping[str, int | str]
-    grid: Grid
-    threads: int
-    finishes: bool
-    shared_bytes: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class SimtPlan:
-    """Launches in their order; the scratch space that they share holds floats."""
-
-    launches: tuple[SimtLaunch, ...]
-    scratch_bytes: int
 
 
 @dataclass(frozen=True)
@@ -77,13 +58,8 @@ _FEWEST_STEPS = 4
 # at 10 operations per byte, and 2 microseconds at 20 * 10^12 operations per second.
 _SCRATCH_COST = 40
 _LAUNCH_COST = 20_000_000
-_SUM_THREADS = 256
 _TILE_FILE = "simt_tile.cuh"
 _TAPS_FILE = "window_taps.cuh"
-
-
-def divide_up(a: int, b: int) -> int:
-    return -(-a // b)
 
 
 @dataclass(frozen=True)
@@ -148,36 +124,14 @@ def _tile_constants(shape: _Product, tile: Tile, parts: int) -> dict[str, int | 
     }
 
 
-def _image_sum(parts: int, pixels: int, stored: int) -> SimtLaunch:
-    """The launch that adds the parts of images and finishes them."""
-    vectors = pixels * (stored // 4 if stored % 4 == 0 else stored)
-    return SimtLaunch(
-        ("sum_image_parts.cu",),
-        {"PARTS": parts, "RESULT_PIXELS": pixels, "RESULT_STORED": stored},
-        lambda rows: (divide_up(rows * vectors, _SUM_THREADS), 1, 1),
-        _SUM_THREADS,
-        finishes=True,
-    )
-
-
 def _filter_elements(problem: ConvolutionProblem) -> int:
     return problem.groups * problem.kg_stored * problem.r * problem.s * problem.cg_stored
-
-
-def _filter_sum(problem: ConvolutionProblem, parts: int) -> SimtLaunch:
-    """The launch that adds the parts of a gradient by filters."""
-    elements = _filter_elements(problem)
-    vectors = elements // 4 if elements % 4 == 0 else elements
-    blocks = divide_up(vectors, _SUM_THREADS)
-    return SimtLaunch(
-        ("sum_filter_parts.cu",), {"PARTS": parts}, lambda rows: (blocks, 1, 1), _SUM_THREADS, finishes=False
-    )
 
 
 def plan_forward(
     problem: ConvolutionProblem,
     choice: tuple[Tile, int] | None = None,
-) -> SimtPlan:
+) -> ConvolutionPlan:
     """Convolution: X and FILTERS to `finish`. `choice` fixes the tile and the parts."""
     if choice is None and few_channels(problem, problem.cg):
         return _plan_depthwise(problem)
@@ -187,7 +141,7 @@ def plan_forward(
     shape = _Product(p.batch * pixels, last, p.r * p.s * divide_up(p.cg, vector) * vector, p.groups, vector)
     tile, parts = choice or shape.choose()
     tiles_n = divide_up(last, tile.n)
-    main = SimtLaunch(
+    main = ConvolutionLaunch(
         (_TILE_FILE, "conv_simt.cu"),
         _tile_constants(shape, tile, parts),
         lambda rows: (divide_up(rows * pixels, tile.m) * tiles_n, 1, p.groups * parts),
@@ -195,14 +149,16 @@ def plan_forward(
         finishes=parts == 1,
     )
     if parts == 1:
-        return SimtPlan((main,), 0)
-    return SimtPlan((main, _image_sum(parts, pixels, p.k_stored)), 4 * parts * p.batch * pixels * p.k_stored)
+        return ConvolutionPlan((main,), 0)
+    return ConvolutionPlan(
+        (main, sum_image_parts(parts, pixels, p.k_stored)), 4 * parts * p.batch * pixels * p.k_stored
+    )
 
 
 def plan_data(
     problem: ConvolutionProblem,
     choice: tuple[Tile, int] | None = None,
-) -> SimtPlan:
+) -> ConvolutionPlan:
     """Gradient by the images: DY and FILTERS to `finish`. `choice` fixes the tile and the parts."""
     if choice is None and few_channels(problem, problem.kg):
         return _plan_depthwise_data(problem)
@@ -216,7 +172,7 @@ def plan_data(
     shape = _Product(p.batch * phase_pixels, last, depth, p.groups * phases, vector)
     tile, parts = choice or shape.choose()
     tiles_n = divide_up(last, tile.n)
-    main = SimtLaunch(
+    main = ConvolutionLaunch(
         (_TAPS_FILE, _TILE_FILE, "conv_simt_data.cu"),
         _tile_constants(shape, tile, parts),
         lambda rows: (divide_up(rows * phase_pixels, tile.m) * tiles_n, 1, p.groups * parts * phases),
@@ -224,15 +180,17 @@ def plan_data(
         finishes=parts == 1,
     )
     if parts == 1:
-        return SimtPlan((main,), 0)
+        return ConvolutionPlan((main,), 0)
     pixels = p.h * p.w
-    return SimtPlan((main, _image_sum(parts, pixels, p.c_stored)), 4 * parts * p.batch * pixels * p.c_stored)
+    return ConvolutionPlan(
+        (main, sum_image_parts(parts, pixels, p.c_stored)), 4 * parts * p.batch * pixels * p.c_stored
+    )
 
 
 def plan_filters(
     problem: ConvolutionProblem,
     choice: tuple[Tile, int] | None = None,
-) -> SimtPlan:
+) -> ConvolutionPlan:
     """Gradient by the filters: X and DY to DFILTERS. `choice` fixes the tile and the parts."""
     if choice is None and problem.groups > 1 and problem.cg <= FEW_CHANNELS and problem.s <= _MOST_TAPS:
         return _plan_depthwise_filters(problem)
@@ -241,7 +199,7 @@ def plan_filters(
     shape = _Product(p.kg_stored, p.r * p.s * channels, p.batch * pixels, p.groups, 0)
     tile, parts = choice or shape.choose()
     blocks = divide_up(shape.m, tile.m) * divide_up(shape.n, tile.n)
-    main = SimtLaunch(
+    main = ConvolutionLaunch(
         (_TILE_FILE, "conv_simt_filters.cu"),
         _tile_constants(shape, tile, parts),
         lambda rows: (blocks, 1, p.groups * parts),
@@ -251,10 +209,12 @@ def plan_filters(
     return _with_filter_sum(problem, main, parts)
 
 
-def _with_filter_sum(problem: ConvolutionProblem, main: SimtLaunch, parts: int) -> SimtPlan:
+def _with_filter_sum(problem: ConvolutionProblem, main: ConvolutionLaunch, parts: int) -> ConvolutionPlan:
     if parts == 1:
-        return SimtPlan((main,), 0)
-    return SimtPlan((main, _filter_sum(problem, parts)), 4 * parts * _filter_elements(problem))
+        return ConvolutionPlan((main,), 0)
+    return ConvolutionPlan(
+        (main, sum_filter_parts(parts, _filter_elements(problem))), 4 * parts * _filter_elements(problem)
+    )
 
 
 def _period(stride: int, dilation: int) -> int:
@@ -307,14 +267,14 @@ def _depthwise_constants(problem: ConvolutionProblem, source_group: int, vector:
 
 def _depthwise_launch(
     files: tuple[str, ...], constants: Mapping[str, int | str], vector: int, stored: int, items: int
-) -> SimtLaunch:
+) -> ConvolutionLaunch:
     """`items` are the groups of pixels of an image that a thread takes at once."""
     block_vectors, repeats = constants["BLOCK_VECTORS"], constants["REPEATS"]
     assert isinstance(block_vectors, int)
     assert isinstance(repeats, int)
     lanes = max(1, _DEPTHWISE_THREADS // block_vectors)
     blocks_y = divide_up(stored, vector * block_vectors)
-    return SimtLaunch(
+    return ConvolutionLaunch(
         files,
         constants,
         lambda rows: (divide_up(rows * items, lanes * repeats), blocks_y, 1),
@@ -340,16 +300,16 @@ def _forward_window(problem: ConvolutionProblem) -> dict[str, int | str]:
     }
 
 
-def _plan_depthwise(problem: ConvolutionProblem) -> SimtPlan:
+def _plan_depthwise(problem: ConvolutionProblem) -> ConvolutionPlan:
     p = problem
     vector = _channel_vector(p, p.k_stored, p.kg)
     constants = {**_forward_window(p), **_depthwise_constants(p, p.cg, vector, p.k_stored)}
     items = p.oh * divide_up(p.ow, _SPAN)
     files = ("depthwise.cuh", "conv_depthwise.cu")
-    return SimtPlan((_depthwise_launch(files, constants, vector, p.k_stored, items),), 0)
+    return ConvolutionPlan((_depthwise_launch(files, constants, vector, p.k_stored, items),), 0)
 
 
-def _plan_depthwise_data(problem: ConvolutionProblem) -> SimtPlan:
+def _plan_depthwise_data(problem: ConvolutionProblem) -> ConvolutionPlan:
     p = problem
     vector = _channel_vector(p, p.c_stored, p.cg)
     period_h, period_w = _period(p.stride_h, p.dilation_h), _period(p.stride_w, p.dilation_w)
@@ -368,10 +328,10 @@ def _plan_depthwise_data(problem: ConvolutionProblem) -> SimtPlan:
     }
     items = p.h * p.stride_w * divide_up(divide_up(p.w, p.stride_w), _SPAN)
     files = (_TAPS_FILE, "depthwise.cuh", "conv_depthwise_data.cu")
-    return SimtPlan((_depthwise_launch(files, constants, vector, p.c_stored, items),), 0)
+    return ConvolutionPlan((_depthwise_launch(files, constants, vector, p.c_stored, items),), 0)
 
 
-def _plan_depthwise_filters(problem: ConvolutionProblem, parts: int | None = None) -> SimtPlan:
+def _plan_depthwise_filters(problem: ConvolutionProblem, parts: int | None = None) -> ConvolutionPlan:
     p = problem
     vector = _channel_vector(p, p.k_stored, p.kg)
     vectors = divide_up(p.k_stored, vector)
@@ -393,7 +353,7 @@ def _plan_depthwise_filters(problem: ConvolutionProblem, parts: int | None = Non
         # Lanes are added as a tree, whose first step this is.
         "HALF_LANES": 1 << (lanes - 1).bit_length() >> 1,
     }
-    main = SimtLaunch(
+    main = ConvolutionLaunch(
         ("depthwise.cuh", "conv_depthwise_filters.cu"),
         constants,
         lambda rows: (parts, blocks_y, blocks_z),

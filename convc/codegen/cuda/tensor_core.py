@@ -12,19 +12,17 @@ a second kernel adds the parts in their order. Plans depend on sizes and archite
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from math import ceil, prod
 
+from convc.codegen.cuda.convolution_plan import ConvolutionLaunch, ConvolutionPlan, sum_filter_parts, sum_image_parts
 from convc.codegen.cuda.convolution_problem import ConvolutionProblem
 from convc.lazy import dataclass
 
-Grid = Callable[[int], tuple[int, int, int]]
 # A tile and the number of parts.
 Choice = tuple["MmaTile", int]
 
 _FILES = ("tensor_core.cuh", "mma_tile.cuh", "conv_mma_pixels.cuh")
-# Of the kernels that add parts.
-_SUM_THREADS = 256
 # Tiles below each other whose blocks run at the same time, so that what they read stays in the cache.
 _BAND = 8
 _MOST_PARTS = 64
@@ -86,29 +84,12 @@ _SMALL = (
 TILES = (*_LARGE, *(MmaTile(*sizes, depth) for depth in (32, 64) for sizes in _SMALL))
 
 
-@dataclass(frozen=True)
-class MmaLaunch:
-    """One launch: `files` in the order of the text, the last one with the entry point. `finishes`: it has `finish`.
-
-    `constants` come beside those of the problem. `grid` maps rows to blocks. `shared_bytes` is dynamic shared memory.
-    """
-
-    files: tuple[str, ...]
-    constants: Mapping[str, int]
-    grid: Grid
-    threads: int
-    shared_bytes: int
-    finishes: bool
-
-
-@dataclass(frozen=True)
-class MmaPlan:
-    """Launches in their order, and the bytes of SCRATCH that they share."""
+@dataclass(frozen=True, eq=False)
+class MmaPlan(ConvolutionPlan):
+    """Launches whose blocks compute a `tile`, with the terms in so many `parts`."""
 
     tile: MmaTile
     parts: int
-    launches: tuple[MmaLaunch, ...]
-    scratch_bytes: int
 
 
 @dataclass(frozen=True)
@@ -190,13 +171,10 @@ def plan_filters(problem: ConvolutionProblem, capability: int, choice: Choice | 
     blocks = ceil(p.kg_stored / tile.tile_m) * ceil(columns / tile.tile_n), 1, p.groups * parts
     files = (*_FILES, "conv_mma_filters.cu")
     constants = _constants(tile, parts)
-    launches = [MmaLaunch(files, constants, lambda rows: blocks, tile.threads, tile.shared_bytes, finishes=False)]
-    if parts > 1:
-        sums = ceil(elements / (4 if elements % 4 == 0 else 1) / _SUM_THREADS), 1, 1
-        launches.append(
-            MmaLaunch(("sum_filter_parts.cu",), {"PARTS": parts}, lambda rows: sums, _SUM_THREADS, 0, finishes=False)
-        )
-    return MmaPlan(tile, parts, tuple(launches), 4 * parts * elements if parts > 1 else 0)
+    main = ConvolutionLaunch(files, constants, lambda rows: blocks, tile.threads, shared_bytes=tile.shared_bytes)
+    if parts == 1:
+        return MmaPlan((main,), 0, tile, parts)
+    return MmaPlan((main, sum_filter_parts(parts, elements)), 4 * parts * elements, tile, parts)
 
 
 def _plan_images(
@@ -218,14 +196,13 @@ def _plan_images(
     def grid(rows: int) -> tuple[int, int, int]:
         return ceil(height(rows) / tile.tile_m) * tiles_n, 1, products * parts
 
-    def sum_grid(rows: int) -> tuple[int, int, int]:
-        return ceil(rows * pixels * (stored // 4) / _SUM_THREADS), 1, 1
-
-    launches = [MmaLaunch((*_FILES, *names), constants, grid, tile.threads, tile.shared_bytes, finishes=True)]
-    if parts > 1:
-        constants = {"PARTS": parts, "RESULT_PIXELS": pixels, "RESULT_STORED": stored}
-        launches.append(MmaLaunch(("sum_image_parts.cu",), constants, sum_grid, _SUM_THREADS, 0, finishes=True))
-    return MmaPlan(tile, parts, tuple(launches), 4 * parts * p.batch * pixels * stored if parts > 1 else 0)
+    main = ConvolutionLaunch(
+        (*_FILES, *names), constants, grid, tile.threads, finishes=True, shared_bytes=tile.shared_bytes
+    )
+    if parts == 1:
+        return MmaPlan((main,), 0, tile, parts)
+    scratch = 4 * parts * p.batch * pixels * stored
+    return MmaPlan((main, sum_image_parts(parts, pixels, stored)), scratch, tile, parts)
 
 
 def _constants(tile: MmaTile, parts: int) -> dict[str, int]:

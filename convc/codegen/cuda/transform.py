@@ -7,9 +7,9 @@ what the other side of the filter reaches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
+from convc.codegen.cuda.convolution_plan import divide_up
 from convc.ir.window import Pair
 from convc.lazy import dataclass
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from convc.codegen.cuda.convolution_problem import ConvolutionProblem
 
 Direction = Literal["forward", "backward_data", "backward_weights"]
-Grid = Callable[[int], tuple[int, int, int]]
 Constants = dict[str, int | str]
 
 # A gradient by filters is summed in parts until there are so many blocks: two for each SM of a large GPU. All parts
@@ -25,36 +24,6 @@ Constants = dict[str, int | str]
 BLOCKS = 256
 MOST_PART_BYTES = 64 << 20
 FLOAT = 4  # bytes
-
-
-@dataclass(frozen=True, eq=False)
-class TransformLaunch:
-    """One launch: the files that make its source, the last one with the entry point, and what they are given.
-
-    `constants` come beside those of the problem; texts are macros. `write` gives the text, types and codelets, that
-    goes between these and the files: codelets take time, and who compares algorithms needs none. `grid` maps rows to
-    blocks. `finishes` says that the kernel calls `finish`.
-    """
-
-    files: tuple[str, ...]
-    constants: Mapping[str, int | str]
-    write: Callable[[], str]
-    grid: Grid
-    threads: int
-    finishes: bool = False
-    shared_bytes: int = 0
-
-    @property
-    def text(self) -> str:
-        return self.write()
-
-
-@dataclass(frozen=True, eq=False)
-class TransformPlan:
-    """A convolution as launches, in their order; the scratch space that they share holds floats."""
-
-    launches: tuple[TransformLaunch, ...]
-    scratch_bytes: int
 
 
 @dataclass(frozen=True)
@@ -79,10 +48,6 @@ class Sides:
     def tiles(self, outputs: Pair) -> int:
         """Of one image."""
         return divide_up(self.result[0], outputs[0]) * divide_up(self.result[1], outputs[1])
-
-
-def divide_up(size: int, unit: int) -> int:
-    return -(-size // unit)
 
 
 def round_up(size: int, unit: int) -> int:

@@ -7,18 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from convc.codegen.cuda.architectures import WARP, Architecture
 from convc.codegen.cuda.codelet import function_of_tile
-from convc.codegen.cuda.transform import (
-    BLOCKS,
-    FLOAT,
-    MOST_PART_BYTES,
-    Constants,
-    Sides,
-    TransformLaunch,
-    TransformPlan,
-    divide_up,
-    in_a_row,
-    source_of,
-)
+from convc.codegen.cuda.convolution_plan import ConvolutionLaunch, ConvolutionPlan, divide_up, sum_filter_parts
+from convc.codegen.cuda.transform import BLOCKS, FLOAT, MOST_PART_BYTES, Constants, Sides, in_a_row, source_of
 from convc.ir.window import Pair
 from convc.lazy import dataclass
 from convc.passes.algorithms.straight_line import StraightLine
@@ -127,7 +117,7 @@ def _block(
 
 def winograd(
     p: ConvolutionProblem, direction: Literal["forward", "backward_data"], name: str, architecture: Architecture
-) -> TransformPlan:
+) -> ConvolutionPlan:
     """A convolution, or its gradient by the images, by the algorithm `name`, one of `winograd_algorithms`."""
     tile, sides = _Tile.of(p, name), Sides.of(p, direction)
     # Of large tiles a thread can hold one.
@@ -164,14 +154,14 @@ def winograd(
     }
     filter_threads = block.columns * min(block.depth, 256 // block.columns)
     tiles = sides.tiles(tile.outputs)
-    filters = TransformLaunch(
+    filters = ConvolutionLaunch(
         files=("winograd_filters.cu",),
         constants=constants,
         write=lambda: tile.codelet("transform_filters", lambda axis: axis.filter),
         grid=lambda rows: (filter_blocks * chunks, divide_up(block.depth * block.columns, filter_threads), 1),
         threads=filter_threads,
     )
-    convolution = TransformLaunch(
+    convolution = ConvolutionLaunch(
         files=("winograd.cu",),
         constants=constants,
         write=lambda: "\n".join(
@@ -187,10 +177,10 @@ def winograd(
         shared_bytes=block.shared_bytes,
     )
     scratch = filter_blocks * chunks * block.points * block.depth * block.columns
-    return TransformPlan((filters, convolution), FLOAT * scratch)
+    return ConvolutionPlan((filters, convolution), FLOAT * scratch)
 
 
-def winograd_gradient(p: ConvolutionProblem, name: str, architecture: Architecture) -> TransformPlan:
+def winograd_gradient(p: ConvolutionProblem, name: str, architecture: Architecture) -> ConvolutionPlan:
     """The gradient by the filters, by the algorithm `name`, one of `winograd_algorithms`."""
     tile, sides = _Tile.of(p, name), Sides.of(p, "backward_weights")
     # A thread holds one tile, of pixels or of cotangents, where the tiles are large.
@@ -200,7 +190,7 @@ def winograd_gradient(p: ConvolutionProblem, name: str, architecture: Architectu
     filter_blocks, channel_blocks = divide_up(p.kg_stored, block.rows), divide_up(p.cg_stored, block.columns)
     chunks = divide_up(p.batch * sides.tiles(tile.outputs), block.depth)
     parts = _parts_of(p, filter_blocks * channel_blocks, chunks)
-    gradient = TransformLaunch(
+    gradient = ConvolutionLaunch(
         files=("winograd_gradient.cu",),
         constants={
             **tile.constants,
@@ -226,8 +216,8 @@ def winograd_gradient(p: ConvolutionProblem, name: str, architecture: Architectu
         shared_bytes=block.shared_bytes,
     )
     if parts == 1:
-        return TransformPlan((gradient,), 0)
-    return TransformPlan((gradient, _sum_of_parts(p, parts)), parts * _gradient_bytes(p))
+        return ConvolutionPlan((gradient,), 0)
+    return ConvolutionPlan((gradient, sum_filter_parts(parts, _gradient_bytes(p) // FLOAT)), parts * _gradient_bytes(p))
 
 
 def _gradient_bytes(p: ConvolutionProblem) -> int:
@@ -237,16 +227,3 @@ def _gradient_bytes(p: ConvolutionProblem) -> int:
 def _parts_of(p: ConvolutionProblem, blocks: int, chunks: int) -> int:
     """Parts of a gradient by filters which takes `blocks` blocks, each with `chunks` chunks of tiles."""
     return max(1, min(BLOCKS // blocks, chunks // _FEWEST_CHUNKS, MOST_PART_BYTES // _gradient_bytes(p)))
-
-
-def _sum_of_parts(p: ConvolutionProblem, parts: int) -> TransformLaunch:
-    """Adds up gradients by filters that lie in scratch space, in their order."""
-    numbers = _gradient_bytes(p) // FLOAT
-    threads = 256
-    return TransformLaunch(
-        files=("sum_filter_parts.cu",),
-        constants={"PARTS": parts},
-        write=str,
-        grid=lambda rows: in_a_row(divide_up(numbers, threads * (4 if numbers % 4 == 0 else 1))),
-        threads=threads,
-    )
