@@ -162,7 +162,7 @@ def winograd(
         threads=filter_threads,
     )
     convolution = ConvolutionLaunch(
-        files=("winograd.cu",),
+        files=("point_products.cuh", "winograd.cu"),
         constants=constants,
         write=lambda: "\n".join(
             [
@@ -191,7 +191,7 @@ def winograd_gradient(p: ConvolutionProblem, name: str, architecture: Architectu
     chunks = divide_up(p.batch * sides.tiles(tile.outputs), block.depth)
     parts = _parts_of(p, filter_blocks * channel_blocks, chunks)
     gradient = ConvolutionLaunch(
-        files=("winograd_gradient.cu",),
+        files=("point_products.cuh", "winograd_gradient.cu"),
         constants={
             **tile.constants,
             "BLOCK_FILTERS": block.rows,

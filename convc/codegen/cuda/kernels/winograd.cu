@@ -58,30 +58,6 @@ __device__ __forceinline__ void read_tile(const Pixel* images, const Place& plac
     }
 }
 
-__device__ __forceinline__ void multiply(const float* v, const float* u, float (&sums)[POINTS_OF_WARP][ROWS][COLUMNS]) {
-  // Unrolled it takes more registers than there are.
-#pragma unroll 1
-  for (int c = 0; c < DEPTH; ++c)
-#pragma unroll
-    for (int p = 0; p < POINTS_OF_WARP; ++p) {
-      float left[ROWS], right[COLUMNS];
-#pragma unroll
-      for (int i = 0; i < ROWS; i += 4) {
-        const float4 four = *reinterpret_cast<const float4*>(v + (p * DEPTH + c) * V_ROW + i * 4);
-        left[i] = four.x, left[i + 1] = four.y, left[i + 2] = four.z, left[i + 3] = four.w;
-      }
-#pragma unroll
-      for (int j = 0; j < COLUMNS; j += 4) {
-        const float4 four = *reinterpret_cast<const float4*>(u + (p * DEPTH + c) * BLOCK_FILTERS + j * 8);
-        right[j] = four.x, right[j + 1] = four.y, right[j + 2] = four.z, right[j + 3] = four.w;
-      }
-#pragma unroll
-      for (int i = 0; i < ROWS; ++i)
-#pragma unroll
-        for (int j = 0; j < COLUMNS; ++j) sums[p][i][j] = fmaf(left[i], right[j], sums[p][i][j]);
-    }
-}
-
 extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(PARAMETERS) {
   extern __shared__ float4 memory[];
   float* shared = reinterpret_cast<float*>(memory);
@@ -161,7 +137,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(PARAMETERS) {
     float* next = shared + (STAGES == 2 ? (chunk + 1) % 2 * STAGE_FLOATS : 0);
     if (chunk + 1 < CHUNKS) fetch(chunk + 1, next);
     const int point = warp * POINTS_OF_WARP;
-    multiply(stage + point * (DEPTH * V_ROW) + lane_row * 4,
+    multiply<V_ROW, BLOCK_FILTERS>(stage + point * (DEPTH * V_ROW) + lane_row * 4,
              stage + V_FLOATS + point * (DEPTH * BLOCK_FILTERS) + lane_column * 4, sums);
     if (STAGES == 1) __syncthreads();
     if (chunk + 1 < CHUNKS) fill(next);

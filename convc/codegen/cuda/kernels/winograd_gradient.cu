@@ -52,30 +52,6 @@ __device__ __forceinline__ void read_cotangents(const Cotangent* cotangents, int
     }
 }
 
-__device__ __forceinline__ void multiply(const float* p, const float* v, float (&sums)[POINTS_OF_WARP][ROWS][COLUMNS]) {
-  // Unrolled it takes more registers than there are.
-#pragma unroll 1
-  for (int t = 0; t < DEPTH; ++t)
-#pragma unroll
-    for (int n = 0; n < POINTS_OF_WARP; ++n) {
-      float left[ROWS], right[COLUMNS];
-#pragma unroll
-      for (int i = 0; i < ROWS; i += 4) {
-        const float4 four = *reinterpret_cast<const float4*>(p + (n * DEPTH + t) * BLOCK_FILTERS + i * 4);
-        left[i] = four.x, left[i + 1] = four.y, left[i + 2] = four.z, left[i + 3] = four.w;
-      }
-#pragma unroll
-      for (int j = 0; j < COLUMNS; j += 4) {
-        const float4 four = *reinterpret_cast<const float4*>(v + (n * DEPTH + t) * BLOCK_CHANNELS + j * 8);
-        right[j] = four.x, right[j + 1] = four.y, right[j + 2] = four.z, right[j + 3] = four.w;
-      }
-#pragma unroll
-      for (int i = 0; i < ROWS; ++i)
-#pragma unroll
-        for (int j = 0; j < COLUMNS; ++j) sums[n][i][j] = fmaf(left[i], right[j], sums[n][i][j]);
-    }
-}
-
 extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(PARAMETERS) {
   extern __shared__ float4 memory[];
   float* shared = reinterpret_cast<float*>(memory);
@@ -137,7 +113,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(PARAMETERS) {
     if (more) fetch(tile + DEPTH);
     const int point = warp * POINTS_OF_WARP;
     const float* current = shared + stage;
-    multiply(current + point * (DEPTH * BLOCK_FILTERS) + lane_row * 4,
+    multiply<BLOCK_FILTERS, BLOCK_CHANNELS>(current + point * (DEPTH * BLOCK_FILTERS) + lane_row * 4,
              current + P_FLOATS + point * (DEPTH * BLOCK_CHANNELS) + lane_column * 4, sums);
     if (STAGES == 1) __syncthreads();
     if (STAGES == 2) stage = STAGE_FLOATS - stage;
