@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_fp32(parser)
     add_target(parser)
     add_arch(parser)
-    text = "the GPU that --report kernels predicts times for (h100, a100, rtx4090, t4, …), and its --arch"
+    text = "the GPU that algorithms are chosen and times predicted for (h100, a100, rtx4090, t4, …), and its --arch"
     parser.add_argument("--gpu", metavar="NAME", help=text)
     add_threads(parser)
     add_algorithms(parser)
@@ -215,6 +215,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _choose_arch(arguments: argparse.Namespace) -> None:
     """The architecture of --gpu, where --arch names none. Errors: `value-gpu`, `value-architecture`."""
+    if arguments.gpu is None:
+        return
     from convc.runtime.cuda_kernels import architecture_for
 
     arguments.arch = architecture_for(arguments.gpu, arguments.arch)

@@ -173,12 +173,8 @@ class _Arranger:
             self._weights(node)
             if isinstance(node.op, (Conv2d, Linear)) and node.operands[1].type.dtype is DType.QW8:
                 self._quantized_weights(node)
-            elif self.machine.cuda:
-                pass  # kernels read filters as they are
-            elif self._multiplies_pairs(node):
-                self._pair_rows(node)
-            elif isinstance(node.op, Conv2d):
-                self._prepare_filters(node)
+            elif not self.machine.cuda:  # whose kernels read filters as they are
+                self._rearranged_weights(node)
             for result in node.results:
                 if result not in self.families:
                     self.layouts[result] = self._result(node, result)
@@ -289,6 +285,13 @@ class _Arranger:
         assert isinstance(w.producer.op, QuantizeWeights), "whole numbers are made of float32 weights"
         parts = (layout.rows.pixels if w.type.rank == 4 else 1) if w.producer.op.zero else 0
         self.quantized[w] = QuantizedLayout(layout, parts)
+
+    def _rearranged_weights(self, node: Node) -> None:
+        """Let a product read weights in another order than that of their family, where its kernel wants one."""
+        if self._multiplies_pairs(node):
+            self._pair_rows(node)
+        elif isinstance(node.op, Conv2d):
+            self._prepare_filters(node)
 
     def _prepare_filters(self, node: Node) -> None:
         """Let a convolution read transformed filters, if its algorithm transforms them and no run changes them."""

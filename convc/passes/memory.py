@@ -123,7 +123,7 @@ class PlanMemory(PlanPass):
                 f"what lives within a run and {lasting} for what outlives it; the budget is {format_bytes(self.limit)}",
                 hint=SMALLER_BATCH,
             )
-        report_in_place(plan.kernels, plan.memory.buffers, plan.lies_like, log, plan.machine.cuda)
+        report_in_place(plan, log)
         sizes = plan.memory
         log.metrics |= {
             "arena_bytes": sizes.arena_bytes,
@@ -147,7 +147,7 @@ def arena_needs(plan: Plan, in_place: bool = True) -> list[Needs]:
     apart = outside.union(*gradient_blocks(plan))
 
     def pairs(kernel: Kernel) -> tuple[tuple[Value, Value], ...]:
-        found = in_place_pairs(kernel, plan.lies_like, plan.machine.cuda) if in_place else ()
+        found = in_place_pairs(kernel, plan) if in_place else ()
         return tuple((written, read) for written, read in found if not {written, read} & apart)
 
     return [

@@ -187,9 +187,8 @@ class MemoryChecker:
         if isinstance(kernel.anchor.op, (Sweep, MaxNorm, MoveScale, RoundTo)):
             free = set(result.value.producer.operands if result.value.producer else ())
         else:
-            free = elementwise_operands(kernel, self.plan.machine.cuda) | (
-                set(kernel.update.operands) if kernel.update else set()
-            )
+            free = elementwise_operands(kernel, self.plan.machine)
+            free |= set(kernel.update.operands) if kernel.update else set()
         names = f"{name_of(result.value)} over"
         if result.slot != operand.slot:
             self.report(f"writes {names} a part of {name_of(operand.value)}", kernel)

@@ -88,10 +88,8 @@ def report_kernels(step: CudaStep, batch: int, gpu_name: str | None = None) -> K
     return KernelReport(arch, product.title, rows, sum(row.predicted_us or 0.0 for row in rows))
 
 
-def architecture_for(gpu_name: str | None, arch: str | None) -> str | None:
+def architecture_for(gpu_name: str, arch: str | None) -> str:
     """What to compile for where a GPU is named: `arch`, or its own. Errors: `value-gpu`, those of `require_runs`."""
-    if gpu_name is None:
-        return arch
     product = gpu(gpu_name)
     chosen = product.architecture.name if arch is None else arch
     require_runs(product, chosen)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +226,12 @@ def test_the_largest_batch_is_that_of_the_gpus_plan(capsys: Capture) -> None:
     per_image = found["fit"]["bytes"] / found["batch"]
     # The relayouted image and the result of the pooling live at once, both with channels padded to 4.
     assert per_image == pytest.approx(4 * 4 * (8 * 8 + 4 * 4), rel=0.01)
+
+
+def test_who_compiles_for_the_processor_loads_nothing_of_gpus(tmp_path: Path) -> None:
+    """To start takes time, and most programs are for processors."""
+    (tmp_path / "m.cnn").write_text("net n { input 1x4x4 -> conv 2 k=3 -> fc 2 -> loss softmax }")
+    run = "from convc.cli import main; main(['compile', 'm.cnn', '--report', 'kernels'])"
+    ask = "import sys; print([name for name in sys.modules if name.startswith('convc.codegen.cuda')])"
+    done = subprocess.run([sys.executable, "-c", f"{run}; {ask}"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
