@@ -90,28 +90,30 @@ class AlgorithmOptions:
 
     def _gpu_chooser(self, arch: str | None) -> ChooseAlgorithms:
         """For GPUs of an architecture, by default that of this machine's; `constants` are those of the table."""
-        from convc.codegen.cuda.algorithms import GPU_ALGORITHMS, GpuConstants, typical_gpu
+        from convc.codegen.cuda.algorithms import GPU_ALGORITHMS, GpuConstants
         from convc.codegen.cuda.gpus import gpu as gpu_named
+        from convc.codegen.cuda.gpus import typical_gpu
         from convc.codegen.cuda.program import gpu_machine
         from convc.runtime.cuda_driver import capability_of, choose_architecture
 
         if self.constants == "measured":
             message = "the constants of GPUs are those that are published; `convc doctor --measure` measures processors"
             fail("unavailable-constants", message, hint="--tune measures the kernels themselves")
-        capability = capability_of(choose_architecture(arch))
+        architecture = choose_architecture(arch)
+        capability = capability_of(architecture)
         timer = None
         if self.tune is not None:
             from convc.runtime.cuda_driver import usable_gpu
             from convc.runtime.cupy_device import open_device
             from convc.runtime.tuning import GpuTuner
 
-            found = usable_gpu(f"sm_{capability}")
+            found = usable_gpu(architecture.value)
             timer = GpuTuner(self._budget, found.name, capability, open_device)
         limits: dict[str, Any] = {} if self.max_error is None else {"error": self.max_error}
         return ChooseAlgorithms(
             wishes=self.algo,
             scratch=self.scratch or 0,
-            constants=GpuConstants(gpu_named(self.gpu) if self.gpu else typical_gpu(capability)),
+            constants=GpuConstants(gpu_named(self.gpu) if self.gpu else typical_gpu(architecture.value)),
             timer=timer,
             recorded=self.recorded,
             gpu=gpu_machine(capability, halves=False),

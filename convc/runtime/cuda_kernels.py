@@ -5,11 +5,10 @@ A program has a launch for every kernel that it starts; several may share an ent
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from convc.codegen.cuda.algorithms import typical_gpu
 from convc.codegen.cuda.architectures import Occupancy, architecture, occupancy
-from convc.codegen.cuda.gpus import Gpu, gpu, predict
+from convc.codegen.cuda.gpus import Gpu, gpu, predict, typical_gpu
 from convc.codegen.cuda.kernel import Launch
 from convc.codegen.cuda.nvrtc import RESOURCES, Compiled, compile_all
 from convc.codegen.cuda.program import CudaStep
@@ -17,7 +16,6 @@ from convc.codegen.cuda.resources import Resources, parse_resources, sass
 from convc.codegen.llvm.object_cache import shared_cache
 from convc.ir.diagnostic import fail
 from convc.lazy import dataclass
-from convc.passes.fusion import Kernel
 from convc.runtime.cores import compile_processes
 
 # What `--emit` makes of each kernel; of these, texts that can stand in one file.
@@ -77,12 +75,11 @@ def report_kernels(step: CudaStep, batch: int, gpu_name: str | None = None) -> K
     """What the launches of a step for `batch` images take. Errors: those of `compiled_kernels`, `value-gpu`,
     `value-architecture` for a GPU that is older than the architecture."""
     arch = f"sm_{step.capability}"
-    product = gpu(gpu_name) if gpu_name is not None else typical_gpu(step.capability)
+    product = gpu(gpu_name) if gpu_name is not None else typical_gpu(arch)
     require_runs(product, arch)
     resources = {source: parse_resources(made.log) for source, made in compiled_kernels(step).items()}
-    flops = _missing_flops(step.launches)
     rows = tuple(
-        _row(number, launch, resources[launch.source][launch.name], flops.get(number, 0), batch, product)
+        _row(number, launch, resources[launch.source][launch.name], batch, product)
         for number, launch in enumerate(step.launches)
     )
     return KernelReport(arch, product.title, rows, sum(row.predicted_us or 0.0 for row in rows))
@@ -103,14 +100,13 @@ def require_runs(product: Gpu, arch: str) -> None:
         fail("value-architecture", f"{product.title} is {own}, and does not run code for {arch}", hint=f"--arch {own}")
 
 
-def _row(number: int, launch: Launch, taken: Resources, flops: int, batch: int, product: Gpu) -> KernelRow:
-    kernel, grid = launch.kernel, launch.grid(batch)
+def _row(number: int, launch: Launch, taken: Resources, batch: int, product: Gpu) -> KernelRow:
+    kernel, work, grid = launch.kernel, launch.work, launch.grid(batch)
     fits: Occupancy = occupancy(
         product.architecture, launch.threads, taken.registers, taken.shared + launch.shared_bytes
     )
-    work = launch.work.flops or flops
     blocks = grid[0] * grid[1] * grid[2]
-    seconds = predict(product, work, launch.work.bytes, launch.work.tensor_cores, blocks, fits)
+    seconds = predict(product, work.flops, work.bytes, work.tensor_cores, blocks, fits)
     return KernelRow(
         number=number,
         kernel=launch.name.removeprefix("convc_"),
@@ -126,26 +122,11 @@ def _row(number: int, launch: Launch, taken: Resources, flops: int, batch: int, 
         dynamic_shared=launch.shared_bytes,
         occupancy=fits.fraction,
         limits=fits.limits,
-        flops=work,
-        bytes=launch.work.bytes,
-        tensor_cores=launch.work.tensor_cores,
+        flops=work.flops,
+        bytes=work.bytes,
+        tensor_cores=work.tensor_cores,
         predicted_us=seconds * 1e6 if fits.blocks else None,
     )
-
-
-def _missing_flops(launches: Iterable[Launch]) -> dict[int, int]:
-    """For kernels of whose launches none says what it does: what the mathematics asks for, by the first's number."""
-    numbers: dict[Kernel, list[int]] = {}
-    known: set[Kernel] = set()
-    for number, launch in enumerate(launches):
-        numbers.setdefault(launch.kernel, []).append(number)
-        if launch.work.flops:
-            known.add(launch.kernel)
-    return {
-        first: sum(node.cost.flops for node in kernel.nodes)
-        for kernel, (first, *_) in numbers.items()
-        if kernel not in known
-    }
 
 
 def joined(step: CudaStep, kind: str) -> bytes | None:

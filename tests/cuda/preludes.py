@@ -134,7 +134,6 @@ def source(problem: ConvolutionProblem, direction: str, launch: ConvolutionLaunc
     parameters = ", ".join([*declared, "int rows"])
     names = [parameter.split()[-1] for parameter in parameters.split(",")]
     lines = [f"typedef {kind} Image, Filter, Cotangent;"]
-    lines += ["typedef Image Source;" if direction != "data" else "typedef Cotangent Source;"]
     lines += [f"#define KERNEL kernel_{direction}", f"#define PARAMETERS {parameters}"]
     lines += [f"#define ARGUMENTS {', '.join(names)}"]
     constants: dict[str, int | str] = {**p.constants(), "THREADS": launch.threads, **launch.constants}
@@ -150,7 +149,8 @@ def source(problem: ConvolutionProblem, direction: str, launch: ConvolutionLaunc
     if launch.finishes:
         lines.append(_FINISH)
     numbers = (kernels / "numbers.cuh").read_text(encoding="utf-8")
-    return "\n".join([numbers, *lines, *((kernels / name).read_text(encoding="utf-8") for name in launch.files)])
+    texts = ((kernels / name).read_text(encoding="utf-8") for name in launch.files)
+    return "\n".join([numbers, *lines, launch.text, *texts])
 
 
 @cache

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convc.codegen.cuda.algorithms import GPU_ALGORITHMS, GpuConstants, Launched, typical_gpu
+from convc.codegen.cuda.algorithms import GPU_ALGORITHMS, GpuConstants, Launched
 from convc.codegen.cuda.architectures import ARCHITECTURES
-from convc.codegen.cuda.gpus import gpu
+from convc.codegen.cuda.gpus import gpu, typical_gpu
 from convc.codegen.cuda.program import gpu_machine
 from convc.frontend import loads
 from convc.ir.diagnostic import CompileError
@@ -80,9 +80,9 @@ LARGE_FILTER = Problem("forward", 32, 64, 64, (56, 56), (56, 56), (11, 11), padd
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_model_knows_every_architecture(name: str) -> None:
     capability = int(name.removeprefix("sm_"))
-    assert typical_gpu(capability).architecture.name == name
+    assert typical_gpu(name).architecture.name == name
     found = decide(
-        RESNET, gpu_machine(capability, halves=False), GpuConstants(typical_gpu(capability)), algorithms=GPU_ALGORITHMS
+        RESNET, gpu_machine(capability, halves=False), GpuConstants(typical_gpu(name)), algorithms=GPU_ALGORITHMS
     )
     assert found.chosen == "direct" or found.chosen.startswith("winograd")
     assert {c.algorithm for c in found.candidates} == set(NAMES)
@@ -159,5 +159,5 @@ def test_measurements_of_a_gpu_decide(tmp_path: Path, monkeypatch: pytest.Monkey
     assert tuner.measured == 2
     measured = {wanted[0]: 2.0, wanted[1]: 1.0}
     machine = gpu_machine(80, halves=False)
-    found = decide(small, machine, GpuConstants(typical_gpu(80)), measured=measured, algorithms=GPU_ALGORITHMS)
+    found = decide(small, machine, GpuConstants(typical_gpu("sm_80")), measured=measured, algorithms=GPU_ALGORITHMS)
     assert found.chosen == "winograd_f2x3"

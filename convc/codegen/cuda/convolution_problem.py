@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from convc.lazy import dataclass
+from convc.passes.algorithms.problem import Problem
+from convc.passes.layout import padded
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,51 @@ class ConvolutionProblem:
     dilation_h: int = 1
     dilation_w: int = 1
     groups: int = 1
+
+    @classmethod
+    def of(cls, problem: Problem, channels: int) -> ConvolutionProblem:
+        """A problem in memory, where channels are padded to a multiple of `channels`."""
+        p = problem
+        of_group = p.channels // p.groups
+        return cls(
+            batch=p.batch,
+            c=p.channels,
+            h=p.size[0],
+            w=p.size[1],
+            c_stored=padded(p.channels, channels),
+            k=p.filters,
+            oh=p.output[0],
+            ow=p.output[1],
+            k_stored=padded(p.filters, channels),
+            r=p.kernel[0],
+            s=p.kernel[1],
+            cg_stored=padded(of_group, channels) if p.groups == 1 else of_group,
+            kg_stored=padded(p.filters) if p.groups == 1 else p.filters // p.groups,
+            stride_h=p.stride[0],
+            stride_w=p.stride[1],
+            top=p.padding[0],
+            left=p.padding[1],
+            dilation_h=p.dilation[0],
+            dilation_w=p.dilation[1],
+            groups=p.groups,
+        )
+
+    @classmethod
+    def fully_connected(cls, batch: int, features: int, outputs: int, outputs_stored: int) -> ConvolutionProblem:
+        """Images of one pixel whose channels are the features as they are stored, padding and all."""
+        pixel = {"h": 1, "w": 1, "oh": 1, "ow": 1, "r": 1, "s": 1}
+        sizes = {"c": features, "c_stored": features, "cg_stored": features}
+        return cls(batch=batch, k=outputs, k_stored=outputs_stored, kg_stored=padded(outputs), **pixel, **sizes)
+
+    @property
+    def flops(self) -> int:
+        """Operations by the definition, in any direction: two for each product."""
+        return 2 * self.batch * self.oh * self.ow * self.k * self.r * self.s * self.cg
+
+    @property
+    def filter_elements(self) -> int:
+        """Numbers that stand for all filters in memory."""
+        return self.groups * self.kg_stored * self.r * self.s * self.cg_stored
 
     @property
     def cg(self) -> int:

@@ -7,14 +7,11 @@ fully connected layer is a convolution of images of one pixel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import ceil
-
 from convc.codegen.cuda import fourier, simt, tensor_core, winograd
 from convc.codegen.cuda.architectures import architecture
-from convc.codegen.cuda.convolution_plan import ConvolutionLaunch, ConvolutionPlan
+from convc.codegen.cuda.convolution_plan import ConvolutionPlan
 from convc.codegen.cuda.convolution_problem import ConvolutionProblem
-from convc.codegen.cuda.kernel import KernelBuilder, Work
+from convc.codegen.cuda.kernel import KernelBuilder
 from convc.ir.graph import Value
 from convc.ir.ops import (
     Conv2d,
@@ -25,7 +22,7 @@ from convc.ir.ops import (
     LinearBackwardWeights,
 )
 from convc.lazy import dataclass
-from convc.passes.algorithms.problem import CONVOLUTIONS, Direction
+from convc.passes.algorithms.problem import CONVOLUTIONS, Direction, Problem
 from convc.passes.layout import WeightLayout
 
 # Tensor cores multiply these from these compute capabilities on.
@@ -63,50 +60,18 @@ class _Operands:
 
 
 def problem_of(k: KernelBuilder) -> ConvolutionProblem:
-    """What the kernel's anchor has to compute."""
-    op, found = k.anchor.op, _Operands.of(k)
-    filters, results = k.layout(found.w), k.image(found.y)
+    """What the kernel's anchor has to compute, and how its operands lie."""
+    found = _Operands.of(k)
+    filters = k.layout(found.w)
     assert isinstance(filters, WeightLayout), f"filters lie as {filters}"
-    if not isinstance(op, CONVOLUTIONS):
-        size = k.image(found.x).size
-        return ConvolutionProblem(
-            batch=k.plan.batch,
-            c=size,
-            h=1,
-            w=1,
-            c_stored=size,
-            k=filters.outputs,
-            oh=1,
-            ow=1,
-            k_stored=results.size,
-            r=1,
-            s=1,
-            cg_stored=size,
-            kg_stored=filters.columns,
-        )
-    images = k.image(found.x)
-    return ConvolutionProblem(
-        batch=k.plan.batch,
-        c=images.channels,
-        h=images.height,
-        w=images.width,
-        c_stored=images.stored,
-        k=filters.outputs,
-        k_stored=results.stored,
-        oh=results.height,
-        ow=results.width,
-        r=filters.rows.height,
-        s=filters.rows.width,
-        cg_stored=filters.rows.stored,
-        kg_stored=filters.columns,
-        stride_h=op.stride[0],
-        stride_w=op.stride[1],
-        top=op.padding[0],
-        left=op.padding[1],
-        dilation_h=op.dilation[0],
-        dilation_w=op.dilation[1],
-        groups=op.groups,
-    )
+    if isinstance(k.anchor.op, CONVOLUTIONS):
+        problem = ConvolutionProblem.of(Problem.of(k.anchor), k.plan.machine.channels)
+    else:
+        sizes = k.image(found.x).size, filters.outputs, k.image(found.y).size
+        problem = ConvolutionProblem.fully_connected(k.plan.batch, *sizes)
+    taps = problem.r * problem.s * problem.cg_stored
+    assert (filters.columns, filters.rows.size) == (problem.kg_stored, taps), f"filters lie as {filters}"
+    return problem
 
 
 def on_tensor_cores(problem: ConvolutionProblem, element: str, capability: int) -> bool:
@@ -141,82 +106,18 @@ def plan_convolution(
     return simt.plan_filters(problem)
 
 
-# What a launch of each file reads and writes beside what it only looks up: of x, w and y, and shares of the scratch
-# space. Every other file multiplies: both factors, and the result or, where parts are added later, their sums.
-_TOUCHES: dict[str, tuple[str, float]] = {
-    "sum_image_parts.cu": ("r", 1.0),
-    "sum_filter_parts.cu": ("r", 1.0),
-    "winograd_filters.cu": ("w", 1.0),
-    "winograd.cu": ("sr", 1.0),
-    "fft_filters.cu": ("w", 0.2),
-    "fft_spectra.cu": ("s", 0.4),
-    "fft_product.cu": ("", 1.0),
-    "fft_results.cu": ("r", 0.4),
-    "fft_filter_gradients.cu": ("w", 0.2),
-}
-
-
-def _transformed_flops(p: ConvolutionProblem, direction: Direction, algorithm: str) -> float:
-    """Of the products between transforms: of all points of all tiles, complex ones (of half the points) for Fourier."""
-    size = (p.h, p.w) if direction == "backward_data" else (p.oh, p.ow)
-    pairs = zip(size, (p.r, p.s), (p.dilation_h, p.dilation_w), strict=True)
-    products, fourier = 2.0 * p.batch * p.c * p.k, algorithm.startswith("fft")
-    for pixels, taps, dilation in pairs:
-        if fourier:
-            points = int(algorithm.removeprefix("fft_"))
-            outputs = points - (taps - 1) * dilation
-        else:
-            outputs = int(algorithm.removeprefix("winograd_f").partition("x")[0]) if taps > 1 else 1
-            points = outputs + taps - 1
-        products *= ceil(pixels / outputs) * points
-    return 2 * products if fourier else products
-
-
-def work_of(
-    problem: ConvolutionProblem,
-    direction: Direction,
-    algorithm: str,
-    plan: ConvolutionPlan,
-    launch: ConvolutionLaunch,
-    bytes: Mapping[str, int],
-    tensor_cores: bool,
-) -> Work:
-    """What one launch of a plan does with all rows. `bytes` are those of x, w and y."""
-    source, result = {"forward": "xy", "backward_data": "yx", "backward_weights": "xw"}[direction]
-    p, file = problem, launch.files[-1]
-    alike = sum(other.files[-1] == file for other in plan.launches)
-    if file in _TOUCHES:
-        tensors, share = _TOUCHES[file]
-        places = {"s": bytes[source], "r": bytes[result], "w": bytes["w"]}
-        moved = sum(places[tensor] for tensor in tensors) + share * plan.scratch_bytes
-    else:
-        factors = sum(bytes[tensor] for tensor in "xwy" if tensor != result)
-        moved = factors + (bytes[result] if len(plan.launches) == 1 else plan.scratch_bytes)
-    flops = 0.0
-    if file == "fft_product.cu" or (file.startswith("winograd") and file != "winograd_filters.cu"):
-        flops = _transformed_flops(p, direction, algorithm)
-    elif file not in _TOUCHES:
-        flops = 2.0 * p.batch * p.oh * p.ow * p.k * p.r * p.s * p.cg
-    return Work(int(flops / alike), int(moved / alike), tensor_cores and file not in _TOUCHES)
-
-
-def _planned(k: KernelBuilder) -> tuple[ConvolutionPlan, str, bool]:
-    """The launches of the kernel, its algorithm, and whether it multiplies on tensor cores."""
-    op, found, problem = k.anchor.op, _Operands.of(k), problem_of(k)
+def _planned(k: KernelBuilder) -> ConvolutionPlan:
+    op, found = k.anchor.op, _Operands.of(k)
     algorithm = op.algorithm if isinstance(op, CONVOLUTIONS) and op.algorithm != "auto" else PLAIN
     # Factors of two types meet on CUDA cores, where both are converted as they are read.
     elements = {k.element(value) for name, value in found.names.items() if name != "DFILTERS"}
     element = elements.pop() if len(elements) == 1 else "float"
-    tensor_cores = algorithm == PLAIN and on_tensor_cores(problem, element, k.capability)
-    plan = plan_convolution(problem, found.direction, algorithm, element, k.capability)
-    return plan, algorithm, tensor_cores
+    return plan_convolution(problem_of(k), found.direction, algorithm, element, k.capability)
 
 
 def lower_convolution(k: KernelBuilder) -> None:
-    found, problem = _Operands.of(k), problem_of(k)
-    plan, algorithm, tensor_cores = _planned(k)
+    found, problem, plan = _Operands.of(k), problem_of(k), _planned(k)
     types = {"Image": k.element(found.x), "Filter": k.element(found.w), "Cotangent": k.element(found.y)}
-    source = types["Cotangent" if found.direction == "backward_data" else "Image"]
     bytes = {"x": k.bytes_of(found.x), "w": k.bytes_of(found.w), "y": k.bytes_of(found.y)}
     for launch in plan.launches:
         k.launch(
@@ -224,14 +125,14 @@ def lower_convolution(k: KernelBuilder) -> None:
             launch.grid,
             threads=launch.threads,
             constants={**problem.constants(), **launch.constants},
-            types=types if tensor_cores else {**types, "Source": source},
+            types=types,
             names=found.names,
             text=launch.text,
             finishes=launch.finishes,
             shared_bytes=launch.shared_bytes,
-            work=work_of(problem, found.direction, algorithm, plan, launch, bytes, tensor_cores),
+            work=launch.work(bytes),
         )
 
 
 def scratch_convolution(k: KernelBuilder) -> int:
-    return _planned(k)[0].scratch_bytes
+    return _planned(k).scratch_bytes

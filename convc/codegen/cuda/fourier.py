@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from convc.codegen.cuda.architectures import WARP
 from convc.codegen.cuda.codelet import function
-from convc.codegen.cuda.convolution_plan import ConvolutionLaunch, ConvolutionPlan, divide_up
+from convc.codegen.cuda.convolution_plan import RESULTS, ConvolutionLaunch, ConvolutionPlan, divide_up
 from convc.codegen.cuda.transform import (
     BLOCKS,
     FLOAT,
@@ -78,7 +78,9 @@ class _Fourier:
     complex numbers."""
 
     def __init__(self, p: ConvolutionProblem, direction: Direction, name: str) -> None:
-        self.p, self.sides = p, Sides.of(p, direction)
+        self.p = p
+        self.direction: Direction = direction
+        self.sides = Sides.of(p, direction)
         self.size = int(name.removeprefix("fft_"))
         self.taps: tuple[Positions, Positions] = (
             tuple(r * p.dilation_h for r in range(p.r)),
@@ -102,6 +104,11 @@ class _Fourier:
 
     def floats_of(self, numbers: int) -> int:
         return self.bytes_of(numbers) // FLOAT
+
+    @property
+    def flops(self) -> int:
+        """Of the products of all spectra of a chunk: four of real numbers, with their sums, for a complex one."""
+        return 8 * self.entries * self.chunk_tiles * self.p.c * self.p.k
 
     def tiles_in(self, chunk: int, rows: int) -> int:
         return max(0, min(self.chunk_tiles, rows * self.tiles - chunk * self.chunk_tiles))
@@ -142,8 +149,9 @@ class _Fourier:
             ]
         )
 
-    def images(self, chunk: int, source: str, place: int) -> ConvolutionLaunch:
+    def images(self, chunk: int, place: int) -> ConvolutionLaunch:
         """Spectra of the images that are read."""
+        source, given = source_of(self.direction), "y" if self.direction == "backward_data" else "x"
         sides, everything = self.sides, tuple(range(self.size))
         image: Constants = {
             "GIVEN_H": self.size,
@@ -155,7 +163,7 @@ class _Fourier:
             "BEFORE_W": sides.before[1],
         }
         return self._spectra(
-            chunk, image, lambda: f"{source}\n{self.transforms(everything, everything, -1)}", self.row, place
+            chunk, image, lambda: f"{source}\n{self.transforms(everything, everything, -1)}", self.row, place, given
         )
 
     def cotangents(self, chunk: int, place: int) -> ConvolutionLaunch:
@@ -172,12 +180,13 @@ class _Fourier:
         }
         source = source_of("backward_data")
         return self._spectra(
-            chunk, image, lambda: f"{source}\n{self.transforms(*self.kept, 1)}", self.result_row, place
+            chunk, image, lambda: f"{source}\n{self.transforms(*self.kept, 1)}", self.result_row, place, "y"
         )
 
     def _spectra(
-        self, chunk: int, image: Constants, write: Callable[[], str], row: int, place: int
+        self, chunk: int, image: Constants, write: Callable[[], str], row: int, place: int, given: str
     ) -> ConvolutionLaunch:
+        """Of a chunk of the tiles of `given`, x or y."""
         lanes = _Lanes.of(row)
         return ConvolutionLaunch(
             files=("fft_spectra.cu",),
@@ -191,6 +200,8 @@ class _Fourier:
             write=write,
             grid=lambda rows: lanes.grid(self.tiles_in(chunk, rows)),
             threads=self.threads,
+            tensors={given: 1 / self.chunks},
+            scratch_moved=self.bytes_of(self.chunk_tiles * row),
         )
 
     def filters(self, turned: bool, place: int) -> ConvolutionLaunch:
@@ -207,6 +218,8 @@ class _Fourier:
             write=lambda: self.transforms(*self.taps, 1),
             grid=lambda rows: lanes.grid(self.p.kg_stored),
             threads=self.threads,
+            tensors={"w": 1.0},
+            scratch_moved=self.bytes_of(self.p.kg_stored * self.filter_row),
         )
 
     def results(self, chunk: int, place: int) -> ConvolutionLaunch:
@@ -227,6 +240,8 @@ class _Fourier:
             grid=lambda rows: lanes.grid(self.tiles_in(chunk, rows)),
             threads=self.threads,
             finishes=True,
+            tensors={RESULTS[self.direction]: 1 / self.chunks},
+            scratch_moved=self.bytes_of(self.chunk_tiles * self.result_row),
         )
 
     def filter_gradients(self, parts: int, place: int) -> ConvolutionLaunch:
@@ -243,6 +258,8 @@ class _Fourier:
             write=lambda: self.transforms_back(*self.taps),
             grid=lambda rows: lanes.grid(self.p.kg_stored),
             threads=self.threads,
+            tensors={"w": 1.0},
+            scratch_moved=self.bytes_of(parts * self.p.kg_stored * self.filter_row),
         )
 
 
@@ -288,7 +305,7 @@ def fft(p: ConvolutionProblem, direction: Literal["forward", "backward_data"], n
         # Filters lie by their number, then by their channel: forward the latter are the terms of sums.
         filter_count = f.filter_row if turned else p.kg_stored
         right = _Operand(0, p.kg_stored * f.filter_row, f.filter_row, filter_count, transposed=not turned)
-        launches.append(f.images(chunk, source_of(direction), images))
+        launches.append(f.images(chunk, images))
         launches.append(
             ConvolutionLaunch(
                 files=("fft_product.cu",),
@@ -307,13 +324,14 @@ def fft(p: ConvolutionProblem, direction: Literal["forward", "backward_data"], n
                     "BLOCK_N": block_n,
                     "BLOCKS_N": blocks_n,
                 },
-                write=str,
                 grid=lambda rows, chunk=chunk: (
                     max(1, divide_up(f.tiles_in(chunk, rows), block_m)) * blocks_n,
                     f.entries,
                     1,
                 ),
                 threads=_PRODUCT_THREADS,
+                flops=f.flops,
+                scratch_moved=FLOAT * end,
             )
         )
         launches.append(f.results(chunk, products))
@@ -339,7 +357,7 @@ def fft_gradient(p: ConvolutionProblem, name: str) -> ConvolutionPlan:
         tiles = f"min(CHUNK_TILES, rows * {f.tiles} - CHUNK * CHUNK_TILES)"
         left = _Operand(cotangents, f.chunk_tiles * f.result_row, f.result_row, f.result_row, transposed=False)
         right = _Operand(images, f.chunk_tiles * f.row, f.row, f.row, transposed=False)
-        launches += [f.cotangents(chunk, cotangents), f.images(chunk, source_of("backward_weights"), images)]
+        launches += [f.cotangents(chunk, cotangents), f.images(chunk, images)]
         launches.append(
             ConvolutionLaunch(
                 files=("fft_product.cu",),
@@ -358,9 +376,10 @@ def fft_gradient(p: ConvolutionProblem, name: str) -> ConvolutionPlan:
                     "BLOCK_N": block_n,
                     "BLOCKS_N": blocks_n,
                 },
-                write=str,
                 grid=lambda rows: (blocks_m * blocks_n, f.entries, parts),
                 threads=_PRODUCT_THREADS,
+                flops=f.flops,
+                scratch_moved=FLOAT * (end - cotangents + 2 * of_part * parts),
             )
         )
     launches.append(f.filter_gradients(parts * f.chunks, 0))

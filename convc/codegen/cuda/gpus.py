@@ -76,6 +76,11 @@ def gpu(name: str) -> Gpu:
     return found
 
 
+def typical_gpu(architecture: str) -> Gpu:
+    """The GPU that stands for its architecture ("sm_80") where no other is named: the fastest of the table."""
+    return max((gpu for gpu in GPUS.values() if gpu.architecture.name == architecture), key=lambda g: g.bandwidth_gbps)
+
+
 @dataclass(frozen=True)
 class Efficiency:
     """What a kernel is assumed to reach, as shares of the peaks, and what it needs for that.

@@ -190,7 +190,7 @@ class KernelBuilder:
         finishes: bool = False,
         shared_bytes: int = 0,
         name: str | None = None,
-        work: Work | None = None,
+        work: Work,
     ) -> None:
         """Add a launch of the last of the files, which the others come before.
 
@@ -223,9 +223,7 @@ class KernelBuilder:
             parts.append(self.finish())
         parts += [source_text(source) for source in sources]
         whole = "\n\n".join(part.strip("\n") for part in parts) + "\n"
-        made = Launch(
-            self.kernel, own, sources[-1], whole, grid, threads, shared_bytes, arguments, work or Work(0, self.bytes)
-        )
+        made = Launch(self.kernel, own, sources[-1], whole, grid, threads, shared_bytes, arguments, work)
         self.launches.append(made)
 
     @property

@@ -16,11 +16,13 @@ from convc.codegen.cuda.convolution_plan import (
     ConvolutionLaunch,
     ConvolutionPlan,
     divide_up,
-    sum_filter_parts,
-    sum_image_parts,
+    plan_of_filters,
+    plan_of_images,
+    touched,
 )
 from convc.codegen.cuda.convolution_problem import ConvolutionProblem
 from convc.lazy import dataclass
+from convc.passes.algorithms.problem import Direction
 
 
 @dataclass(frozen=True)
@@ -124,10 +126,6 @@ def _tile_constants(shape: _Product, tile: Tile, parts: int) -> dict[str, int | 
     }
 
 
-def _filter_elements(problem: ConvolutionProblem) -> int:
-    return problem.groups * problem.kg_stored * problem.r * problem.s * problem.cg_stored
-
-
 def plan_forward(
     problem: ConvolutionProblem,
     choice: tuple[Tile, int] | None = None,
@@ -147,12 +145,10 @@ def plan_forward(
         lambda rows: (divide_up(rows * pixels, tile.m) * tiles_n, 1, p.groups * parts),
         tile.threads,
         finishes=parts == 1,
+        flops=p.flops,
+        tensors=touched("forward", split=parts > 1),
     )
-    if parts == 1:
-        return ConvolutionPlan((main,), 0)
-    return ConvolutionPlan(
-        (main, sum_image_parts(parts, pixels, p.k_stored)), 4 * parts * p.batch * pixels * p.k_stored
-    )
+    return plan_of_images(main, "forward", parts, p.batch, pixels, p.k_stored)
 
 
 def plan_data(
@@ -178,13 +174,10 @@ def plan_data(
         lambda rows: (divide_up(rows * phase_pixels, tile.m) * tiles_n, 1, p.groups * parts * phases),
         tile.threads,
         finishes=parts == 1,
+        flops=p.flops,
+        tensors=touched("backward_data", split=parts > 1),
     )
-    if parts == 1:
-        return ConvolutionPlan((main,), 0)
-    pixels = p.h * p.w
-    return ConvolutionPlan(
-        (main, sum_image_parts(parts, pixels, p.c_stored)), 4 * parts * p.batch * pixels * p.c_stored
-    )
+    return plan_of_images(main, "backward_data", parts, p.batch, p.h * p.w, p.c_stored)
 
 
 def plan_filters(
@@ -204,17 +197,10 @@ def plan_filters(
         _tile_constants(shape, tile, parts),
         lambda rows: (blocks, 1, p.groups * parts),
         tile.threads,
-        finishes=False,
+        flops=p.flops,
+        tensors=touched("backward_weights", split=parts > 1),
     )
-    return _with_filter_sum(problem, main, parts)
-
-
-def _with_filter_sum(problem: ConvolutionProblem, main: ConvolutionLaunch, parts: int) -> ConvolutionPlan:
-    if parts == 1:
-        return ConvolutionPlan((main,), 0)
-    return ConvolutionPlan(
-        (main, sum_filter_parts(parts, _filter_elements(problem))), 4 * parts * _filter_elements(problem)
-    )
+    return plan_of_filters(main, parts, p.filter_elements)
 
 
 def _period(stride: int, dilation: int) -> int:
@@ -265,22 +251,32 @@ def _depthwise_constants(problem: ConvolutionProblem, source_group: int, vector:
     return {"BLOCK_VECTORS": _block_vectors(divide_up(stored, vector), fitting), "SPAN": _SPAN, "REPEATS": _REPEATS}
 
 
-def _depthwise_launch(
-    files: tuple[str, ...], constants: Mapping[str, int | str], vector: int, stored: int, items: int
-) -> ConvolutionLaunch:
+def _depthwise_plan(
+    p: ConvolutionProblem,
+    direction: Direction,
+    files: tuple[str, ...],
+    constants: Mapping[str, int | str],
+    vector: int,
+    stored: int,
+    items: int,
+) -> ConvolutionPlan:
     """`items` are the groups of pixels of an image that a thread takes at once."""
     block_vectors, repeats = constants["BLOCK_VECTORS"], constants["REPEATS"]
     assert isinstance(block_vectors, int)
     assert isinstance(repeats, int)
     lanes = max(1, _DEPTHWISE_THREADS // block_vectors)
     blocks_y = divide_up(stored, vector * block_vectors)
-    return ConvolutionLaunch(
+    main = ConvolutionLaunch(
         files,
         constants,
         lambda rows: (divide_up(rows * items, lanes * repeats), blocks_y, 1),
         lanes * block_vectors,
         finishes=True,
+        write=lambda: f"typedef {'Cotangent' if direction == 'backward_data' else 'Image'} Source;",
+        flops=p.flops,
+        tensors=touched(direction, split=False),
     )
+    return ConvolutionPlan((main,), 0)
 
 
 def _forward_window(problem: ConvolutionProblem) -> dict[str, int | str]:
@@ -306,7 +302,7 @@ def _plan_depthwise(problem: ConvolutionProblem) -> ConvolutionPlan:
     constants = {**_forward_window(p), **_depthwise_constants(p, p.cg, vector, p.k_stored)}
     items = p.oh * divide_up(p.ow, _SPAN)
     files = ("depthwise.cuh", "conv_depthwise.cu")
-    return ConvolutionPlan((_depthwise_launch(files, constants, vector, p.k_stored, items),), 0)
+    return _depthwise_plan(p, "forward", files, constants, vector, p.k_stored, items)
 
 
 def _plan_depthwise_data(problem: ConvolutionProblem) -> ConvolutionPlan:
@@ -328,7 +324,7 @@ def _plan_depthwise_data(problem: ConvolutionProblem) -> ConvolutionPlan:
     }
     items = p.h * p.stride_w * divide_up(divide_up(p.w, p.stride_w), _SPAN)
     files = (_TAPS_FILE, "depthwise.cuh", "conv_depthwise_data.cu")
-    return ConvolutionPlan((_depthwise_launch(files, constants, vector, p.c_stored, items),), 0)
+    return _depthwise_plan(p, "backward_data", files, constants, vector, p.c_stored, items)
 
 
 def _plan_depthwise_filters(problem: ConvolutionProblem, parts: int | None = None) -> ConvolutionPlan:
@@ -358,6 +354,8 @@ def _plan_depthwise_filters(problem: ConvolutionProblem, parts: int | None = Non
         constants,
         lambda rows: (parts, blocks_y, blocks_z),
         lanes * block_vectors,
-        finishes=False,
+        write=lambda: "typedef Image Source;",
+        flops=p.flops,
+        tensors=touched("backward_weights", split=parts > 1),
     )
-    return _with_filter_sum(problem, main, parts)
+    return plan_of_filters(main, parts, p.filter_elements)

@@ -15,9 +15,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from math import ceil, prod
 
-from convc.codegen.cuda.convolution_plan import ConvolutionLaunch, ConvolutionPlan, sum_filter_parts, sum_image_parts
+from convc.codegen.cuda.convolution_plan import (
+    ConvolutionLaunch,
+    ConvolutionPlan,
+    plan_of_filters,
+    plan_of_images,
+    touched,
+)
 from convc.codegen.cuda.convolution_problem import ConvolutionProblem
 from convc.lazy import dataclass
+from convc.passes.algorithms.problem import Direction
 
 # A tile and the number of parts.
 Choice = tuple["MmaTile", int]
@@ -91,6 +98,10 @@ class MmaPlan(ConvolutionPlan):
     tile: MmaTile
     parts: int
 
+    @classmethod
+    def of(cls, plan: ConvolutionPlan, tile: MmaTile, parts: int) -> MmaPlan:
+        return cls(plan.launches, plan.scratch_bytes, tile, parts)
+
 
 @dataclass(frozen=True)
 class _Device:
@@ -139,7 +150,7 @@ def plan_forward(problem: ConvolutionProblem, capability: int, choice: Choice | 
     product = _Product(p.batch * pixels, columns, terms, p.groups, p.batch * pixels * p.k_stored, whole)
     tile, parts = choice or _choose(product, capability)
     return _plan_images(
-        p, "conv_mma.cu", tile, parts, pixels, p.k_stored, columns, p.groups, lambda rows: rows * pixels
+        p, "forward", "conv_mma.cu", tile, parts, pixels, p.k_stored, columns, p.groups, lambda rows: rows * pixels
     )
 
 
@@ -157,7 +168,9 @@ def plan_data(problem: ConvolutionProblem, capability: int, choice: Choice | Non
     pixels = p.h * p.w
     files = ("window_taps.cuh", "conv_mma_data.cu")
     products = p.groups * phases
-    return _plan_images(p, files, tile, parts, pixels, p.c_stored, columns, products, lambda rows: rows * largest)
+    return _plan_images(
+        p, "backward_data", files, tile, parts, pixels, p.c_stored, columns, products, lambda rows: rows * largest
+    )
 
 
 def plan_filters(problem: ConvolutionProblem, capability: int, choice: Choice | None = None) -> MmaPlan:
@@ -165,20 +178,27 @@ def plan_filters(problem: ConvolutionProblem, capability: int, choice: Choice | 
     p = problem
     columns = p.r * p.s * p.cg_stored
     whole = p.c_stored % 8 == p.k_stored % 8 == p.cg_stored % 8 == 0 and (p.groups == 1 or p.kg % 8 == 0)
-    elements = p.groups * p.kg_stored * columns
-    product = _Product(p.kg_stored, columns, p.batch * p.oh * p.ow, p.groups, elements, whole)
+    product = _Product(p.kg_stored, columns, p.batch * p.oh * p.ow, p.groups, p.filter_elements, whole)
     tile, parts = choice or _choose(product, capability)
     blocks = ceil(p.kg_stored / tile.tile_m) * ceil(columns / tile.tile_n), 1, p.groups * parts
     files = (*_FILES, "conv_mma_filters.cu")
     constants = _constants(tile, parts)
-    main = ConvolutionLaunch(files, constants, lambda rows: blocks, tile.threads, shared_bytes=tile.shared_bytes)
-    if parts == 1:
-        return MmaPlan((main,), 0, tile, parts)
-    return MmaPlan((main, sum_filter_parts(parts, elements)), 4 * parts * elements, tile, parts)
+    main = ConvolutionLaunch(
+        files,
+        constants,
+        lambda rows: blocks,
+        tile.threads,
+        shared_bytes=tile.shared_bytes,
+        flops=p.flops,
+        tensors=touched("backward_weights", split=parts > 1),
+        tensor_cores=True,
+    )
+    return MmaPlan.of(plan_of_filters(main, parts, p.filter_elements), tile, parts)
 
 
 def _plan_images(
     p: ConvolutionProblem,
+    direction: Direction,
     files: str | tuple[str, ...],
     tile: MmaTile,
     parts: int,
@@ -197,12 +217,17 @@ def _plan_images(
         return ceil(height(rows) / tile.tile_m) * tiles_n, 1, products * parts
 
     main = ConvolutionLaunch(
-        (*_FILES, *names), constants, grid, tile.threads, finishes=True, shared_bytes=tile.shared_bytes
+        (*_FILES, *names),
+        constants,
+        grid,
+        tile.threads,
+        finishes=True,
+        shared_bytes=tile.shared_bytes,
+        flops=p.flops,
+        tensors=touched(direction, split=parts > 1),
+        tensor_cores=True,
     )
-    if parts == 1:
-        return MmaPlan((main,), 0, tile, parts)
-    scratch = 4 * parts * p.batch * pixels * stored
-    return MmaPlan((main, sum_image_parts(parts, pixels, stored)), scratch, tile, parts)
+    return MmaPlan.of(plan_of_images(main, direction, parts, p.batch, pixels, stored), tile, parts)
 
 
 def _constants(tile: MmaTile, parts: int) -> dict[str, int]:

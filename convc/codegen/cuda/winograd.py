@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from convc.codegen.cuda.architectures import WARP, Architecture
 from convc.codegen.cuda.codelet import function_of_tile
-from convc.codegen.cuda.convolution_plan import ConvolutionLaunch, ConvolutionPlan, divide_up, sum_filter_parts
+from convc.codegen.cuda.convolution_plan import ConvolutionLaunch, ConvolutionPlan, divide_up, plan_of_filters, touched
 from convc.codegen.cuda.transform import BLOCKS, FLOAT, MOST_PART_BYTES, Constants, Sides, in_a_row, source_of
 from convc.ir.window import Pair
 from convc.lazy import dataclass
@@ -154,12 +154,15 @@ def winograd(
     }
     filter_threads = block.columns * min(block.depth, 256 // block.columns)
     tiles = sides.tiles(tile.outputs)
+    scratch = FLOAT * filter_blocks * chunks * block.points * block.depth * block.columns
     filters = ConvolutionLaunch(
         files=("winograd_filters.cu",),
         constants=constants,
         write=lambda: tile.codelet("transform_filters", lambda axis: axis.filter),
         grid=lambda rows: (filter_blocks * chunks, divide_up(block.depth * block.columns, filter_threads), 1),
         threads=filter_threads,
+        tensors={"w": 1.0},
+        scratch_moved=scratch,
     )
     convolution = ConvolutionLaunch(
         files=("point_products.cuh", "winograd.cu"),
@@ -175,9 +178,16 @@ def winograd(
         threads=block.threads,
         finishes=True,
         shared_bytes=block.shared_bytes,
+        flops=_flops(p, tile, tiles),
+        tensors={"x": 1.0, "y": 1.0},
+        scratch_moved=scratch,
     )
-    scratch = filter_blocks * chunks * block.points * block.depth * block.columns
-    return ConvolutionPlan((filters, convolution), FLOAT * scratch)
+    return ConvolutionPlan((filters, convolution), scratch)
+
+
+def _flops(p: ConvolutionProblem, tile: _Tile, tiles: int) -> int:
+    """Of the products of all points of the tiles of all images."""
+    return 2 * p.batch * tiles * tile.points * p.c * p.k
 
 
 def winograd_gradient(p: ConvolutionProblem, name: str, architecture: Architecture) -> ConvolutionPlan:
@@ -188,7 +198,8 @@ def winograd_gradient(p: ConvolutionProblem, name: str, architecture: Architectu
     choices = [(depth, stages) for stages in (2, 1) for depth in depths]
     block = _block(tile.points, p.cg_stored, 1, choices, lambda depth: 0, architecture.shared_opt_in)
     filter_blocks, channel_blocks = divide_up(p.kg_stored, block.rows), divide_up(p.cg_stored, block.columns)
-    chunks = divide_up(p.batch * sides.tiles(tile.outputs), block.depth)
+    tiles = sides.tiles(tile.outputs)
+    chunks = divide_up(p.batch * tiles, block.depth)
     parts = _parts_of(p, filter_blocks * channel_blocks, chunks)
     gradient = ConvolutionLaunch(
         files=("point_products.cuh", "winograd_gradient.cu"),
@@ -214,16 +225,12 @@ def winograd_gradient(p: ConvolutionProblem, name: str, architecture: Architectu
         grid=lambda rows: in_a_row(parts * filter_blocks * channel_blocks),
         threads=block.threads,
         shared_bytes=block.shared_bytes,
+        flops=_flops(p, tile, tiles),
+        tensors=touched("backward_weights", split=parts > 1),
     )
-    if parts == 1:
-        return ConvolutionPlan((gradient,), 0)
-    return ConvolutionPlan((gradient, sum_filter_parts(parts, _gradient_bytes(p) // FLOAT)), parts * _gradient_bytes(p))
-
-
-def _gradient_bytes(p: ConvolutionProblem) -> int:
-    return FLOAT * p.kg_stored * p.r * p.s * p.cg_stored
+    return plan_of_filters(gradient, parts, p.filter_elements)
 
 
 def _parts_of(p: ConvolutionProblem, blocks: int, chunks: int) -> int:
     """Parts of a gradient by filters which takes `blocks` blocks, each with `chunks` chunks of tiles."""
-    return max(1, min(BLOCKS // blocks, chunks // _FEWEST_CHUNKS, MOST_PART_BYTES // _gradient_bytes(p)))
+    return max(1, min(BLOCKS // blocks, chunks // _FEWEST_CHUNKS, MOST_PART_BYTES // (FLOAT * p.filter_elements)))
