@@ -108,9 +108,10 @@ BUDGETS: dict[str, Budget] = {
     "fft_results.cu": Budget(96, 48 * 1024, 0.12),
     "fft_spectra.cu": Budget(96, 48 * 1024, 0.12),
     "hinge_backward.cu": Budget(40),
-    "local_response.cu": Budget(80, 0, 0.375),
-    "local_response_backward.cu": Budget(96, 0, 0.25),
-    "loss.cu": Budget(48, 1024),
+    "local_response.cu": Budget(80, 16 * 1024, 0.375),
+    "local_response_backward.cu": Budget(96, 16 * 1024, 0.25),
+    # A warp keeps the logits of an image: 32 of 1000 in each thread.
+    "loss.cu": Budget(80, 1024, 0.375),
     "map.cu": Budget(80, 0, 0.375),
     "max_norm.cu": Budget(40, 4 * 1024),
     "move_scale.cu": Budget(32, 0, 0.25),

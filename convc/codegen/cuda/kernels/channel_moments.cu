@@ -74,7 +74,8 @@ __device__ __forceinline__ void deliver(PARAMETERS, int channel, const float (&o
 #endif
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(PARAMETERS) {
+// Asked for three blocks, ptxas does not keep numbers in memory to make room for more.
+extern "C" __global__ void __launch_bounds__(THREADS, 3) KERNEL(PARAMETERS) {
   __shared__ __align__(16) float collected[LANES][2][BLOCK_CHANNELS];
   __shared__ float counts[LANES];
   const Place place = place_in_block();

@@ -2,7 +2,8 @@
 // pass through shared memory: in KRSC those of neighbouring channels are a filter apart.
 constexpr int COLUMNS = (OW + SPAN - 1) / SPAN;
 
-extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(PARAMETERS) {
+// Asked for four blocks, ptxas does not keep numbers in memory to make room for more.
+extern "C" __global__ void __launch_bounds__(THREADS, 4) KERNEL(PARAMETERS) {
   __shared__ __align__(16) float weights[TAPS * CG * BLOCK_CHANNELS];
   const int first = blockIdx.y * BLOCK_CHANNELS;
   for (int i = threadIdx.x; i < TAPS * CG * BLOCK_CHANNELS; i += THREADS) {

@@ -4,7 +4,8 @@ typedef Phases<R, STRIDE_H, DILATION_H, TOP> Down;
 typedef Phases<S, STRIDE_W, DILATION_W, LEFT> Side;
 constexpr int PHASE_W = (W + STRIDE_W - 1) / STRIDE_W, COLUMNS = (PHASE_W + SPAN - 1) / SPAN;
 
-extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(PARAMETERS) {
+// Asked for four blocks, ptxas does not keep numbers in memory to make room for more.
+extern "C" __global__ void __launch_bounds__(THREADS, 4) KERNEL(PARAMETERS) {
   __shared__ __align__(16) float weights[TAPS * KG * BLOCK_CHANNELS];
   const int first = blockIdx.y * BLOCK_CHANNELS;
   for (int i = threadIdx.x; i < TAPS * KG * BLOCK_CHANNELS; i += THREADS) {

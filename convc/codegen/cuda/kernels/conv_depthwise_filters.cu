@@ -4,7 +4,8 @@ typedef OffsetOf<((i64)BATCH * OH * OW * K_STORED >= 1ll << 31)>::type Place;
 constexpr int COLUMNS = (OW + SPAN - 1) / SPAN, LANES = THREADS / BLOCK_VECTORS;
 constexpr int PART_ITEMS = (BATCH * OH * COLUMNS + PARTS - 1) / PARTS;
 
-extern "C" __global__ void __launch_bounds__(THREADS) KERNEL(PARAMETERS) {
+// Asked for four blocks, ptxas does not keep numbers in memory to make room for more.
+extern "C" __global__ void __launch_bounds__(THREADS, 4) KERNEL(PARAMETERS) {
   __shared__ __align__(16) float collected[LANES][BLOCK_CHANNELS];
   const int own = threadIdx.x % BLOCK_VECTORS * V, channel = blockIdx.y * BLOCK_CHANNELS + own;
   const int lane = threadIdx.x / BLOCK_VECTORS, r = blockIdx.z / CG_STORED, q = blockIdx.z % CG_STORED;
