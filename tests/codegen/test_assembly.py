@@ -10,7 +10,10 @@ import pytest
 
 from convc.codegen.llvm.program import generate, plan_step
 from convc.codegen.llvm.target import CpuTarget, choose_target, emit_assembly, tier_targets
-from convc.ir.types import DType
+from convc.ir.builder import Builder
+from convc.ir.graph import Graph
+from convc.ir.ops import Add, Conv2d, Negate
+from convc.ir.types import DType, TensorType
 from convc.passes.algorithms.problem import Direction, Problem
 from convc.passes.machine import Tier
 from convc.runtime.tuning import graph_of
@@ -86,6 +89,29 @@ def test_scalars_of_16_bits_are_widened_outside_of_the_inner_loops(direction: Di
     assert inner
     assert all(4 * loop.conversions <= loop.products for loop in inner)
     assert "vcvtph2ps" in assembly
+
+
+@pytest.mark.skipif("avx512" not in TARGETS, reason="the tiers are those of x86-64")
+@pytest.mark.parametrize(("tier", "vectors_of_line"), [("avx512", 1), ("avx2", 2)])
+def test_what_a_tile_is_added_to_is_asked_for_line_by_line(tier: Tier, vectors_of_line: int) -> None:
+    """Each cache line once, before the products; a convolution that meets nothing asks for nothing."""
+    target = TARGETS[tier]
+
+    def text(residual: bool) -> str:
+        graph = Graph("net")
+        builder, images = Builder(graph), TensorType(DType.F32, (8, 64, 28, 28))
+        x, other = (builder.add(Negate(), graph.add_input(name, images)) for name in ("x", "other"))
+        w = graph.add_parameter("w", TensorType(DType.F32, (64, 64, 1, 1)))
+        y = builder.add(Conv2d(), x, w)
+        graph.outputs["logits"] = builder.add(Add(), y, other) if residual else y
+        return generate(plan_step(graph, target), "fma").text
+
+    asking = text(residual=True)
+    (convolution,) = (part for part in asking.split("define ") if "@llvm.prefetch" in part and " fadd " in part)
+    vectors = convolution.count(f"store <{target.lanes} x float>")
+    assert convolution.count("call void @llvm.prefetch") * vectors_of_line == vectors > 0
+    assert convolution.index("@llvm.prefetch") < convolution.index("@llvm.fma")
+    assert "@llvm.prefetch" not in text(residual=False)
 
 
 def check(direction: Direction, algorithm: str, target: CpuTarget, dtype: DType) -> str:

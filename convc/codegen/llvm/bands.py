@@ -1,31 +1,11 @@
-"""How much of the images a gradient by the filters takes at once, so that all its tiles find it in a cache."""
+"""As how many rows a gradient by the filters of a 1x1 convolution sees an image, whose rows are all alike to it."""
 
 from __future__ import annotations
 
 import math
 
 from convc.codegen.llvm.register_tile import unroll_factor
-
-# A part of the second-level cache. With fewer positions tiles would be loaded and stored too often.
-_CHUNK_BYTES = 256 << 10
-_FEWEST_POSITIONS = 128
-
-
-def images_at_once(size: int) -> int:
-    """How many images of `size` bytes, at least 1."""
-    return max(1, _CHUNK_BYTES // size)
-
-
-def positions_at_once(size: int) -> int:
-    """How many positions of an image that take `size` bytes each."""
-    return max(_CHUNK_BYTES // size, _FEWEST_POSITIONS)
-
-
-def rows_at_once(height: int, width: int, size: int) -> int:
-    """How many rows of an image whose positions take `size` bytes each: all of a small one."""
-    positions = positions_at_once(size)
-    bands = round(height * width / positions)
-    return height if bands <= 1 else max(1, round(positions / width))
+from convc.passes.algorithms.bands import positions_at_once
 
 
 def equal_rows(pixels: int, size: int) -> int:

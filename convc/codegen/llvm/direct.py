@@ -12,7 +12,7 @@ taps for all pixels, and where the layout allows run over a whole filter row as 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import groupby
 
@@ -356,11 +356,14 @@ class _Emitter:
             ),
         )
         corner = f.address(self.source, pixel)
+        spots = list(self._spots(run, image, row, first, channel, block, pieces))
+        self.k.approach(f, spots)
         if d.rows.taps and any(run.active):
             self._taps(run, row, corner, panel, sums, width, channel)
         if d.whole is not None:
             sums.flat = d.whole.results(f, sums, channel, self.bias)
-        self._finish(run, image, row, first, channel, block, pieces, sums)
+        for number, spot in enumerate(spots):
+            self.k.finish(f, spot, sums.flat[number])
 
     def _taps(self, run: Run, row: Index, corner: V, panel: V, sums: Sums, width: int, channel: Index) -> None:
         """The loop over filter rows; which of them the image has depends on the row of the output."""
@@ -470,21 +473,21 @@ class _Emitter:
             loop.carried = sums.flat
         sums.flat = loop.carried
 
-    def _finish(
-        self, run: Run, image: Index, row: Index, first: Index, channel: Index, block: Index,
-        pieces: tuple[Piece, ...], sums: Sums,
-    ) -> None:  # fmt: skip
+    def _spots(
+        self, run: Run, image: Index, row: Index, first: Index, channel: Index, block: Index, pieces: tuple[Piece, ...]
+    ) -> Iterator[Spot]:
+        """Where the vectors of a tile's results are, in the order of its sums."""
         f, d = self.f, self.d
         target_row = f.add(d.rows.first, f.multiply(row, d.rows.step))
         target_column = f.add(d.columns.first, f.multiply(first, d.columns.step))
         pixel = f.add(f.multiply(target_row, d.target.width), target_column)
         base = f.sum(f.multiply(image, d.target.size), f.multiply(pixel, d.target.stored), channel)
         for m in range(run.pixels):
-            for number, piece in enumerate(pieces):
+            for piece in pieces:
                 real = piece.lanes
                 if isinstance(block, int):
                     real = max(0, min(piece.lanes, self.own_channels - block * d.weights.block - piece.offset))
-                spot = Spot(
+                yield Spot(
                     image,
                     f.add(pixel, m * d.columns.step) if self.k.needs_position else 0,
                     f.add(channel, piece.offset),
@@ -493,4 +496,3 @@ class _Emitter:
                     piece.lanes,
                     real,
                 )
-                self.k.finish(f, spot, sums.at(m, number))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from convc.codegen.llvm.elementwise import ELEMENTWISE
@@ -24,6 +24,7 @@ from convc.passes.plan import Plan
 # The argument block of a step: one 64-bit word each.
 CONTROL, SECTIONS, ROWS, ARENA, PERSISTENT, INPUT, LABELS, SEED, STEP, RATE, FIRST, LAST, SEEN, WORDS = range(14)
 BARRIER = "convc_barrier"
+_LINE_BYTES = 64
 _POINTEES = {DType.F16: "half", DType.BF16: "bfloat", DType.QW8: "i8"}
 REGION_WORDS = {"arena": ARENA, "persistent": PERSISTENT, "input": INPUT, "labels": LABELS}
 
@@ -214,6 +215,20 @@ class KernelBuilder:
                     mask = f.integers([lane < spot.real for lane in range(spot.lanes)], "i1")
                     vector = f.select(mask, vector, f.constant(0.0, spot.lanes))
                 f.store(vector, self._address(f, value, spot))
+
+    def approach(self, f: Function, spots: Sequence[Spot]) -> None:
+        """Ask for the cache lines that `finish` will read at the spots of a tile, before the tile is computed.
+
+        Images that the chain meets come from memory: a tile would wait for them at its end.
+        """
+        made = {self.kernel.anchor.results[0], *(node.results[0] for node in self.kernel.chain)}
+        read = dict.fromkeys(value for node in self.kernel.chain for value in node.operands)
+        for value in read:
+            if value in made or value.type.rank < 2 or is_immediate(value) or not self.is_batched(value):
+                continue
+            of_line = _LINE_BYTES // self.plan.element(resolve(value)).bytes
+            for spot in {spot.extra // of_line: spot for spot in reversed(spots)}.values():
+                f.prefetch(self._address(f, value, spot))
 
     def _apply(self, f: Function, node: Node, spot: Spot, known: dict[Value, V]) -> V:
         if isinstance(node.op, (DropoutTraining, NoiseTraining)):

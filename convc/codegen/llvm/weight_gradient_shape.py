@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from convc.codegen.llvm.ahead import Stream
-from convc.codegen.llvm.bands import equal_rows, images_at_once, rows_at_once
+from convc.codegen.llvm.bands import equal_rows
 from convc.codegen.llvm.kernel import KernelBuilder
 from convc.codegen.llvm.register_tile import column_pieces, unroll_factor
 from convc.codegen.llvm.vocabulary import V
 from convc.ir.ops.conv import Conv2dBackwardWeights
 from convc.ir.types import DType
 from convc.lazy import dataclass
+from convc.passes.algorithms.bands import images_at_once, rows_at_once
 from convc.passes.algorithms.parts import parts_of
 from convc.passes.arrange import pixels_collapse
 from convc.passes.layout import ImageLayout, WeightLayout

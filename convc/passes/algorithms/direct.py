@@ -10,7 +10,9 @@ from functools import cache
 
 from convc.ir.types import DType
 from convc.passes.algorithms.algorithm import Algorithm, Stage
+from convc.passes.algorithms.bands import images_at_once, rows_at_once
 from convc.passes.algorithms.parts import parts_of
+from convc.passes.algorithms.patches import in_place
 from convc.passes.algorithms.problem import Problem
 from convc.passes.group_lanes import fits_lanes, gradient_efficiency, gradient_tiles, pixels_efficiency
 from convc.passes.layout import padded
@@ -19,7 +21,8 @@ from convc.passes.tiling import choose_tile, column_blocks, most_rows, tile_runs
 
 _MOST_PARTS = 8
 _FEW_CHANNELS = 8
-_LINE = 64  # bytes
+# A gradient of so many second-level caches is in a third one while it is added up.
+_NEAR = 4
 # How many times faster pairs of positions are added up, which have to be interleaved (docs/performance-log.md).
 _POSITIONS_GAIN = 1.5
 
@@ -90,11 +93,16 @@ class Direct(Algorithm):
             # Where channels are few, a tile takes the taps of a filter row together, without padding those of all rows.
             merged = per_filter < _FEW_CHANNELS and problem.kernel != (1, 1)
             taps = problem.taps if merged and not any(problem.padding) else problem.kernel[1] if merged else 1
-            efficiency = tile_efficiency(machine, per_filter * taps, per_channel, problem.output[1])
+            passes = self._passes(problem)
+            # Images of which each pixel is looked at alone are one long row.
+            positions = problem.batch * problem.output[0] * problem.output[1] // passes
+            run = positions if in_place(problem) else problem.output[1]
+            efficiency = tile_efficiency(machine, per_filter * taps, per_channel, run)
             if not merged and multiplies_positions(problem, machine):
                 efficiency *= _POSITIONS_GAIN
             product = Stage("convolve", "product", problem.flops, traffic, efficiency=efficiency)
-            return (product, *self._again(problem, machine))
+            near = problem.weight_bytes <= _NEAR * machine.l2_bytes
+            return product, Stage("add sums up", "copy", 0, 2 * passes * problem.weight_bytes, resident=near)
         at_once = products_at_once(problem, machine)
         if problem.direction == "forward":
             steps = -(-per_filter // at_once) * problem.taps
@@ -132,19 +140,14 @@ class Direct(Algorithm):
             return Stage("transpose filters", "copy", 0, 2 * problem.weight_bytes), product
         return (product,)
 
-    def _again(self, problem: Problem, machine: Machine) -> tuple[Stage, ...]:
-        """What a weight gradient reads again: a tile passes over all positions, and reads lines of both images there.
-
-        Images of which one fits half of the second-level cache are read from that, while sums are added up.
-        """
-        if 2 * (problem.image_bytes + problem.result_bytes) <= problem.batch * machine.l2_bytes:
-            return ()
-        per_filter, per_channel = problem.channels // problem.groups, problem.filters // problem.groups
-        tile = choose_tile(machine, per_filter * problem.taps, per_channel)
-        tiles = problem.groups * -(-per_filter * problem.taps // tile.rows) * -(-per_channel // tile.block)
-        positions = problem.batch * problem.output[0] * problem.output[1]
-        lines = 1 + -(-problem.dtype.bytes * tile.block // _LINE)
-        return (Stage("read images again", "copy", 0, tiles * positions * lines * _LINE, resident=True),)
+    def _passes(self, problem: Problem) -> int:
+        """How many times the sums of a gradient by the filters come from memory and go back to it: once for each chunk
+        of images or band of an image, which the tiles take one after the other."""
+        pixel = problem.image_bytes // problem.batch // (problem.output[0] * problem.output[1])
+        position = pixel + 4 * problem.filters
+        height, width = problem.output
+        bands = -(-height // rows_at_once(height, width, position))
+        return bands * -(-problem.batch // images_at_once(height * width * position))
 
     def scratch_bytes(self, problem: Problem, machine: Machine) -> int:
         stored = 4 * problem.taps * padded(problem.channels) * padded(problem.filters)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from convc.codegen.llvm import bands, direct, gemm
+from convc.codegen.llvm import direct, gemm
+from convc.passes.algorithms import bands
 from convc.passes.algorithms.direct import Direct
 from convc.passes.algorithms.im2col import Im2col
 from convc.passes.algorithms.problem import Direction
