@@ -21,6 +21,10 @@ from convc.passes.tiling import choose_tile, column_blocks, most_rows, tile_runs
 
 _MOST_PARTS = 8
 _FEW_CHANNELS = 8
+_LINE = 64  # bytes
+# Products of vectors that a tile does at a position: with so many it does not notice that its operands come from the
+# second-level cache (docs/performance-log.md).
+_WAITS = 24
 # A gradient of so many second-level caches is in a third one while it is added up.
 _NEAR = 4
 # How many times faster pairs of positions are added up, which have to be interleaved (docs/performance-log.md).
@@ -102,7 +106,8 @@ class Direct(Algorithm):
                 efficiency *= _POSITIONS_GAIN
             product = Stage("convolve", "product", problem.flops, traffic, efficiency=efficiency)
             near = problem.weight_bytes <= _NEAR * machine.l2_bytes
-            return product, Stage("add sums up", "copy", 0, 2 * passes * problem.weight_bytes, resident=near)
+            sums = Stage("add sums up", "copy", 0, 2 * passes * problem.weight_bytes, resident=near)
+            return (product, *self._again(problem, machine), sums)
         at_once = products_at_once(problem, machine)
         if problem.direction == "forward":
             steps = -(-per_filter // at_once) * problem.taps
@@ -148,6 +153,19 @@ class Direct(Algorithm):
         height, width = problem.output
         bands = -(-height // rows_at_once(height, width, position))
         return bands * -(-problem.batch // images_at_once(height * width * position))
+
+    def _again(self, problem: Problem, machine: Machine) -> tuple[Stage, ...]:
+        """What a gradient by the filters reads again: a tile passes over all positions, and reads lines of both images
+        there. A large tile has the time to wait for them, a small one only for images that are near."""
+        per_filter, per_channel = problem.channels // problem.groups, problem.filters // problem.groups
+        tile = choose_tile(machine, per_filter * problem.taps, per_channel)
+        near = 2 * (problem.image_bytes + problem.result_bytes) <= problem.batch * machine.l2_bytes
+        if near or tile.rows * tile.vectors >= _WAITS:
+            return ()
+        tiles = problem.groups * -(-per_filter * problem.taps // tile.rows) * -(-per_channel // tile.block)
+        positions = problem.batch * problem.output[0] * problem.output[1]
+        lines = 1 + -(-problem.dtype.bytes * tile.block // _LINE)
+        return (Stage("read images again", "copy", 0, tiles * positions * lines * _LINE, resident=True),)
 
     def scratch_bytes(self, problem: Problem, machine: Machine) -> int:
         stored = 4 * problem.taps * padded(problem.channels) * padded(problem.filters)

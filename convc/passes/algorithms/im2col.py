@@ -18,14 +18,12 @@ from convc.passes.algorithms.patches import (
 from convc.passes.algorithms.problem import Problem
 from convc.passes.layout import padded
 from convc.passes.machine import Machine
-from convc.passes.tiling import choose_tile
 
 # How many times faster than products of float32 those in tile registers are: a prototype's marks are 3.1 TFLOP/s
 # against 210 GFLOP/s, of which its kernels reached 50 to 57 % (docs/performance-log.md).
 _TILES_GAIN = 8.0
 # Steps of the depth that it takes to finish the sums of tiles, which tile registers wait for.
 _FINISH_STEPS = 64
-_LINE = 64  # bytes
 
 
 class Im2col(Algorithm):
@@ -49,8 +47,6 @@ class Im2col(Algorithm):
             stages.insert(0, Stage("turn filters", "copy", 0, 2 * problem.weight_bytes))
         multiply = _multiply_tiles if tiled else _multiply
         stages += [multiply(problem, machine, matrix) for matrix in matrices if matrix.columns]
-        if problem.direction == "backward_weights" and in_place(problem):
-            stages += _images_again(problem, machine, matrices[0])
         if problem.direction == "backward_weights" and matrices[0].parts > 1:
             stages.append(Stage("add parts", "copy", 0, (matrices[0].parts + 1) * problem.weight_bytes, resident=True))
         return tuple(stages)
@@ -112,17 +108,6 @@ def _multiply(problem: Problem, machine: Machine, matrix: PatchMatrix) -> Stage:
     if result:
         return Stage("multiply", "product", flops, result, efficiency=efficiency)
     return Stage("multiply", "product", flops, passes * filters, resident=True, efficiency=efficiency)
-
-
-def _images_again(problem: Problem, machine: Machine, matrix: PatchMatrix) -> list[Stage]:
-    """Lines that the tiles of a gradient by the filters read of images that lie in no second-level cache: nobody
-    gathers chunks of them there, and each tile passes over all rows of a part."""
-    if problem.image_bytes + problem.result_bytes <= matrix.parts * machine.l2_bytes:
-        return []
-    tile = choose_tile(machine, matrix.columns, matrix.filters)
-    tiles = problem.groups * -(-matrix.columns // tile.rows) * -(-matrix.filters // tile.block)
-    lines = 1 + -(-problem.dtype.bytes * tile.block // _LINE)
-    return [Stage("read images again", "copy", 0, tiles * matrix.shape[0] * lines * _LINE, resident=True)]
 
 
 def _multiply_tiles(problem: Problem, machine: Machine, matrix: PatchMatrix) -> Stage:
