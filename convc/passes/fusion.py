@@ -9,7 +9,8 @@ the node that makes one is repeated in every kernel that reads it. A bias gradie
 the same cotangent, `batch_moments` the convolution whose result it reads; all optimiser updates with equal settings
 form one sweep, and so do the means of their gradients, and gradients of a scaled loss as they are divided by the scale.
 The gradient of a fully connected layer is used up by its update where it is computed, unless that update waits for all
-gradients to be known. Kernels that prepare (see `sections.py`) come first.
+gradients to be known. The parameters of fully connected layers are cast to 16 bits by the kernels that read them, if
+few rows are multiplied with them: no copy is stored. Kernels that prepare (see `sections.py`) come first.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from convc.ir.ops import (
     BatchNorm,
     BatchNormBackward,
     BatchNormTraining,
+    Cast,
     ChannelSum,
     Concat,
     Constant,
@@ -64,6 +66,7 @@ from convc.lazy import dataclass
 from convc.passes.base import PassLog, PlanPass
 from convc.passes.sections import Section, assign_sections, backward_start
 from convc.passes.separate_moments import computes_moments
+from convc.passes.tiling import most_rows
 
 if TYPE_CHECKING:
     from convc.passes.plan import Plan
@@ -98,6 +101,7 @@ _VIEWS = (Flatten, Unflatten)
 # A chain as long as this hides what a pass over memory costs; longer code only takes LLVM longer. Equal pieces of a
 # long chain are equal kernels, and these are made once.
 LONGEST_CHAIN = 32
+_TILE_VECTORS = 2  # of a fully connected layer
 
 
 def is_elementwise(node: Node) -> bool:
@@ -111,7 +115,10 @@ def is_boolean(node: Node) -> bool:
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """One unit of execution. `chain` are the element-wise nodes after the anchor (after its first result), `riders`
-    other nodes that the same kernel computes. For an element-wise kernel the anchor is the first of the chain."""
+    other nodes that the same kernel computes. For an element-wise kernel the anchor is the first of the chain.
+
+    `prologue` are casts of what the anchor reads. Like booleans they are repeated in every kernel that reads them.
+    """
 
     anchor: Node
     chain: tuple[Node, ...]
@@ -119,11 +126,12 @@ class Kernel:
     section: Section
     reads: tuple[Value, ...]
     writes: tuple[Value, ...]
+    prologue: tuple[Node, ...] = ()
 
     @property
     def nodes(self) -> tuple[Node, ...]:
         anchor = () if self.anchor in self.chain else (self.anchor,)
-        return (*anchor, *self.chain, *self.riders)
+        return (*self.prologue, *anchor, *self.chain, *self.riders)
 
     @property
     def bias_gradient(self) -> Value | None:
@@ -192,7 +200,10 @@ class Fuse(PlanPass):
             fail("value-pass-option", f"the option `depth` of `fuse` is at least 0, not {self.depth}")
 
     def run(self, plan: Plan, log: PassLog) -> None:
-        plan.kernels = fuse(plan.graph, log, self.depth, riders=not plan.machine.cuda)
+        on_cpu = not plan.machine.cuda
+        # Every tile casts the weights that it is multiplied with for itself.
+        rows = most_rows(plan.machine, _TILE_VECTORS) if on_cpu else 0
+        plan.kernels = fuse(plan.graph, log, self.depth, riders=on_cpu, rows_of_tile=rows)
         inside = [node for kernel in plan.kernels for node in kernel.nodes if not is_boolean(node)]
         stored = {value for kernel in plan.kernels for value in kernel.writes}
         kept = [value for node in inside for value in node.results if value not in stored]
@@ -208,12 +219,15 @@ class Fuse(PlanPass):
         return kernel_text(plan)
 
 
-def fuse(graph: Graph, log: PassLog, depth: int = LONGEST_CHAIN, *, riders: bool = True) -> list[Kernel]:
+def fuse(
+    graph: Graph, log: PassLog, depth: int = LONGEST_CHAIN, *, riders: bool = True, rows_of_tile: int = 0
+) -> list[Kernel]:
     """Partition the graph's nodes into kernels, in the order in which they run.
 
-    Without `riders` kernels compute nothing beside their anchor and its chain, but for sweeps.
+    Without `riders` kernels compute nothing beside their anchor and its chain, but for sweeps. Fully connected layers
+    cast their weights as they read them where they have no more than `rows_of_tile` rows.
     """
-    return _Fuser(graph, log, depth, riders).kernels()
+    return _Fuser(graph, log, depth, riders, rows_of_tile).kernels()
 
 
 def _after_last_readers(kernels: list[Kernel]) -> list[Kernel]:
@@ -236,8 +250,9 @@ def _alike(node: Node) -> object:
 
 
 class _Fuser:
-    def __init__(self, graph: Graph, log: PassLog, depth: int, riders: bool) -> None:
+    def __init__(self, graph: Graph, log: PassLog, depth: int, riders: bool, rows_of_tile: int) -> None:
         self.graph = graph
+        self.rows_of_tile = rows_of_tile
         self.riders = riders
         self.log = log
         self.depth = depth
@@ -246,6 +261,7 @@ class _Fuser:
         self.backward = backward_start(graph)
         self.taken: set[Node] = set()
         self.kept = {resolve(v) for v in (*graph.outputs.values(), *graph.updates.values())}
+        self.casts = self._casts_of_weights() if rows_of_tile else frozenset[Node]()
         self.obstacles: dict[Node, str] = {}  # why a node did not join a kernel that it might have joined
 
     def kernels(self) -> list[Kernel]:
@@ -262,7 +278,7 @@ class _Fuser:
         sweeps: dict[object, list[Node]] = {}
         ahead, bounds = self._ahead_of_updates(), list[Kernel]()
         for node in self.graph.nodes:
-            if node in self.taken or node not in self.sections:
+            if node in self.taken or node in self.casts or node not in self.sections:
                 continue
             if isinstance(node.op, Update):
                 sweeps.setdefault(_alike(node), []).append(node)
@@ -278,6 +294,26 @@ class _Fuser:
         # What is prepared is there before anything else runs, so all else can read it in an epilogue.
         found.sort(key=lambda kernel: kernel.section is not Section.PREPARE)
         return _after_last_readers(found) + updates + bounds
+
+    def _casts_of_weights(self) -> frozenset[Node]:
+        """The casts of parameters that the kernels of fully connected layers do as they read them."""
+        found: set[Node] = set()
+        for node in self.graph.nodes_of(Cast):
+            users = [(user, index) for user, index in node.result.users if user in self.sections]
+            layers = all(isinstance(user.op, (Linear, LinearBackwardData)) and index == 1 for user, index in users)
+            parameter = node.operands[0].producer is None and node.operands[0].type.rank == 2
+            if not (users and layers and parameter) or node.result in self.kept or node not in self.sections:
+                continue
+            if self.sections[node] is Section.PREPARE:
+                continue
+            rows = users[0][0].operands[0].shape[0]
+            if rows > self.rows_of_tile:
+                self.log.missed("prologue", node, f"{rows} rows are several tiles, and each would cast all of it")
+                continue
+            found.add(node)
+            readers = tuple(user for user, _ in users)
+            self.log.changed("prologue", (node, *readers), readers, "read as often as a copy would be, and not stored")
+        return frozenset(found)
 
     def _rounds_update(self, node: Node) -> bool:
         return isinstance(node.op, RoundTo) and self.sections[node] is Section.UPDATE
@@ -439,14 +475,19 @@ class _Fuser:
         if anchor in chain:
             chain = (*self._with_booleans(anchor), *chain)
         chain = tuple(dict.fromkeys(chain))
-        nodes = (*(() if anchor in chain else (anchor,)), *chain, *riders)
+        prologue = tuple(o.producer for o in anchor.operands if o.producer in self.casts)
+        nodes = (*prologue, *(() if anchor in chain else (anchor,)), *chain, *riders)
         made = {result for node in nodes for result in node.results}
         reads = [resolve(operand) for node in nodes for operand in node.operands if operand not in made]
         reads = [value for value in dict.fromkeys(reads) if not is_immediate(value)]
         writes = [
-            result for node in nodes if not is_boolean(node) for result in node.results if self._stored(result, nodes)
+            result
+            for node in nodes
+            if not is_boolean(node) and node not in prologue
+            for result in node.results
+            if self._stored(result, nodes)
         ]
-        return Kernel(anchor, chain, riders, self.sections[anchor], tuple(reads), tuple(writes))
+        return Kernel(anchor, chain, riders, self.sections[anchor], tuple(reads), tuple(writes), prologue)
 
     @staticmethod
     def _with_booleans(node: Node) -> list[Node]:

@@ -63,10 +63,11 @@ class _Checker:
     # The parts
 
     def _coverage(self) -> None:
-        """Every node that a result depends on is in one kernel; booleans are in each that reads them."""
+        """Every node that a result depends on is in one kernel; booleans and prologues are in each that reads them."""
         counts = Counter(node for kernel in self.plan.kernels for node in kernel.nodes)
+        repeated = {node for kernel in self.plan.kernels for node in kernel.prologue}
         for node in self.sections:
-            implicit = isinstance(node.op, (Constant, *_VIEWS)) or is_boolean(node)
+            implicit = isinstance(node.op, (Constant, *_VIEWS)) or is_boolean(node) or node in repeated
             if counts[node] != 1 and not implicit:
                 self.report(f"{node!r} is in {counts[node]} kernels", node=node)
             if counts[node] and isinstance(node.op, (Constant, *_VIEWS)):
@@ -88,13 +89,15 @@ class _Checker:
             made.update(node.results)
             if node is kernel.update and kernel.section is Section.GRADIENT:
                 continue  # it asks for itself whether its section runs
-            if self.sections.get(node) not in (kernel.section, None) and not is_boolean(node):
+            repeated = is_boolean(node) or node in kernel.prologue
+            if self.sections.get(node) not in (kernel.section, None) and not repeated:
                 self.report(f"{node!r} belongs to the section {self.sections[node].name}", kernel, node)
         if set(kernel.reads) != set(reads):
             wrong = sorted(name_of(value) for value in set(kernel.reads) ^ set(reads))
             self.report(f"reads what its nodes do not, or not what they do: {', '.join(wrong)}", kernel)
         for value in kernel.writes:
-            if value not in made or (value.producer is not None and is_boolean(value.producer)):
+            producer = value.producer
+            if value not in made or (producer is not None and (is_boolean(producer) or producer in kernel.prologue)):
                 self.report(f"writes {name_of(value)}, which it does not compute", kernel)
         self._lie_alike(kernel)
 

@@ -12,6 +12,7 @@ from convc.frontend import loads
 from convc.ir.builder import Builder
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.op import Op
+from convc.ir.ops import Cast, Linear, LinearBackwardData
 from convc.ir.ops.activation import LeakyRelu, Relu, Softmax
 from convc.ir.ops.constant import Constant
 from convc.ir.ops.conv import Conv2d
@@ -25,7 +26,9 @@ from convc.ir.ops.update import SgdUpdate, Update
 from convc.ir.types import DType, f32
 from convc.passes.base import PassLog
 from convc.passes.fusion import LONGEST_CHAIN, Kernel, fuse, is_boolean, is_elementwise, is_immediate, resolve
-from convc.passes.pipeline import Recipe
+from convc.passes.half_precision import HalfPrecision
+from convc.passes.manager import PassManager
+from convc.passes.pipeline import Recipe, pipeline
 from convc.passes.sections import Section, assign_sections
 from tests.codegen.whole_net import lowered
 from tests.passes.nets import Net, lenet
@@ -429,3 +432,53 @@ def test_a_long_chain_is_cut_into_equal_pieces() -> None:
     x = np.random.default_rng(0).random((2, 2, 4, 4)).astype(np.float32)
     with convc.compile(net, batch=2) as native, convc.compile(net, batch=2, target="reference") as reference:
         np.testing.assert_allclose(native(x), reference(x), rtol=1e-4, atol=1e-6)
+
+
+def halves(rows: int) -> Graph:
+    """Two layers in bfloat16 that share their weights, another with weights of its own, in training."""
+    text = """
+      net n {
+        input 12x1x1
+        flatten
+        shared a { fc 12 -> relu }
+        reuse a
+        fc 5 -> loss softmax
+      }"""
+    graph = loads(text).graph(rows)
+    types = HalfPrecision("bf16")
+    PassManager(pipeline("train", recipe=Recipe(SgdUpdate(momentum=0.9)), types=types)).run(graph)
+    return graph
+
+
+def test_few_rows_cast_weights_themselves() -> None:
+    graph, log = halves(rows=6), PassLog()
+    kernels = fuse(graph, log, rows_of_tile=6)
+    casting = [kernel for kernel in kernels if kernel.prologue]
+    assert all(isinstance(kernel.anchor.op, (Linear, LinearBackwardData)) for kernel in casting)
+    for kernel in casting:
+        (cast,) = kernel.prologue
+        assert cast.operands[0] in kernel.reads
+        assert cast.result not in kernel.reads
+        assert kernel.nodes[0] is cast
+    everywhere = [value for kernel in kernels for value in kernel.writes]
+    assert not {kernel.prologue[0].result for kernel in casting}.intersection(everywhere)
+    assert len({kernel.prologue for kernel in casting}) == 2, "one cast for all readers of the shared weights"
+    entries = [entry for entry in log.of("changed") if entry.rule == "prologue"]
+    assert {entry.why for entry in entries} == {"read as often as a copy would be, and not stored"}
+
+
+def test_many_rows_share_a_cast() -> None:
+    graph, log = halves(rows=7), PassLog()
+    kernels = fuse(graph, log, rows_of_tile=6)
+    assert not any(kernel.prologue for kernel in kernels)
+    entries = [entry for entry in log.of("missed") if entry.rule == "prologue"]
+    assert {entry.why for entry in entries} == {"7 rows are several tiles, and each would cast all of it"}
+
+
+def test_a_cast_that_others_read_is_stored() -> None:
+    graph = halves(rows=6)
+    weights = next(node for node in graph.nodes_of(Cast) if node.operands[0].type.rank == 2)
+    graph.outputs["weights"] = weights.result
+    kernels = fuse(graph, PassLog(), rows_of_tile=6)
+    assert any(weights.result in kernel.writes for kernel in kernels)
+    assert all(weights not in kernel.prologue for kernel in kernels)

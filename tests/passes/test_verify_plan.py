@@ -26,8 +26,11 @@ from convc.ir.ops.elementwise import Add
 from convc.ir.ops.units import ScaleWeights
 from convc.ir.ops.update import SgdUpdate
 from convc.passes.fusion import Kernel, is_boolean, resolve
+from convc.passes.half_precision import HalfPrecision
 from convc.passes.layout import ImageLayout, Layout, PlanarLayout
 from convc.passes.machine import Machine
+from convc.passes.manager import PassManager
+from convc.passes.pipeline import Recipe, pipeline
 from convc.passes.plan import Plan
 from convc.passes.planning import make_plan
 from convc.passes.sections import Section
@@ -53,6 +56,12 @@ def training() -> Plan:
 
 def inference() -> Plan:
     return make_plan(lowered(net(), "infer"), MACHINE, scratch_bytes)
+
+
+def in_16_bits() -> Plan:
+    graph, types = net(), HalfPrecision("bf16")
+    PassManager(pipeline("train", recipe=Recipe(SgdUpdate(momentum=0.9)), types=types)).run(graph)
+    return make_plan(graph, MACHINE, scratch_bytes)
 
 
 # Finding things in a plan
@@ -124,6 +133,15 @@ def write_boolean(plan: Plan) -> None:
     old = next(k for k in plan.kernels if any(is_boolean(node) for node in k.nodes))
     mask = next(node for node in old.nodes if is_boolean(node))
     place(plan, old, writes=(*old.writes, mask.result))
+
+
+def write_prologue(plan: Plan) -> None:
+    old = next(k for k in plan.kernels if k.prologue)
+    place(plan, old, writes=(*old.writes, old.prologue[0].result))
+
+
+def forget_prologue(plan: Plan) -> None:
+    place(plan, next(k for k in plan.kernels if k.prologue), prologue=())
 
 
 def swap(plan: Plan) -> None:
@@ -314,6 +332,12 @@ PREPARED: dict[str, tuple[Callable[[Plan], object], str]] = {
 }
 
 
+IN_16_BITS: dict[str, tuple[Callable[[Plan], object], str]] = {
+    "prologue stored": (write_prologue, "which it does not compute"),
+    "prologue forgotten": (forget_prologue, "reads what its nodes do not, or not what they do"),
+}
+
+
 def damaged(plan: Plan, damage: Callable[[Plan], object]) -> str:
     damage(plan)
     with pytest.raises(CompileError) as caught:
@@ -334,7 +358,13 @@ def test_damage_to_what_is_prepared_is_seen(name: str) -> None:
     assert words in damaged(inference(), damage)
 
 
+@pytest.mark.parametrize("name", IN_16_BITS)
+def test_damage_to_what_is_cast_on_the_way_is_seen(name: str) -> None:
+    damage, words = IN_16_BITS[name]
+    assert words in damaged(in_16_bits(), damage)
+
+
 def test_sound_plans() -> None:
-    for plan in (training(), inference()):
+    for plan in (training(), inference(), in_16_bits()):
         assert plan_problems(plan) == []
         assert any(slot.region == "arena" for slot in plan.memory.slots.values())

@@ -135,6 +135,13 @@ class KernelBuilder:
         pointee = stored.type.grid or _POINTEES.get(self.plan.element(stored))
         return V(pointer.ref, pointer.type, pointee) if pointee else pointer
 
+    def weights(self, value: Value) -> tuple[V, str | None]:
+        """Where an operand of the anchor lies, and the element type that a cast in the prologue makes of it."""
+        for node in self.kernel.prologue:
+            if node.result is value:
+                return self.pointer(node.operands[0]), _POINTEES[value.type.dtype]
+        return self.pointer(value), None
+
     def scratch_pointer(self) -> V:
         assert self._f is not None
         assert self.scratch is not None

@@ -4,7 +4,8 @@
     dw = dyᵀ·x   a tile of rows d of the gradient by a block:  scalars x[n, d], vectors dy[n, block]
     dx = dy·w    a tile of features d by a vector of images:   scalars w[block][d][o], vectors dyᵀ[o, n]
 
-The last one works on transposed cotangents, because activations are far smaller than weights.
+The last one works on transposed cotangents, because activations are far smaller than weights. Where the kernel casts
+the weights, the first and the last one round them as they read them (`rounded_weights.py`).
 
 Where the processor adds up products of bfloat16 numbers in pairs (`Machine.dot_bf16`) all three do so. In the first a
 pair are neighbouring features, whose two rows of weights are interleaved in registers; in the second two images
@@ -18,6 +19,7 @@ from convc.codegen.llvm.control import maybe
 from convc.codegen.llvm.kernel import SECTIONS, KernelBuilder, Spot, context_word
 from convc.codegen.llvm.position_pairs import add_positions
 from convc.codegen.llvm.register_tile import Sums, column_pieces, unroll_factor
+from convc.codegen.llvm.rounded_weights import RoundedWeights
 from convc.codegen.llvm.updates import Formula, update_formula, updated_tensors
 from convc.codegen.llvm.vocabulary import Function, Index, V
 from convc.codegen.llvm.whole_numbers import Whole
@@ -105,7 +107,8 @@ def _forward_tile(
     elif bias is not None:
         sums.flat = [f.load(f.address(k.pointer(bias), f.add(channel, p.offset)), p.lanes) for p in pieces] * rows
     depth = weights.rows.size
-    panel = f.address(k.pointer(w), f.multiply(channel, depth))
+    given, kind = k.weights(w)
+    panel = f.address(given, f.multiply(channel, depth))
     source = f.address(k.pointer(x), f.multiply(first, depth))
     together = TOGETHER if whole is not None else 2 if _multiplies_pairs(k, depth, weights.columns) else 1
 
@@ -129,13 +132,20 @@ def _forward_tile(
             loop.carried = sums.flat
         sums.flat = loop.carried
 
-    if together == 1 and is_widened_ahead(source, 1, depth):
+    widens = together == 1 and is_widened_ahead(source, 1, depth)
+    if widens or kind is not None:
         stretch = Stretch(f, k.machine.lanes, range(rows))
         for start, stop, length in stretch.cuts(depth):
             with f.loop(start, stop, length, carried=sums.flat) as part:
                 sums.flat = part.carried
-                stretch.widen(f.address(source, part.index), depth, length)
-                steps(stretch.place, stretch.apart, f.address(panel, f.multiply(part.index, width)), length)
+                scalars, distance = f.address(source, part.index), depth
+                columns = f.address(panel, f.multiply(part.index, width))
+                if widens:
+                    stretch.widen(scalars, depth, length)
+                    scalars, distance = stretch.place, stretch.apart
+                if kind is not None:
+                    columns = _rounded(k, f, kind, length * width).take(columns, length * width)
+                steps(scalars, distance, columns, length)
                 part.carried = sums.flat
             sums.flat = part.carried
     else:
@@ -154,6 +164,10 @@ def _forward_tile(
                 base, m * target.size + piece.offset, piece.lanes, real,
             )  # fmt: skip
             k.finish(f, spot, sums.at(m, number))
+
+
+def _rounded(k: KernelBuilder, f: Function, kind: str, most: int) -> RoundedWeights:
+    return RoundedWeights(f, k.machine.lanes, kind, most, k.machine.dot_bf16)
 
 
 def lower_linear_backward_weights(k: KernelBuilder) -> None:
@@ -295,6 +309,7 @@ def lower_linear_backward_data(k: KernelBuilder) -> None:
         pieces = column_pieces(width, k.machine.lanes)
         sums = Sums.zeros(f, count, pieces)
         cotangents = f.address(lines_of_cotangents(), f.multiply(image, pairs))
+        given, kind = k.weights(w)
         add = sums.add_pairs if pairs == 2 else sums.multiply_add
         full, rest = divmod(outputs, weights.block)
         for start, blocks, wide in ((0, full, weights.block), (full, 1 if rest else 0, rest)):
@@ -302,9 +317,9 @@ def lower_linear_backward_data(k: KernelBuilder) -> None:
                 continue
             with f.loop(start, start + blocks, carried=sums.flat) as out:
                 sums.flat = out.carried
-                panel = f.address(
-                    k.pointer(w), f.add(f.multiply(out.index, weights.block * depth), f.multiply(first, wide))
-                )
+                panel = f.address(given, f.add(f.multiply(out.index, weights.block * depth), f.multiply(first, wide)))
+                if kind is not None:
+                    panel = _rounded(k, f, kind, count * wide).take(panel, count * wide)
                 lines = f.address(cotangents, f.multiply(out.index, weights.block * images))
                 distance = wide
                 stretch = Stretch(f, k.machine.lanes, range(count))

@@ -5,6 +5,7 @@ constexpr int V_READ = GROUPS == 1 ? vector_of(C_STORED) : vector_of(CG);
 constexpr int V_RESULT = GROUPS == 1 ? vector_of(K_STORED) : vector_of(KG);
 constexpr int CHANNEL_VECTORS = divide_up(CG, V_READ), DEPTH_VECTORS = TAPS * CHANNEL_VECTORS;
 constexpr int STEPS = divide_up(DEPTH_VECTORS, TILE_K / V_READ), PART_STEPS = divide_up(STEPS, PARTS);
+constexpr bool IS_SHORT = STEPS <= 2;
 // Padding channels behind the last group are results as well.
 constexpr int LAST_CHANNELS = K_STORED - (GROUPS - 1) * KG, TILES_N = divide_up(LAST_CHANNELS, TILE_N);
 
@@ -70,7 +71,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) KERNEL(PARAMETERS)
     const int m0 = blockIdx.x / TILES_N * TILE_M, n0 = blockIdx.x % TILES_N * TILE_N;
     Across<Pixels, TILE_M> left({X, group, m0, rows * PIXELS});
     Across<Filters, TILE_N> right({FILTERS, group, n0});
-    multiply(left, right, part * PART_STEPS, least(STEPS, (part + 1) * PART_STEPS), sums);
+    int last = least(STEPS, (part + 1) * PART_STEPS);
+    // Two steps would be written out, with the operands of many terms in registers at once.
+    if (IS_SHORT) asm volatile("" : "+r"(last));
+    multiply(left, right, part * PART_STEPS, last, sums);
   }
 
   const int group = block_z() / PARTS, channels = group == GROUPS - 1 ? LAST_CHANNELS : KG, pixels = rows * PIXELS;
