@@ -29,7 +29,6 @@ from convc.ir.ops import (
     BatchNorm,
     BatchNormBackward,
     BatchNormTraining,
-    Cast,
     ChannelSum,
     Concat,
     Constant,
@@ -64,6 +63,7 @@ from convc.ir.span import Location, union
 from convc.ir.types import DType
 from convc.lazy import dataclass
 from convc.passes.base import PassLog, PlanPass
+from convc.passes.prologues import casts_of_weights
 from convc.passes.sections import Section, assign_sections, backward_start
 from convc.passes.separate_moments import computes_moments
 from convc.passes.tiling import most_rows
@@ -252,7 +252,6 @@ def _alike(node: Node) -> object:
 class _Fuser:
     def __init__(self, graph: Graph, log: PassLog, depth: int, riders: bool, rows_of_tile: int) -> None:
         self.graph = graph
-        self.rows_of_tile = rows_of_tile
         self.riders = riders
         self.log = log
         self.depth = depth
@@ -261,7 +260,9 @@ class _Fuser:
         self.backward = backward_start(graph)
         self.taken: set[Node] = set()
         self.kept = {resolve(v) for v in (*graph.outputs.values(), *graph.updates.values())}
-        self.casts = self._casts_of_weights() if rows_of_tile else frozenset[Node]()
+        self.casts = (
+            casts_of_weights(graph, self.sections, self.kept, rows_of_tile, log) if rows_of_tile else frozenset[Node]()
+        )
         self.obstacles: dict[Node, str] = {}  # why a node did not join a kernel that it might have joined
 
     def kernels(self) -> list[Kernel]:
@@ -294,26 +295,6 @@ class _Fuser:
         # What is prepared is there before anything else runs, so all else can read it in an epilogue.
         found.sort(key=lambda kernel: kernel.section is not Section.PREPARE)
         return _after_last_readers(found) + updates + bounds
-
-    def _casts_of_weights(self) -> frozenset[Node]:
-        """The casts of parameters that the kernels of fully connected layers do as they read them."""
-        found: set[Node] = set()
-        for node in self.graph.nodes_of(Cast):
-            users = [(user, index) for user, index in node.result.users if user in self.sections]
-            layers = all(isinstance(user.op, (Linear, LinearBackwardData)) and index == 1 for user, index in users)
-            parameter = node.operands[0].producer is None and node.operands[0].type.rank == 2
-            if not (users and layers and parameter) or node.result in self.kept or node not in self.sections:
-                continue
-            if self.sections[node] is Section.PREPARE:
-                continue
-            rows = users[0][0].operands[0].shape[0]
-            if rows > self.rows_of_tile:
-                self.log.missed("prologue", node, f"{rows} rows are several tiles, and each would cast all of it")
-                continue
-            found.add(node)
-            readers = tuple(user for user, _ in users)
-            self.log.changed("prologue", (node, *readers), readers, "read as often as a copy would be, and not stored")
-        return frozenset(found)
 
     def _rounds_update(self, node: Node) -> bool:
         return isinstance(node.op, RoundTo) and self.sections[node] is Section.UPDATE

@@ -161,7 +161,9 @@ def test_the_object(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
         assert [kernel["layer"] for kernel in result["kernels"]] == ["conv1", "fc1"]
         for kernel in result["kernels"]:
             floor = max(kernel["flops_floor_seconds"], kernel["bytes_floor_seconds"])
-            assert kernel["fraction_of_floor"] == pytest.approx(floor / kernel["seconds"])
+            # On a busy machine so small a kernel may take no longer than an empty launch.
+            share = floor / kernel["seconds"] if kernel["seconds"] else 0.0
+            assert kernel["fraction_of_floor"] == pytest.approx(share)
             assert kernel["bytes_floor_seconds"] == pytest.approx(kernel["bytes"] / 10e9)
             assert kernel["flops_floor_seconds"] == pytest.approx(kernel["flops"] / 100e9)
     assert content["geometric_mean"] == pytest.approx(content["results"][0]["ratio"])
