@@ -33,10 +33,8 @@ def _steps() -> str:
     nothing, meet = Function("nothing", 0, "argument"), Function("meet", 0, "argument")
     control = meet.load(meet.context, 1, "ptr")
     count = meet.load(meet.address(meet.context, 1, "i64"), 1, "i64")
-    meet.declarations[BARRIER] = f"declare void @{BARRIER}(ptr)"
-    meet.may_alias = True
     with meet.loop(0, count):
-        meet.do(f"call void @{BARRIER}(ptr {control.ref})")
+        meet.call(BARRIER, control)
     nothing.exported = meet.exported = True
     return module_text([nothing, meet], "hidden")
 

@@ -204,7 +204,8 @@ class Fuse(PlanPass):
         # Every tile casts the weights that it is multiplied with for itself.
         rows = most_rows(plan.machine, _TILE_VECTORS) if on_cpu else 0
         plan.kernels = fuse(plan.graph, log, self.depth, riders=on_cpu, rows_of_tile=rows)
-        inside = [node for kernel in plan.kernels for node in kernel.nodes if not is_boolean(node)]
+        # What is repeated counts once.
+        inside = dict.fromkeys(node for kernel in plan.kernels for node in kernel.nodes if not is_boolean(node))
         stored = {value for kernel in plan.kernels for value in kernel.writes}
         kept = [value for node in inside for value in node.results if value not in stored]
         log.metrics |= {

@@ -27,7 +27,7 @@ def casts_of_weights(
         layers = all(isinstance(user.op, (Linear, LinearBackwardData)) and index == 1 for user, index in users)
         if not (users and layers) or source.producer is not None or source.type.rank != 2:
             continue
-        rows = users[0][0].operands[0].shape[0]
+        rows = max(user.operands[0].shape[0] for user, _ in users)
         if rows > rows_of_tile:
             log.missed("prologue", node, f"{rows} rows are several tiles, and each would cast all of it")
             continue

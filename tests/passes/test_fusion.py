@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import convc
+from convc.codegen.llvm.lowering import scratch_bytes
 from convc.frontend import loads
 from convc.ir.builder import Builder
 from convc.ir.graph import Graph, Node, Value
@@ -25,10 +26,12 @@ from convc.ir.ops.shape import Flatten, Unflatten
 from convc.ir.ops.update import SgdUpdate, Update
 from convc.ir.types import DType, f32
 from convc.passes.base import PassLog
-from convc.passes.fusion import LONGEST_CHAIN, Kernel, fuse, is_boolean, is_elementwise, is_immediate, resolve
+from convc.passes.fusion import LONGEST_CHAIN, Fuse, Kernel, fuse, is_boolean, is_elementwise, is_immediate, resolve
 from convc.passes.half_precision import HalfPrecision
+from convc.passes.machine import Machine
 from convc.passes.manager import PassManager
 from convc.passes.pipeline import Recipe, pipeline
+from convc.passes.planning import make_plan
 from convc.passes.sections import Section, assign_sections
 from tests.codegen.whole_net import lowered
 from tests.passes.nets import Net, lenet
@@ -482,3 +485,16 @@ def test_a_cast_that_others_read_is_stored() -> None:
     kernels = fuse(graph, PassLog(), rows_of_tile=6)
     assert any(weights.result in kernel.writes for kernel in kernels)
     assert all(weights not in kernel.prologue for kernel in kernels)
+
+
+def test_what_is_cast_on_the_way_counts_once() -> None:
+    """Kernels that repeat a cast are no further kernels that were saved, nor is its result left out twice."""
+    plan = make_plan(halves(rows=6), Machine("test", lanes=16, registers=32), scratch_bytes)
+    log = PassLog()
+    Fuse().run(plan, log)
+    nodes = {node for kernel in plan.kernels for node in kernel.nodes if not is_boolean(node)}
+    assert sum(len(kernel.prologue) for kernel in plan.kernels) > len({k.prologue for k in plan.kernels if k.prologue})
+    assert log.metrics["kernels_before"] == len(nodes)
+    stored = {value for kernel in plan.kernels for value in kernel.writes}
+    kept = {value for node in nodes for value in node.results} - stored
+    assert log.metrics["bytes_not_stored"] == sum(map(plan.bytes_of, kept))

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from convc.codegen.llvm.narrow import memory_type
-from convc.codegen.llvm.vocabulary import ALIGN, Function, Index, V
+from convc.codegen.llvm.vocabulary import ALIGN, LINE_BYTES, Function, Index, V
 from convc.lazy import dataclass
 
-_LINE_BYTES = 64
 _MOST = 8  # lines that a tile asks for in a round of its innermost loop
 
 
@@ -33,7 +32,7 @@ class Stream:
     @property
     def line(self) -> int:
         """Elements of a cache line."""
-        return _LINE_BYTES // ALIGN[memory_type(self.pointer.pointee)]
+        return LINE_BYTES // ALIGN[memory_type(self.pointer.pointee)]
 
     @property
     def lines(self) -> int:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from convc.codegen.llvm.elementwise import ELEMENTWISE
 from convc.codegen.llvm.mathematics import gaussian, philox_words
-from convc.codegen.llvm.vocabulary import MOST_INSTRUCTIONS, Function, Index, V
+from convc.codegen.llvm.vocabulary import LINE_BYTES, MOST_INSTRUCTIONS, Function, Index, V
 from convc.ir.graph import Node, Value
 from convc.ir.op import Op
 from convc.ir.ops.constant import Constant
@@ -24,7 +24,6 @@ from convc.passes.plan import Plan
 # The argument block of a step: one 64-bit word each.
 CONTROL, SECTIONS, ROWS, ARENA, PERSISTENT, INPUT, LABELS, SEED, STEP, RATE, FIRST, LAST, SEEN, WORDS = range(14)
 BARRIER = "convc_barrier"
-_LINE_BYTES = 64
 _POINTEES = {DType.F16: "half", DType.BF16: "bfloat", DType.QW8: "i8"}
 REGION_WORDS = {"arena": ARENA, "persistent": PERSISTENT, "input": INPUT, "labels": LABELS}
 
@@ -149,9 +148,8 @@ class KernelBuilder:
 
     def barrier(self, f: Function) -> None:
         """Wait until all threads have come as far. How often that happens may depend on the rows of a run only."""
-        f.declarations[BARRIER] = f"declare void @{BARRIER}(ptr)"
         f.may_alias = True  # behind a barrier lies what other threads have written
-        f.do(f"call void @{BARRIER}(ptr {context_word(f, CONTROL, 'ptr').ref})")
+        f.call(BARRIER, context_word(f, CONTROL, "ptr"))
 
     def rows(self, f: Function) -> Index:
         """How many images this run has."""
@@ -233,7 +231,7 @@ class KernelBuilder:
         for value in read:
             if value in made or value.type.rank < 2 or is_immediate(value) or not self.is_batched(value):
                 continue
-            of_line = _LINE_BYTES // self.plan.element(resolve(value)).bytes
+            of_line = LINE_BYTES // self.plan.element(resolve(value)).bytes
             for spot in {spot.extra // of_line: spot for spot in reversed(spots)}.values():
                 f.prefetch(self._address(f, value, spot))
 

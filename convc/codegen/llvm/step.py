@@ -62,8 +62,7 @@ def make_step(plan: Plan, calls: list[Call], name: str = "step") -> Function:
     slots, scratch = plan.memory.slots, plan.memory.scratch
 
     def barrier() -> None:
-        f.declarations[BARRIER] = f"declare void @{BARRIER}(ptr)"
-        f.do(f"call void @{BARRIER}(ptr {control.ref})")
+        f.call(BARRIER, control)
 
     def emit(numbered: list[tuple[int, Call]]) -> None:
         hazards, previous = _Hazards(), None

@@ -356,6 +356,11 @@ class Function:
     def negate(self, value: V) -> V:
         return self.emit(value.type, f"fneg {value.type} {value.ref}")
 
+    def call(self, name: str, *operands: V) -> None:
+        """Call a function for its effects."""
+        self.declarations[name] = f"declare void @{name}({', '.join(value.type for value in operands)})"
+        self.do(f"call void @{name}({', '.join(f'{value.type} {value.ref}' for value in operands)})")
+
     def intrinsic(self, name: str, type: str, *operands: V) -> V:
         """Call a function without side effects, such as `llvm.sqrt.v16f32`."""
         self.declarations[name] = f"declare {type} @{name}({', '.join(value.type for value in operands)})"
@@ -448,6 +453,7 @@ def module_text(functions: Sequence[Function], linkage: str) -> str:
 
 # Instructions of x86 by the number of their sums.
 _DOT_I16 = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
+LINE_BYTES = 64  # of a cache
 ALIGN = {"float": 4, "i32": 4, "i64": 8, "ptr": 8, "double": 8, "i8": 1, "half": 2, "bfloat": 2, "i16": 2}
 
 
